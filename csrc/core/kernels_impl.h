@@ -1,0 +1,36 @@
+// The kernels of one instruction set. Each isa_*.cpp defines NK_ISA (its namespace) and NK_TABLE (the table it
+// fills) and includes this file; the compiler flags of that file choose the instructions (setup.py: ISA_FLAGS).
+// Everything that generates code stands inside the namespace NK_ISA, and nothing here calls a function of the
+// standard library: an inline one, compiled here for AVX-512, could be the copy that the linker keeps for
+// code that runs on every processor.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+#include "types.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+#include "simd.h"
+// in this order
+#include "moments.h"
+#include "parallel.h"
+#include "params.h"
+#include "rows_stats.h"
+// one family of kernels after the other
+#include "rows_forward.h"
+
+}  // namespace NK_ISA
+
+extern const Kernels NK_TABLE = {
+    NK_ISA_NAME,
+    {NK_ISA::row_norm_forward, nullptr},
+};
+
+}  // namespace normkit

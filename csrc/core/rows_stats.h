@@ -1,0 +1,240 @@
+// The statistics of one row. Included by kernels_impl.h.
+//
+// Scalar math (LayerNorm), the corrected two-pass:
+//   m0 = sum(x) / n;  d = x - m0;  dm = sum(d) / n;  var = sum(d^2) / n - dm^2;  rstd = 1 / sqrt(var + eps)
+// d is exact or nearly so wherever the offset is large, and m0 + dm is the mean to twice the precision.
+// RMSNorm: rstd = 1 / sqrt(sum(x^2) / n + eps).
+
+// A row as whole vectors and a tail of fewer than 16 columns.
+template <class A>
+struct RowShape {
+  explicit RowShape(int64_t n_cols)
+      : n(n_cols), vectors(n_cols / kLanes), tail(int(n_cols % kLanes)), tail_lanes(first_lanes<A>(tail)) {}
+  int64_t n;
+  int64_t vectors;
+  int tail;
+  Lanes<A> tail_lanes;
+};
+
+template <class A>
+struct RowStats {
+  A m0;
+  A dm;
+  A rstd;
+};
+
+// Sums run at most 128 terms in one lane before they go on in double.
+constexpr int64_t kBlockVectors = 256;
+
+template <class A>
+struct RowLimits;
+template <>
+struct RowLimits<float> {
+  static constexpr float kSmall = 0x1p-60f;  // var + eps below this: squares may have underflowed
+  static constexpr float kLarge = 0x1p120f;  // sum of squares above this: it may have overflowed
+};
+template <>
+struct RowLimits<double> {
+  static constexpr double kSmall = 0x1p-900;
+  static constexpr double kLarge = 0x1p1000;
+};
+
+template <class T>
+NK_INLINE Vec<Compute<T>> load_tail(const T* x, const RowShape<Compute<T>>& row) {
+  return row.tail != 0 ? load_first(x + row.vectors * kLanes, row.tail) : zeros<Compute<T>>();
+}
+
+template <class T, class A = Compute<T>>
+NK_INLINE A block_sum(const T* x, int64_t vectors, Vec<A> first) {
+  Vec<A> s0 = first, s1 = zeros<A>(), s2 = s1, s3 = s1;
+  int64_t j = 0;
+  for (; j + 4 <= vectors; j += 4) {
+    s0 = s0 + load(x + j * kLanes);
+    s1 = s1 + load(x + (j + 1) * kLanes);
+    s2 = s2 + load(x + (j + 2) * kLanes);
+    s3 = s3 + load(x + (j + 3) * kLanes);
+  }
+  for (; j < vectors; ++j) s0 = s0 + load(x + j * kLanes);
+  return sum((s0 + s1) + (s2 + s3));
+}
+
+template <class T, class A = Compute<T>>
+NK_INLINE A block_sum_of_squares(const T* x, int64_t vectors, Vec<A> first) {
+  Vec<A> s0 = first * first, s1 = zeros<A>(), s2 = s1, s3 = s1;
+  int64_t j = 0;
+  for (; j + 4 <= vectors; j += 4) {
+    const Vec<A> x0 = load(x + j * kLanes), x1 = load(x + (j + 1) * kLanes);
+    const Vec<A> x2 = load(x + (j + 2) * kLanes), x3 = load(x + (j + 3) * kLanes);
+    s0 = s0 + x0 * x0;
+    s1 = s1 + x1 * x1;
+    s2 = s2 + x2 * x2;
+    s3 = s3 + x3 * x3;
+  }
+  for (; j < vectors; ++j) {
+    const Vec<A> x0 = load(x + j * kLanes);
+    s0 = s0 + x0 * x0;
+  }
+  return sum((s0 + s1) + (s2 + s3));
+}
+
+template <class A>
+struct CentredSums {
+  A s1;  // sum of x - m0
+  A s2;  // sum of (x - m0)^2
+};
+
+template <class T, class A = Compute<T>>
+NK_INLINE CentredSums<A> block_centred_sums(const T* x, int64_t vectors, Vec<A> m0, Vec<A> first_d) {
+  Vec<A> a1 = first_d, a2 = first_d * first_d, b1 = zeros<A>(), b2 = b1;
+  int64_t j = 0;
+  for (; j + 2 <= vectors; j += 2) {
+    const Vec<A> da = load(x + j * kLanes) - m0;
+    const Vec<A> db = load(x + (j + 1) * kLanes) - m0;
+    a1 = a1 + da;
+    a2 = a2 + da * da;
+    b1 = b1 + db;
+    b2 = b2 + db * db;
+  }
+  if (j < vectors) {
+    const Vec<A> da = load(x + j * kLanes) - m0;
+    a1 = a1 + da;
+    a2 = a2 + da * da;
+  }
+  return {sum(a1 + b1), sum(a2 + b2)};
+}
+
+// Calls fn(first vector, vectors, is_first) for each block and adds what it returns in double.
+template <class Block>
+NK_INLINE double sum_over_blocks(int64_t vectors, const Block& block) {
+  double total = 0.0;
+  for (int64_t j = 0; j < vectors; j += kBlockVectors) {
+    total += double(block(j, vectors - j < kBlockVectors ? vectors - j : kBlockVectors));
+  }
+  return total;
+}
+
+template <class T, class A = Compute<T>>
+NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A n) {
+  if (row.vectors <= kBlockVectors) return block_sum(x, row.vectors, tail) / n;
+  const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
+    return block_sum(x + j * kLanes, count, zeros<A>());
+  });
+  return A((rest + double(sum(tail))) / double(row.n));
+}
+
+template <class T, class A = Compute<T>>
+NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A n) {
+  if (row.vectors <= kBlockVectors) return block_sum_of_squares(x, row.vectors, tail) / n;
+  const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
+    return block_sum_of_squares(x + j * kLanes, count, zeros<A>());
+  });
+  return A((rest + double(sum(tail * tail))) / double(row.n));
+}
+
+template <class T, class A = Compute<T>>
+NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, Vec<A> tail, A m0, A n) {
+  const Vec<A> m0_lanes = splat(m0);
+  const Vec<A> tail_d = keep(tail - m0_lanes, row.tail_lanes);
+  if (row.vectors <= kBlockVectors) {
+    const CentredSums<A> sums = block_centred_sums(x, row.vectors, m0_lanes, tail_d);
+    return {sums.s1 / n, sums.s2 / n};
+  }
+  double s1 = double(sum(tail_d)), s2 = double(sum(tail_d * tail_d));
+  for (int64_t j = 0; j < row.vectors; j += kBlockVectors) {
+    const int64_t count = row.vectors - j < kBlockVectors ? row.vectors - j : kBlockVectors;
+    const CentredSums<A> sums = block_centred_sums(x + j * kLanes, count, m0_lanes, zeros<A>());
+    s1 += double(sums.s1);
+    s2 += double(sums.s2);
+  }
+  return {A(s1 / double(row.n)), A(s2 / double(row.n))};
+}
+
+template <class A>
+NK_INLINE A rstd_of(A var, double eps) {
+  return A(1.0 / sqrt(double(var) + eps));
+}
+
+// False when these sums cannot be trusted: the row is constant or nearly so next to its mean, or a square may
+// have left the range of A. careful_stats() then does the row again.
+template <RowNorm kNorm, class T, class A = Compute<T>>
+NK_INLINE bool quick_stats(const T* x, const RowShape<A>& row, Vec<A> tail, double eps, RowStats<A>& stats) {
+  const A n = A(row.n);
+  if constexpr (kNorm == RowNorm::kRmsNorm) {
+    const A mean_square = row_mean_square(x, row, tail, n);
+    stats = {A(0), A(0), rstd_of(mean_square, eps)};
+    return mean_square <= RowLimits<A>::kLarge && mean_square + A(eps) >= RowLimits<A>::kSmall;
+  } else {
+    const A m0 = row_mean(x, row, tail, n);
+    const CentredSums<A> means = row_centred_means(x, row, tail, m0, n);
+    const A dm = means.s1;
+    const A var = means.s2 - dm * dm;
+    stats = {m0, dm, rstd_of(var, eps)};
+    const bool centred = dm == A(0) || (dm * dm <= means.s2 * A(0.25) && means.s2 >= RowLimits<A>::kSmall);
+    return centred && means.s2 <= RowLimits<A>::kLarge && means.s2 + A(eps) >= RowLimits<A>::kSmall;
+  }
+}
+
+// The same statistics in double, about the first value of the row: exact for a constant row, and with room for
+// the square of every float32. Slow and rare.
+struct CarefulStats {
+  double mean;
+  double rstd;
+};
+
+template <class T>
+NK_INLINE double value_at(const T* x) {
+  return double(sum(load_first(x, 1)));
+}
+NK_INLINE double value_at(const float* x) { return double(*x); }
+NK_INLINE double value_at(const double* x) { return *x; }
+
+template <RowNorm kNorm, class T>
+static __attribute__((noinline)) CarefulStats careful_stats(const T* x, int64_t n, double eps) {
+  double s1 = 0.0, s2 = 0.0;
+  if constexpr (kNorm == RowNorm::kRmsNorm) {
+    for (int64_t j = 0; j < n; ++j) s2 += value_at(x + j) * value_at(x + j);
+    return {0.0, 1.0 / sqrt(s2 / double(n) + eps)};
+  } else {
+    const double shift = value_at(x);
+    for (int64_t j = 0; j < n; ++j) s1 += value_at(x + j) - shift;
+    const double m0 = shift + s1 / double(n);
+    s1 = 0.0;
+    for (int64_t j = 0; j < n; ++j) {
+      const double d = value_at(x + j) - m0;
+      s1 += d;
+      s2 += d * d;
+    }
+    const double dm = s1 / double(n);
+    const double var = s2 / double(n) - dm * dm;
+    return {m0 + dm, 1.0 / sqrt((var < 0.0 ? 0.0 : var) + eps)};
+  }
+}
+
+template <class A>
+NK_INLINE RowStats<A> rounded(CarefulStats exact) {
+  const A m0 = A(exact.mean);
+  return {m0, A(exact.mean - double(m0)), A(exact.rstd)};
+}
+
+// Whether x_hat may be computed in A from these: else rstd is too small or large to be kept in A, or not a number.
+template <class A>
+NK_INLINE bool within_range(const RowStats<A>& stats) {
+  return stats.rstd >= RowLimits<A>::kSmall && stats.rstd <= A(1) / RowLimits<A>::kSmall;
+}
+
+template <RowNorm kNorm, class A>
+NK_INLINE void save_stats(A* to, const RowStats<A>& stats) {
+  if constexpr (kNorm == RowNorm::kLayerNorm) {
+    to[0] = stats.m0;
+    to[1] = stats.dm;
+    to[2] = stats.rstd;
+  } else {
+    to[0] = stats.rstd;
+  }
+}
+
+template <RowNorm kNorm, class A>
+NK_INLINE RowStats<A> saved_stats(const A* from) {
+  if constexpr (kNorm == RowNorm::kLayerNorm) return {from[0], from[1], from[2]};
+  return {A(0), A(0), from[0]};
+}
