@@ -35,3 +35,7 @@ class StoreError(NormkitError, RuntimeError):
 
 class EngineError(NormkitError, RuntimeError):
     """The processes or the cluster that runs are computed on cannot be started or reached."""
+
+
+class TaskError(NormkitError, RuntimeError):
+    """A task file of the user cannot be read, fails, or defines no task; the message says where in it."""
