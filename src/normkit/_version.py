@@ -1,3 +1,3 @@
-"""The one place that states the version besides pyproject.toml; a test holds them together."""
+"""The version, stated once: the build reads it from here."""
 
 __version__ = "0.1.0"

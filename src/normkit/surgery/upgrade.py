@@ -104,6 +104,7 @@ def upgrade(model: torch.nn.Module) -> UpgradeReport:
 def _norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Every norm of torch's kind that is not ours yet, shared ones once."""
     ours = tuple(_OURS.values())
+    module: torch.nn.Module
     for name, module in model.named_modules():
         if isinstance(module, _TORCH_NORMS) and type(module) not in ours:
             yield name, module
