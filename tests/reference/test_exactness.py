@@ -1,5 +1,7 @@
 """The reference against the 60-digit definitions: right to a few units of float64, wherever the input lies."""
 
+from fractions import Fraction
+
 import mpmath
 import numpy as np
 import pytest
@@ -146,10 +148,15 @@ def test_rms_norm_backward_is_the_derivative_of_the_definition(offset):
     assert np.max(np.abs(dw - want_dw)) <= BACKWARD_UNITS * UNIT * np.max(np.abs(want_dw))
 
 
-def test_variance_is_the_population_variance_exactly():
-    _, cache = reference.layer_norm([[1.0, 2.0, 3.0, 4.0]], 4)
-    np.testing.assert_array_equal(cache.mean, [[2.5]])
-    np.testing.assert_array_equal(cache.var, [[1.25]])
+def test_mean_is_correctly_rounded_and_variance_is_the_population_variance():
+    x = np.random.default_rng(5).standard_normal((40, 300)) + 1e6
+    _, cache = reference.layer_norm(x, 300)
+    for row, mean, var in zip(x, cache.mean[:, 0], cache.var[:, 0], strict=True):
+        exact = [Fraction(value) for value in row]
+        exact_mean = sum(exact) / 300
+        exact_var = sum((value - exact_mean) ** 2 for value in exact) / 300
+        assert mean == float(exact_mean)
+        assert abs(Fraction(var) - exact_var) <= FORWARD_UNITS * Fraction(UNIT) * exact_var
 
 
 @pytest.mark.parametrize("value", [0.1, -7e-33, 3.3e38, 1e149, np.pi * 1e6])

@@ -97,13 +97,17 @@ def test_layer_norm2d_is_layer_norm_of_the_channels_last_view(affine):
     assert_close(y, F.layer_norm(x.permute(0, 2, 3, 1), (6,), w, b, eps=1e-4).permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize(("name", "eps"), [("layer_norm", 1e-5), ("group_norm", 1e-5), ("batch_norm", 1e-5)])
-def test_default_eps_is_torch_s(name, eps):
+def test_default_eps_is_torch_s():
     """On input so small that eps is all there is below the fraction."""
-    x = torch.tensor([[1e-9, -1e-9], [3e-9, 2e-9]], dtype=torch.float64)
-    y, want = {
-        "layer_norm": lambda: (reference.layer_norm(x, 2)[0], F.layer_norm(x, (2,))),
-        "group_norm": lambda: (reference.group_norm(x, 1)[0], F.group_norm(x, 1)),
-        "batch_norm": lambda: (reference.batch_norm(x)[0], F.batch_norm(x, None, None, training=True)),
-    }[name]()
-    np.testing.assert_allclose(y, want.numpy(), rtol=1e-12)
+    x = torch.tensor([[[1e-9, -1e-9], [3e-9, 2e-9]]], dtype=torch.float64)
+    mean, var = torch.zeros(2, dtype=torch.float64), torch.full((2,), 1e-18, dtype=torch.float64)
+    for y, want in [
+        (reference.layer_norm(x, 2)[0], F.layer_norm(x, (2,))),
+        (reference.add_layer_norm(x, 0 * x, 2)[0], F.layer_norm(x, (2,))),
+        (reference.group_norm(x, 1)[0], F.group_norm(x, 1)),
+        (reference.instance_norm(x)[0], F.instance_norm(x)),
+        (reference.batch_norm(x)[0], F.batch_norm(x, None, None, training=True)),
+        (reference.batch_norm_inference(x, mean, var)[0], F.batch_norm(x, mean, var)),
+        (reference.layer_norm2d(x[..., None])[0][..., 0], F.layer_norm(x.mT, (2,), eps=1e-6).mT),
+    ]:
+        np.testing.assert_allclose(y, want.numpy(), rtol=1e-12)
