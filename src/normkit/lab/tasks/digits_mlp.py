@@ -1,0 +1,34 @@
+"""Two hidden layers on the 64 pixels of a digit."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from normkit.lab.data import digits
+from normkit.lab.norms import NormFactory
+from normkit.lab.task import Task
+
+
+def digits_mlp() -> Task:
+    """64-100-100-10, the MLP of Ba et al. 2016 (784-1000-1000-10) at the scale of these images."""
+
+    def build(norm: NormFactory) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(64, 100),
+            norm.features(100),
+            nn.ReLU(),
+            nn.Linear(100, 100),
+            norm.features(100),
+            nn.ReLU(),
+            nn.Linear(100, 10),
+        )
+
+    return Task(
+        name="digits-mlp",
+        description="A multilayer perceptron, 64-100-100-10, reads handwritten digits pixel by pixel.",
+        data=lambda seed: digits(seed).map(lambda image: (image.flatten(1),)),
+        build=build,
+        steps=lambda batch_size: {1: 1000, 2: 1000}.get(batch_size, 300),
+        learning_rates=(0.01, 0.03, 0.1, 0.3),
+        optimizer="sgd",
+    )
