@@ -70,21 +70,22 @@ def run_for_long(spec: RunSpec) -> RunRecord:
     return run(spec)
 
 
-def die_once(spec: RunSpec) -> RunRecord:
-    """The process is killed in the middle of the first try of a run; the task names a folder that remembers."""
+def die(spec: RunSpec) -> RunRecord:
+    """batch kills its process always, none the first time; the task names a folder that remembers."""
     mark = Path(spec.task) / spec.key
-    if not mark.exists():
+    if spec.norm == "batch" or (spec.norm == "none" and not mark.exists()):
         mark.touch()
+        sys.stdout.write("about to die\n")
         os.kill(os.getpid(), signal.SIGKILL)
     return run(spec)
 
 
-def die_always(spec: RunSpec) -> RunRecord:
-    """The process is killed whenever the norm is "batch"."""
-    if spec.norm == "batch":
-        sys.stdout.write("about to die\n")
-        sys.stdout.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+def hang_once(spec: RunSpec) -> RunRecord:
+    """batch takes 6 s the first time; the task names a folder that remembers."""
+    mark = Path(spec.task) / spec.key
+    if spec.norm == "batch" and not mark.exists():
+        mark.touch()
+        time.sleep(6)
     return run(spec)
 
 
@@ -93,6 +94,29 @@ def talk(spec: RunSpec) -> RunRecord:
     sys.stdout.write("hello {\n")
     os.write(1, b"raw bytes\n")
     return run(spec)
+
+
+def look_around(spec: RunSpec) -> RunRecord:
+    """Tells about the process in which the run was."""
+    import torch
+
+    found = {
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "ignores_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "leads_its_session": os.getsid(0) == os.getpid(),
+        "stdin": sys.stdin.read(),
+    }
+    time.sleep(0.2)
+    return RunRecord(spec, "done", provenance=found)
+
+
+def run_oddly(spec: RunSpec) -> RunRecord:
+    return RunRecord(spec, "done", provenance={"tags": {"a"}})
+
+
+def leave(spec: RunSpec) -> RunRecord:
+    sys.exit("enough")
 
 
 def fail(spec: RunSpec) -> RunRecord:
