@@ -41,6 +41,7 @@ class ScoreView:
     margin: str  # "±0.014", or empty
     accuracy: str
     note: str  # why there is no plain score: "diverged in 2 of 5 runs", or empty
+    short_note: str  # the same for a narrow column: "2/5 diverged"
     behind: float | None  # nats behind the best of the row; None where there is no score
     is_tuned: bool  # False: the best learning rate still sits at the edge of the grid
 
@@ -140,17 +141,18 @@ def _score(score: Score, cell: Cell, best: float | None) -> ScoreView:
         span=wording.span(score.nll),
         margin=wording.margin(score.nll),
         accuracy="" if score.accuracy is None else wording.percent(score.accuracy.mean),
-        note=_status_note(score),
+        note=_status_note(score, "diverged in {} of {} runs"),
+        short_note=_status_note(score, "{}/{} diverged"),
         behind=None if score.nll is None or best is None else score.nll.mean - best,
         is_tuned=score.tuning_complete,
     )
 
 
-def _status_note(score: Score) -> str:
+def _status_note(score: Score, some_diverged: str) -> str:
     if score.status == "done":
         return ""
     if score.status == "diverged" and 0 < score.n_diverged < score.n_runs:
-        return f"diverged in {score.n_diverged} of {score.n_runs} runs"
+        return some_diverged.format(score.n_diverged, score.n_runs)
     return STATUS_WORDS[score.status]
 
 
