@@ -2,9 +2,11 @@
 (() => {
   const palettes = JSON.parse(document.getElementById("palettes").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hidden = new Set();
-  const drawn = new Map(); // canvas -> its figure's JSON text
-  const sources = new Map();
+  const hidden = new Set(); // norms
+  const sources = new Map(); // canvas -> its figure's JSON text
+  const near = new Set(); // canvases in or near the window
+  const widths = new Map(); // canvas -> the width it was last drawn at
+  const fresh = new Set(); // canvases that show what they should
   for (const source of document.querySelectorAll("script[data-figure]")) {
     sources.set(document.getElementById(source.dataset.figure), source.textContent);
   }
@@ -22,34 +24,36 @@
 
   function draw(canvas) {
     const { data, layout } = figure(sources.get(canvas));
-    drawn.set(canvas, canvas.clientWidth);
-    return Plotly.react(canvas, data, layout, { displayModeBar: false, responsive: false });
+    fresh.add(canvas);
+    widths.set(canvas, canvas.clientWidth);
+    Plotly.react(canvas, data, layout, { displayModeBar: false, responsive: false });
+    sizes.observe(canvas);
+  }
+
+  const drawNear = () => [...near].filter((canvas) => !fresh.has(canvas)).forEach(draw);
+  function redraw() {
+    fresh.clear();
+    drawNear();
   }
 
   // Figures are drawn when they come near the window, and follow the width of their box.
-  const near = new IntersectionObserver(
+  const windows = new IntersectionObserver(
     (entries) => {
-      for (const { isIntersecting, target } of entries) {
-        if (isIntersecting) {
-          near.unobserve(target);
-          draw(target);
-          sizes.observe(target);
-        }
-      }
+      for (const { isIntersecting, target } of entries) near[isIntersecting ? "add" : "delete"](target);
+      drawNear();
     },
     { rootMargin: "600px" },
   );
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const width = target.clientWidth;
-      if (width > 0 && width !== drawn.get(target)) {
-        drawn.set(target, width);
+      if (width > 0 && width !== widths.get(target)) {
+        widths.set(target, width);
         Plotly.Plots.resize(target);
       }
     }
   });
-  for (const canvas of sources.keys()) near.observe(canvas);
-  const redraw = () => [...drawn.keys()].forEach(draw);
+  for (const canvas of sources.keys()) windows.observe(canvas);
   dark.addEventListener("change", redraw);
   addEventListener("beforeprint", () => [...sources.keys()].forEach(draw));
 
