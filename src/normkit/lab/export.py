@@ -39,10 +39,10 @@ def export_records(records: Iterable[RunRecord], path: str | Path) -> None:
     """
     target = Path(path)
     check_export(target)
-    rows = _rows(records)
+    columns, rows = table(records)
     draft = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        _WRITERS[target.suffix.lower()](rows, _columns(rows), draft)
+        _WRITERS[target.suffix.lower()](rows, columns, draft)
         os.replace(draft, target)
     except OSError as error:
         raise StoreError(f"export: expected to write {target}, got {error.strerror or error}; name another.") from error
@@ -67,8 +67,10 @@ def check_export(path: str | Path) -> None:
         require("pyarrow.parquet", extra="parquet", call="export")
 
 
-def _rows(records: Iterable[RunRecord]) -> list[Row]:
-    return [_row(record) for record in records]
+def table(records: Iterable[RunRecord]) -> tuple[tuple[str, ...], list[Row]]:
+    """The columns and the rows that :func:`export_records` writes; a row lacks the metrics that its run lacks."""
+    rows = [_row(record) for record in records]
+    return _columns(rows), rows
 
 
 def _row(record: RunRecord) -> Row:
