@@ -64,7 +64,7 @@ class BuildKernels(build_ext):
             library.unlink(missing_ok=True)
             library.parent.mkdir(parents=True, exist_ok=True)
             reason.write_text(f"{type(error).__name__}: {error}\n")
-            print(f"normkit: the compiled kernels were not built ({error}); the package works without them.")
+            self.warn(f"normkit's compiled kernels were not built ({error}); the package works without them")
         else:
             reason.unlink(missing_ok=True)
 

@@ -6,12 +6,66 @@ tracing, dispatch modes). Everything else takes ``composite``, which is right ev
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from normkit.kernels import cpu
+
+
+def accepts_row_norm(
+    x: object, shape: int | Sequence[int], w: object, b: object, eps: float | None, residual: object = None
+) -> bool:
+    """Whether this is a call, valid beyond doubt, that takes a kernel: the common case, decided in one look.
+
+    False means that the arguments must be checked; the call may be valid still.
+    """
+    if torch.compiler.is_compiling() or why_not_here() is not None:
+        return False
+    if not _is_plain(x) or not x.is_contiguous() or not (type(eps) is float and 0.0 <= eps < math.inf):  # type: ignore[attr-defined]
+        return False
+    shape = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
+    if not shape or x.shape[-len(shape) :] != shape:  # type: ignore[attr-defined]
+        return False
+    for p in (w, b):
+        if p is not None and not (_is_plain(p) and p.shape == shape and _goes_with(p.dtype, x.dtype)):  # type: ignore[attr-defined]
+            return False
+    if residual is None:
+        return True
+    return _is_plain(residual) and residual.shape == x.shape and residual.dtype == x.dtype  # type: ignore[attr-defined]
+
+
+def _is_plain(t: object) -> bool:
+    """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
+    return (
+        (type(t) is Tensor or type(t) is Parameter)
+        and t.is_cpu
+        and t.dtype in cpu.DTYPE_CODES
+        and t.layout is torch.strided
+        and not t.is_neg()
+    )
+
+
+def _goes_with(parameter: torch.dtype, x: torch.dtype) -> bool:
+    return parameter == x or (parameter == torch.float32 and x != torch.float64)
+
+
+Path = Literal["kernel", "operator", "composite"]
+
+
+def path_of(*tensors: Tensor | None) -> Path:
+    """How a call on these tensors is computed. An operator is the kernel inside a graph that is being made."""
+    if torch.compiler.is_compiling():
+        usable = cpu.LIBRARY is not None and all(
+            t is None or (t.device.type == "cpu" and t.dtype in cpu.DTYPE_CODES) for t in tensors
+        )
+        return "operator" if usable else "composite"
+    return "kernel" if why_not(*tensors) is None else "composite"
 
 
 def why_not_here() -> str | None:

@@ -20,9 +20,9 @@ from normkit.kernels.cpu import Norm
 
 def row_norm(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the last n_axes axes; ``choose.takes_rows`` has said yes."""
-    x = x.contiguous()
-    if torch.is_grad_enabled() and _any_requires_grad(x, w, b):
-        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)
+    x, w, b = _in_order(x, w, b)
+    if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
+        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
         return y
     return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=False)[0]
 
@@ -38,12 +38,15 @@ def add_row_norm(
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     """The norm of z = residual + dropout(x), and z."""
-    x, residual = x.contiguous(), residual.contiguous()
+    x, w, b = _in_order(x, w, b)
+    residual = residual.contiguous()
     seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout_p > 0 else 0
-    if torch.is_grad_enabled() and _any_requires_grad(x, residual, w, b):
+    if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
         y: Tensor
         z: Tensor
-        y, z = _AddRowNorm.apply(x, residual, w, b, norm, n_axes, eps, dropout_p, seed)
+        y, z = _AddRowNorm.apply(  # type: ignore[no-untyped-call]
+            x, residual, w, b, norm, n_axes, eps, dropout_p, seed
+        )
         return y, z
     y, z, _ = cpu.add_row_norm(norm, x, residual, _n_cols(x, n_axes), w, b, eps, dropout_p=dropout_p, seed=seed)
     return y, z
@@ -51,9 +54,7 @@ def add_row_norm(
 
 class _RowNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float) -> Tensor:
         y, stats = cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=True)
         ctx.save_for_backward(x, w, stats)
         ctx.norm, ctx.n_axes, ctx.eps = norm, n_axes, eps
@@ -159,8 +160,12 @@ def _n_cols(x: Tensor, n_axes: int) -> int:
     return x.shape[-1] if n_axes == 1 else math.prod(x.shape[x.dim() - n_axes :])
 
 
-def _any_requires_grad(*tensors: Tensor | None) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
+def _in_order(x: Tensor, w: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return x.contiguous(), None if w is None else w.contiguous(), None if b is None else b.contiguous()
+
+
+def _requires_grad(t: Tensor | None) -> bool:
+    return t is not None and t.requires_grad
 
 
 def _empty_bias(x: Tensor, ctx: Any) -> Tensor:
