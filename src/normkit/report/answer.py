@@ -100,7 +100,7 @@ def answer(comparison: Comparison) -> AnswerView:
     norms = tuple(_norm(name, rows) for name in comparison.norms)
     decided = [row for row in rows if any(s.standing in ("best", "tie") for s in row.scores)]
     return AnswerView(
-        headline=_headline(norms, decided),
+        headline=_headline(norms, decided, len(rows)),
         lead=_lead(norms, decided),
         n_rows=len(rows),
         norms=norms,
@@ -186,15 +186,17 @@ def _place(row: RowView) -> str:
     return f"{row.task}, batch {row.batch_size}"
 
 
-def _headline(norms: Sequence[NormView], decided: Sequence[RowView]) -> str:
+def _headline(norms: Sequence[NormView], decided: Sequence[RowView], n_rows: int) -> str:
     if not decided:
         return "Nothing finished yet, so there is no answer."
     most = max(norm.n_best for norm in norms)
     leaders = [in_words(norm.name) for norm in norms if norm.n_best == most]
     first = _capital(wording.listing(leaders))
+    unfinished = "finished " if len(decided) < n_rows else ""
     if len(decided) == 1:
-        return f"{first} cannot be told apart." if len(leaders) > 1 else f"{first} beats every other norm."
-    rows = "every row" if most == len(decided) else f"{most} of {len(decided)} rows"
+        verb = "tie for best" if len(leaders) > 1 else "is best"
+        return f"{first} {verb}{' in the one row that finished' if unfinished else ''}."
+    rows = f"every {unfinished}row" if most == len(decided) else f"{most} of {len(decided)} {unfinished}rows"
     verb = "is" if len(leaders) == 1 else "are each"
     return f"{first} {verb} best or tied for best in {rows}."
 
