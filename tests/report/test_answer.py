@@ -134,3 +134,10 @@ def test_a_norm_that_a_task_does_not_compare_leaves_its_column_empty() -> None:
     assert view.tasks[0].rows[0].scores[0].note == "–"
     assert view.norms[0].troubles == ""
     assert not view.norms[0].is_everywhere
+
+
+def test_while_nobody_has_won_nobody_is_behind() -> None:
+    view = answer(small(cell(2, {"batch": 0.3, "layer": 0.1, "rms": None})))
+    assert [score.behind for score in view.tasks[0].rows[0].scores] == [None, None, None]
+    assert [score.standing for score in view.tasks[0].rows[0].scores] == ["behind", "behind", "none"]
+    assert view.norms[0].worst is None

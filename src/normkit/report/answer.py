@@ -42,7 +42,7 @@ class ScoreView:
     accuracy: str
     note: str  # why there is no plain score: "diverged in 2 of 5 runs", or empty
     short_note: str  # the same for a narrow column: "2/5 diverged"
-    behind: float | None  # nats behind the best of the row; None where there is no score
+    behind: float | None  # nats behind the best of the row; None without a score, or while nobody has won
     is_tuned: bool  # False: the best learning rate still sits at the edge of the grid
     is_asked: bool = True  # False: the task does not compare this norm; another task does
 
@@ -114,11 +114,10 @@ def in_words(norm: str) -> str:
     return FULL_NAMES.get(norm, norm)
 
 
-def best_mean(cell: Cell) -> float | None:
-    """The lowest mean of the winners, or of whoever has a score when nobody won."""
-    scored = [s for s in cell.scores if s.nll is not None]
-    winning = [s for s in scored if s.norm in cell.winners] or scored
-    return min((s.nll.mean for s in winning if s.nll is not None), default=None)
+def _best_mean(cell: Cell) -> float | None:
+    """The lowest mean of the winners; None while nobody has won."""
+    means = (s.nll.mean for s in cell.scores if s.norm in cell.winners and s.nll is not None)
+    return min(means, default=None)
 
 
 def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
@@ -126,7 +125,7 @@ def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
 
 
 def _row(cell: Cell, norms: Sequence[str]) -> RowView:
-    best = best_mean(cell)
+    best = _best_mean(cell)
     scores = {score.norm: _score(score, cell, best) for score in cell.scores}
     return RowView(cell.task, cell.batch_size, tuple(scores.get(n) or _not_asked(n) for n in norms), cell.advice)
 
