@@ -104,8 +104,7 @@ def compare(
         _print_text(comparison, store, files)
     for problem in problems + _failures(comparison):
         typer.echo(f"normkit: {problem}", err=True)
-    code = _exit_code(comparison, problems)
-    if code:
+    if code := _exit_code(comparison, problems):
         raise typer.Exit(code)
 
 
