@@ -17,7 +17,7 @@ from normkit.lab.engines.ray import RayEngine
 from normkit.lab.extras import require
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
-from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit
+from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, reductions
 from normkit.lab.provenance import environment, timestamp
 from normkit.lab.records import PROTOCOL, RunRecord
 from normkit.lab.request import Request, understand
@@ -96,20 +96,23 @@ def compare(
         costs = Costs(known)
         names = {info.text: info.name for info in request.tasks}
         session = Session(at_work, kept, costs, names, ends_at, on_progress)
+        plans = [request.plan]
         plan, schedule = request.plan, _schedule(request.plan, known)
         is_interrupted = False
         try:
             if request.budget_s is not None:
                 session.calibrate(_unknown(schedule, costs))
-                plan = _fitting(plan, known, costs, at_work.workers * session.left_s())
+                remaining_s = _predictor(known, costs)
+                plans = list(reductions(request.plan, remaining_s))
+                plan = fit(plans, remaining_s, USABLE_PART * at_work.workers * session.left_s())
                 schedule = _schedule(plan, known)
             session.work(schedule)
         except KeyboardInterrupt:
             is_interrupted = True
-        provenance = _provenance(request, plan, at_work, started_at)
+        engine_text = f"{at_work.name}, {at_work.workers} workers, one thread each"
+    plan, schedule = _to_answer_with(plans, plan, [*known, *schedule.finished()])
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
-    n_computed = len(session.computed)
     return Comparison(
         tasks=tuple(info for info in request.tasks if any(cell.task == info.text for cell in plan.cells)),
         norms=tuple(dict.fromkeys(norm for cell in plan.cells for norm in cell.norms)),
@@ -118,10 +121,10 @@ def compare(
         records=records,
         cut=_cuts(request, plan, cells, is_interrupted),
         n_resumed=sum(record.spec not in session.computed for record in records),
-        n_computed=n_computed,
+        n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
         interrupted=is_interrupted,
-        provenance=provenance,
+        provenance=_provenance(request, plan, engine_text, started_at),
     )
 
 
@@ -151,15 +154,24 @@ def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
     return [arm for arm in arms if schedule.stage(arm).missing and not costs.knows(arm)]
 
 
-def _fitting(plan: Plan, known: Sequence[RunRecord], costs: Costs, available_s: float) -> Plan:
-    """As much of the plan as fits into the time, given what is finished already."""
+def _predictor(known: Sequence[RunRecord], costs: Costs) -> Callable[[Plan, PlannedCell], float]:
+    """Plan, cell -> seconds of work until the cell is finished, given what is finished already."""
 
     def remaining_s(plan: Plan, cell: PlannedCell) -> float:
         arms = plan.arms(cell)
         schedule = Schedule([arms], known)
         return math.fsum(costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
 
-    return fit(plan, remaining_s, USABLE_PART * available_s)
+    return remaining_s
+
+
+def _to_answer_with(plans: Sequence[Plan], worked_on: Plan, records: Sequence[RunRecord]) -> tuple[Plan, Schedule]:
+    """The largest plan that is finished; if none is, the one that was worked on."""
+    for plan in plans:
+        schedule = _schedule(plan, records)
+        if schedule.is_complete:
+            return plan, schedule
+    return worked_on, _schedule(worked_on, records)
 
 
 def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: bool) -> tuple[str, ...]:
@@ -178,11 +190,11 @@ def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: b
     return cuts
 
 
-def _provenance(request: Request, plan: Plan, engine: Engine, started_at: str) -> dict[str, Any]:
+def _provenance(request: Request, plan: Plan, engine: str, started_at: str) -> dict[str, Any]:
     tuning_seeds = range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + plan.n_tuning_seeds)
     return {
         **environment(),
-        "engine": f"{engine.name}, {engine.workers} workers, one thread each",
+        "engine": engine,
         "seeds": {"evaluation": list(range(plan.n_seeds)), "tuning": list(tuning_seeds)},
         "budget": request.budget,
         "started_at": started_at,

@@ -95,28 +95,26 @@ class Session:
                 self._engine.submit(spec)
 
     def _next(self, schedule: Schedule) -> RunSpec | None:
-        """The first missing run that will end in time, of the first cell that is open or will."""
-        open_s = 0.0  # work left in the cells before, which goes first
+        """The first missing run of the first cell that is begun already or will be finished in time.
+
+        Half a cell answers nothing. But if no cell will be finished, and nothing else is done either, the first
+        one is begun: then the same command, given again and again, finishes it some time.
+        """
+        work_s = 0.0  # in this cell and those before, which go first
         for cell in schedule.cells:
             cell_s = math.fsum(self._costs.remaining_s(arm, schedule.stage(arm)) for arm in cell)
-            if not cell_s:
-                continue
-            if not self._may_work_on(cell, cell_s + open_s, schedule):
-                continue
-            open_s += cell_s
-            for spec in schedule.missing(cell):
-                if self._costs.run_s(schedule.arm(spec), spec.role) <= self.left_s():
+            if schedule.is_open(cell) or work_s + cell_s <= self.left_s() * self._engine.workers:
+                work_s += cell_s
+                if (spec := self._first(schedule.missing(cell), schedule)) is not None:
                     return spec
-        return None
+        if self.computed or schedule.running:
+            return None
+        return self._first([spec for cell in schedule.cells for spec in schedule.missing(cell)], schedule)
 
-    def _may_work_on(self, cell: Sequence[Arm], needed_s: float, schedule: Schedule) -> bool:
-        """A cell is begun only if it will be finished in time: half a cell answers nothing.
-
-        Unless nothing else can be done at all: then the same command, given again, finishes it some time.
-        """
-        if needed_s <= self.left_s() * self._engine.workers or schedule.is_open(cell):
-            return True
-        return not self.computed and not schedule.running
+    def _first(self, specs: Sequence[RunSpec], schedule: Schedule) -> RunSpec | None:
+        """The first of some runs that will end before the time is up."""
+        left_s = self.left_s()
+        return next((s for s in specs if self._costs.run_s(schedule.arm(s), s.role) <= left_s), None)
 
     def _save(self, record: RunRecord, schedule: Schedule) -> None:
         self._store.add(record)
