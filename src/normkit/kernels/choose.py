@@ -106,4 +106,7 @@ def why_not_these(*tensors: Tensor | None) -> str | None:
 
 def wants_composite_backward(*gradients: Tensor | None) -> bool:
     """Whether a backward is itself to be differentiated, or its gradients are not plain memory."""
-    return torch.is_grad_enabled() or why_not(*gradients) is not None
+    if torch.is_grad_enabled() or why_not(*gradients) is not None:
+        return True
+    # What torch.autograd.grad(is_grads_batched=True) passes.
+    return any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
