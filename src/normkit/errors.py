@@ -39,3 +39,7 @@ class EngineError(NormkitError, RuntimeError):
 
 class TaskError(NormkitError, RuntimeError):
     """A task file of the user cannot be read, fails, or defines no task; the message says where in it."""
+
+
+class BenchError(NormkitError, RuntimeError):
+    """A benchmark cannot be run or stored as asked: a busy machine, a file that is not a record."""

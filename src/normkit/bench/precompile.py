@@ -1,0 +1,91 @@
+"""Filling torch.compile's cache on disk before anything is timed, on all cores.
+
+Compiling the full grid one graph at a time takes most of an hour on slow machines; the timing process then finds
+every graph in the cache and loads it in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import TimeoutError as FuturesTimeoutError
+from contextlib import contextmanager
+
+import torch
+
+from normkit.bench.cases import Workload
+from normkit.bench.contenders import contender
+from normkit.bench.measure import first_line
+from normkit.bench.problem import pose
+
+
+def precompile(
+    workloads: Sequence[Workload],
+    *,
+    n_workers: int,
+    n_threads: int,
+    limit_s: float,
+    on_done: Callable[[int], None],
+) -> dict[Workload, str]:
+    """Compile both graphs of each workload in worker processes, until the time is up.
+
+    Args:
+        workloads: what to compile.
+        n_workers: processes.
+        n_threads: what torch will be told to use when timing; the code that it generates depends on it.
+        limit_s: no compilation is started after so many seconds.
+        on_done: told how many are ready.
+
+    Returns:
+        the workloads that are not compiled, and why.
+    """
+    missing = dict.fromkeys(workloads, "not compiled within the time limit")
+    context = multiprocessing.get_context("spawn")
+    with (
+        _no_helpers_of_their_own(),
+        ProcessPoolExecutor(n_workers, context, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool,
+    ):
+        jobs = {pool.submit(compile_one, workload): workload for workload in workloads}
+        try:
+            for n_done, job in enumerate(as_completed(jobs, timeout=limit_s), 1):
+                problem = job.result()
+                if problem:
+                    missing[jobs[job]] = problem
+                else:
+                    del missing[jobs[job]]
+                on_done(n_done)
+        except FuturesTimeoutError:
+            pass  # what is missing says so
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return missing
+
+
+def compile_one(workload: Workload) -> str:
+    """Run the compiled side once without and once with a backward; what went wrong, or nothing."""
+    try:
+        one = contender("compile", pose(workload))
+        one.lay_out_dys()
+        one.training()
+    except Exception as error:
+        return first_line(error)
+    finally:
+        torch.compiler.reset()
+    return ""
+
+
+@contextmanager
+def _no_helpers_of_their_own() -> Iterator[None]:
+    """Tell worker processes to compile in the process itself: there are as many of them as cores."""
+    name = "TORCHINDUCTOR_COMPILE_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
