@@ -86,7 +86,7 @@ def test_names_leave_out_the_layout_where_there_is_but_one() -> None:
 
 def test_an_unknown_operation_is_named_with_the_nearest() -> None:
     with pytest.raises(ArgumentError, match=r"expected an operation of layer_norm, .*, got 'layernorm'; did you mean"):
-        Grid("own", 1.0, 1.0, ops=("layernorm",)).workloads()
+        Grid("own", 1.0, 1.0, 1.0, ops=("layernorm",)).workloads()
 
 
 @pytest.mark.parametrize("text", ["", "4096", "4x8x9", "4x-8", "axb", "1x8"])

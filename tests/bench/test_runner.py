@@ -12,7 +12,7 @@ from normkit.bench import threads
 from normkit.bench.cases import MODES, Cell, Workload
 from normkit.bench.precompile import compile_one, precompile
 from normkit.bench.results import CellResult
-from normkit.bench.runner import OVERHEAD_S, SHORTEST_SLICE_S, Budget, Options, Progress, run
+from normkit.bench.runner import SHORTEST_SLICE_S, Budget, Options, Progress, run
 from normkit.bench.timing import Plan
 
 LOADS = [Workload("layer_norm", (n, 8), "contiguous", "float32") for n in (2, 3, 4, 5)]
@@ -72,8 +72,8 @@ def test_with_time_to_spare_a_cell_gets_the_slice_it_should() -> None:
 
 def test_slices_shrink_where_time_is_short_and_late_cells_are_skipped() -> None:
     world = World(compile_s=10.0, measure_s=4.0)
-    results = world.run(Options(21.0, Plan(slice_s=0.8)))
-    assert world.slices[0] == pytest.approx(11.0 / 8 - OVERHEAD_S)
+    results = world.run(Options(21.0, Plan(slice_s=0.8), overhead_s=1.2))
+    assert world.slices[0] == pytest.approx(11.0 / 8 - 1.2)
     assert world.slices[1:] == [SHORTEST_SLICE_S] * 2
     assert [r.status for r in results] == ["timed"] * 6 + ["skipped"] * 2
     assert results[-1].message == "the time limit was reached"
@@ -81,8 +81,8 @@ def test_slices_shrink_where_time_is_short_and_late_cells_are_skipped() -> None:
 
 def test_compilation_leaves_time_to_measure() -> None:
     world = World()
-    world.run(Options(100.0, Plan(slice_s=1.0)))
-    assert world.compile_limit_s == pytest.approx(100.0 - 8 * (0.5 + OVERHEAD_S))
+    world.run(Options(100.0, Plan(slice_s=1.0), overhead_s=0.3))
+    assert world.compile_limit_s == pytest.approx(100.0 - 8 * (0.5 + 0.3))
 
 
 def test_what_was_not_compiled_is_measured_without() -> None:
@@ -109,7 +109,7 @@ def test_progress_tells_the_stage_and_how_far_it_is() -> None:
 
 def test_a_budget_that_is_spent_still_gives_the_shortest_slice() -> None:
     world = World()
-    budget = Budget(10.0, world.clock)
+    budget = Budget(10.0, 0.5, world.clock)
     world.now += 30.0
     assert budget.left_s() == -20.0
     assert budget.slice_s(1.0, 5) == SHORTEST_SLICE_S
@@ -122,6 +122,13 @@ def test_what_cannot_be_compiled_says_why_across_processes() -> None:
     assert missing == {broken: "KeyError: 'no_such_operation'"}
     assert done == [1]
     assert compile_one(broken) == missing[broken]
+
+
+def test_compilation_ends_when_its_time_is_up() -> None:
+    done: list[int] = []
+    missing = precompile(LOADS, n_workers=1, n_threads=1, limit_s=0.0, on_done=done.append)
+    assert missing == dict.fromkeys(LOADS, "not compiled within the time limit")
+    assert done == []
 
 
 def test_threads_are_set_and_given_back() -> None:

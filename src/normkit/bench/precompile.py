@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures import TimeoutError as FuturesTimeoutError
 from contextlib import contextmanager
 
 import torch
@@ -35,32 +34,35 @@ def precompile(
         workloads: what to compile.
         n_workers: processes.
         n_threads: what torch will be told to use when timing; the code that it generates depends on it.
-        limit_s: no compilation is started after so many seconds.
+        limit_s: after so many seconds, what still compiles is ended.
         on_done: told how many are ready.
 
     Returns:
         the workloads that are not compiled, and why.
     """
     missing = dict.fromkeys(workloads, "not compiled within the time limit")
+    end = time.monotonic() + limit_s
     context = multiprocessing.get_context("spawn")
     with (
         _no_helpers_of_their_own(),
-        ProcessPoolExecutor(n_workers, context, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool,
+        context.Pool(n_workers, torch.set_num_threads, (n_threads,)) as pool,  # leaving it ends what still compiles
     ):
-        jobs = {pool.submit(compile_one, workload): workload for workload in workloads}
-        try:
-            for n_done, job in enumerate(as_completed(jobs, timeout=limit_s), 1):
-                problem = job.result()
-                if problem:
-                    missing[jobs[job]] = problem
-                else:
-                    del missing[jobs[job]]
-                on_done(n_done)
-        except FuturesTimeoutError:
-            pass  # what is missing says so
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        results = pool.imap_unordered(_compile_named, workloads)
+        for n_done in range(1, len(workloads) + 1):
+            try:
+                workload, problem = results.next(timeout=max(end - time.monotonic(), 0.0))
+            except multiprocessing.TimeoutError:
+                break
+            if problem:
+                missing[workload] = problem
+            else:
+                del missing[workload]
+            on_done(n_done)
     return missing
+
+
+def _compile_named(workload: Workload) -> tuple[Workload, str]:
+    return workload, compile_one(workload)
 
 
 def compile_one(workload: Workload) -> str:

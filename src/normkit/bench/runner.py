@@ -14,8 +14,6 @@ from normkit.bench.precompile import precompile
 from normkit.bench.results import CellResult
 from normkit.bench.timing import Plan
 
-# What a cell costs beside its slice: tensors, the float64 computation, the gate, warm-up, and loading what is compiled.
-OVERHEAD_S = 1.2
 SHORTEST_SLICE_S = 0.1
 
 Measure = Callable[..., list[CellResult]]
@@ -28,6 +26,7 @@ class Options:
 
     limit_s: float  # of the whole run
     plan: Plan
+    overhead_s: float = 1.2  # what a cell costs beside its slice: tensors, float64, the gate, loading what is compiled
     compiles: bool = True
     n_workers: int = 1  # processes that compile at once
 
@@ -46,8 +45,8 @@ class Progress:
 class Budget:
     """Seconds since the start, and how long a cell may take of what is left."""
 
-    def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
-        self.limit_s, self.clock, self.start = limit_s, clock, clock()
+    def __init__(self, limit_s: float, overhead_s: float, clock: Callable[[], float]) -> None:
+        self.limit_s, self.overhead_s, self.clock, self.start = limit_s, overhead_s, clock, clock()
 
     def elapsed_s(self) -> float:
         return self.clock() - self.start
@@ -57,7 +56,7 @@ class Budget:
 
     def slice_s(self, wanted_s: float, n_cells: int) -> float:
         """The slice of each of the ``n_cells`` to come: what is wanted, or what there is time for."""
-        fair = self.left_s() / max(n_cells, 1) - OVERHEAD_S
+        fair = self.left_s() / max(n_cells, 1) - self.overhead_s
         return min(wanted_s, max(fair, SHORTEST_SLICE_S))
 
 
@@ -80,7 +79,7 @@ def run(
         on_progress: told what is under way.
         clock, measure, precompile: as a test has them.
     """
-    budget = Budget(options.limit_s, clock)
+    budget = Budget(options.limit_s, options.overhead_s, clock)
     n_cells = len(workloads) * len(MODES)
     absent = _compile(workloads, options, budget, on_progress, precompile)
     for i, workload in enumerate(workloads):
@@ -105,7 +104,7 @@ def _compile(
         return {workload: {"compile": "not asked for"} for workload in workloads}
     if not workloads:
         return {}
-    needed_s = len(workloads) * len(MODES) * (options.plan.slice_s / 2 + OVERHEAD_S)  # half a slice will do
+    needed_s = len(workloads) * len(MODES) * (options.plan.slice_s / 2 + options.overhead_s)  # half a slice will do
 
     def on_done(n: int) -> None:
         on_progress(Progress("compiling", n, len(workloads), "torch.compile", budget.elapsed_s()))

@@ -176,7 +176,7 @@ def _measured(
     with thread_count(threads):
         record = Record(provenance(environment(), timestamp(), options))
         try:
-            choices = Options(grid.limit_s, plan, compiles=compiles, n_workers=available_cores())
+            choices = Options(grid.limit_s, plan, grid.overhead_s, compiles, n_workers=available_cores())
             for result in run(grid.workloads(), choices, watcher.update):
                 cells.append(result)
                 watcher.add(result)
@@ -197,5 +197,5 @@ def _print(record: Record, *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 140)  # a file has no width; 80 would break rows
+        console.width = max(console.width, 160)  # a file has no width; 80 would break rows
     console.print(bench_tables(record))

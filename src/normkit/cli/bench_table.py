@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -56,7 +57,7 @@ def bench_json(record: Record) -> str:
 
 def _cells(results: tuple[CellResult, ...]) -> Table:
     table = _table(
-        "cell", "torch µs", "compile µs", "normkit µs", "±", "ratio", "GB/s", "of a copy", "saved kB", "torch's"
+        "cell", "torch µs", "compile µs", "normkit µs", "±", "ratio", "GB/s", "of copy", "kept kB", "torch's"
     )
     for r in results:
         if r.status != "timed":
@@ -85,17 +86,12 @@ def _slower(results: tuple[CellResult, ...]) -> list[RenderableType]:
 
 
 def _not_timed(record: Record) -> list[RenderableType]:
-    """Red and skipped cells, and sides that are missing, with the reason."""
+    """Red cells one by one; skipped ones and missing sides counted; each with the reason."""
     lines: list[RenderableType] = [
-        Text(f"{r.status}  {r.cell}: {r.message}", "bold red" if r.status == "red" else "")
-        for r in record.cells
-        if r.status != "timed"
+        Text(f"red  {r.cell}: {r.message}", "bold red") for r in record.cells if r.status == "red"
     ]
-    reasons: dict[str, int] = {}
-    for r in record.cells:
-        for side, why in r.absent.items():
-            words = f"without {side}: {why}"
-            reasons[words] = reasons.get(words, 0) + 1
+    reasons = Counter(f"skipped: {r.message}" for r in record.cells if r.status == "skipped")
+    reasons.update(f"without {side}: {why}" for r in record.cells for side, why in r.absent.items())
     return [*lines, *(Text(f"{n} cells {words}", "dim") for words, n in reasons.items())]
 
 
