@@ -90,7 +90,6 @@ def _calls_per_sample(call: Call, sample_ns: int, clock: Clock) -> int:
 def _no_collection() -> Iterator[None]:
     """Python's garbage collector kept from running in the middle of a sample."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

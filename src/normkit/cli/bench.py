@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 MODEL_SLICE_S = 6.0  # a step of a model takes up to half a second
+MOST_COMPILERS = 16  # processes at a time: each holds a gigabyte while it compiles the largest shapes
 RECORDS = Path("benchmarks")
 
 
@@ -176,7 +177,7 @@ def _measured(
     with thread_count(threads):
         record = Record(provenance(environment(), timestamp(), options))
         try:
-            choices = Options(grid.limit_s, plan, grid.overhead_s, compiles, n_workers=available_cores())
+            choices = Options(grid.limit_s, plan, grid.overhead_s, compiles, min(available_cores(), MOST_COMPILERS))
             for result in run(grid.workloads(), choices, watcher.update):
                 cells.append(result)
                 watcher.add(result)
