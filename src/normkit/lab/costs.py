@@ -11,7 +11,7 @@ from normkit.lab.records import Role, RunRecord
 from normkit.lab.schedule import Arm, Stage
 
 # A run of this many steps tells what a step costs; the training loop times all after the first 5.
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS = 12
 
 # Of the learning rates that tuning adds to its grid, this many are expected for each arm.
 EXPECTED_ADDED_RATES = 1.0
