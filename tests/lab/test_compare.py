@@ -161,6 +161,13 @@ def test_if_nobody_finishes_nobody_wins() -> None:
     assert cell.advice == "No norm finished all its runs. Batch diverged at every learning rate tried."
 
 
+def test_if_everybody_is_impossible_that_is_all_there_is_to_say() -> None:
+    impossible = lambda spec: RunRecord(spec, "impossible", message="more samples than there are")  # noqa: E731
+    (cell,) = run_fakes(impossible, norms=["none", "batch"], batch_sizes=[2]).cells
+    assert cell.winners == ()
+    assert cell.advice == "No normalization and batch: impossible at this batch size."
+
+
 def test_a_failing_task_is_reported_and_tried_again_next_time(store: Path) -> None:
     first = run_fakes(fakes.fail, store=store, batch_sizes=[2])
     assert {score.status for score in first.cells[0].scores} == {"failed"}
