@@ -17,8 +17,11 @@ class ShapeError(NormkitError, ValueError, RuntimeError):
     """A tensor has the wrong rank or sizes. torch raises ValueError for some of these, RuntimeError for others."""
 
 
-class DtypeError(NormkitError, TypeError, RuntimeError):
-    """A tensor has a dtype that the call cannot normalize (integers, complex numbers)."""
+class DtypeError(NormkitError, TypeError, NotImplementedError):
+    """An argument has another type than the call takes: integers, complex numbers, a list, a string for eps.
+
+    For these torch raises TypeError, RuntimeError or NotImplementedError, which is a RuntimeError.
+    """
 
 
 class DeviceError(NormkitError, RuntimeError):

@@ -46,7 +46,7 @@ def layer_norm(
     _checks.tensor(call, "input", input)
     _checks.trailing(call, input, shape)
     _check_affine(call, input, weight, bias, shape)
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
     return composite.layer_norm(_autocast(input), len(shape), weight, bias, eps)
@@ -71,8 +71,10 @@ def rms_norm(
     _checks.parameter(call, "weight", weight, shape, input)  # of any floating dtype, as torch's
     if eps is None:
         eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     if _exporting():
+        if not torch.compiler.is_exporting():
+            return _rms_norm_of_the_old_exporter(input, len(shape), weight, eps)
         return torch.nn.functional.rms_norm(input, list(shape), weight, eps)
     return composite.rms_norm(_autocast(input), len(shape), weight, eps)
 
@@ -97,10 +99,9 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
-    _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
-    if _exporting():
-        factor = float(momentum)
-        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, factor, eps)
+    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
+        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if not training:
         assert running_mean is not None
         assert running_var is not None
@@ -125,7 +126,7 @@ def batch_norm_with_statistics(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalization in training without side effects: the output, and the new running mean and variance."""
-    _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
+    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
     y, moments = composite.batch_norm(input, weight, bias, eps)
     if moments is None:
         return y, running_mean, running_var
@@ -158,7 +159,7 @@ def instance_norm(
     channels = (input.shape[1],)
     _check_affine(call, input, weight, bias, channels)
     _check_running(call, input, running_mean, running_var, needed=not use_input_stats)
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     if use_input_stats:
         advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
         positions = input[0, 0].numel() if input.numel() else 0
@@ -200,7 +201,7 @@ def group_norm(
     channels = input.shape[1]
     _checks.groups(call, num_groups, channels)
     _check_affine(call, input, weight, bias, (channels,))
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     values = channels // num_groups * input[0, 0].numel() if input.numel() else 0
     advice = "use fewer groups, so that each holds more than one channel"
     _checks.values_per_statistic(call, input, values, "group", advice)
@@ -221,10 +222,10 @@ def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | Non
     _checks.rank(call, input, ("N, C, H, W", "C, H, W"))
     channels = (input.shape[-3],)
     _check_affine(call, input, weight, bias, channels)
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     if _exporting():
-        last = torch.nn.functional.layer_norm(input.movedim(-3, -1), channels, weight, bias, eps)
-        return last.movedim(-1, -3)
+        there, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if input.dim() == 4 else ((1, 2, 0), (2, 0, 1))
+        return torch.nn.functional.layer_norm(input.permute(there), channels, weight, bias, eps).permute(back)
     if input.dim() == 3:
         return composite.layer_norm2d(_autocast(input)[None], weight, bias, eps)[0]
     return composite.layer_norm2d(_autocast(input), weight, bias, eps)
@@ -248,7 +249,7 @@ def add_layer_norm(
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
     total = _add("add_layer_norm", input, residual, dropout_p, training)
-    return layer_norm(total, normalized_shape, weight, bias, eps), total
+    return _checks.as_call("add_layer_norm", layer_norm, total, normalized_shape, weight, bias, eps), total
 
 
 def add_rms_norm(
@@ -268,7 +269,7 @@ def add_rms_norm(
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
     total = _add("add_rms_norm", input, residual, dropout_p, training)
-    return rms_norm(total, normalized_shape, weight, eps), total
+    return _checks.as_call("add_rms_norm", rms_norm, total, normalized_shape, weight, eps), total
 
 
 def updated_statistics(
@@ -305,17 +306,18 @@ def _check_batch_norm(
     bias: Tensor | None,
     training: bool,
     eps: float,
-) -> None:
+) -> float:
     call = "batch_norm"
     _checks.tensor(call, "input", x)
     _checks.at_least_2d(call, x)
     _check_affine(call, x, weight, bias, (x.shape[1],))
     _check_running(call, x, running_mean, running_var, needed=not training)
-    _checks.eps(call, eps, positive=training)
+    eps = _checks.eps(call, eps, positive=training)
     if training:
         advice = "use a larger batch, .eval(), or a norm that does not depend on the batch, such as LayerNorm"
         values = x.numel() // x.shape[1] if x.numel() else 0
         _checks.values_per_statistic(call, x, values, "channel when training", advice)
+    return eps
 
 
 def _check_affine(call: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> None:
@@ -339,6 +341,13 @@ def _autocast(x: Tensor) -> Tensor:
     return x
 
 
+def _rms_norm_of_the_old_exporter(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
+    """The TorchScript exporter ends at an opset without RMSNormalization, and knows few operators."""
+    wide = composite.widen(x)
+    y = wide * torch.rsqrt(wide.square().mean(tuple(range(-n_axes, 0)), keepdim=True) + eps)
+    return (y if w is None else y * w).to(x.dtype)
+
+
 def _exporting() -> bool:
     """While a graph is exported, the call becomes torch's own operator, which every runtime knows."""
-    return torch.compiler.is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

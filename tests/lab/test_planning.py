@@ -12,7 +12,15 @@ import pytest
 from lab import fakes
 from normkit.errors import ArgumentError
 from normkit.lab.costs import CALIBRATION_STEPS, EVALUATION_OVERHEAD, Costs
-from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, format_duration, parse_duration
+from normkit.lab.planning import (
+    Plan,
+    PlannedCell,
+    describe_cuts,
+    fit,
+    format_duration,
+    parse_duration,
+    reductions,
+)
 from normkit.lab.provenance import environment
 from normkit.lab.records import RunRecord, RunSpec
 from normkit.lab.schedule import Arm, Schedule, stage
@@ -56,6 +64,11 @@ def by_runs(plan: Plan, cell: PlannedCell) -> float:
     return sum(len(arm.grid) * arm.n_tuning_seeds + arm.n_seeds for arm in arms)
 
 
+def cut(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float], available_s: float) -> Plan:
+    """The plan, cut to fit."""
+    return fit(list(reductions(plan, remaining_s)), remaining_s, available_s)
+
+
 def kept(plan: Plan) -> tuple[int, int, int, list[str]]:
     cells = [f"{cell.task}{cell.batch_size}" for cell in plan.cells]
     return plan.n_seeds, plan.n_tuning_seeds, plan.n_rates_dropped, cells
@@ -82,41 +95,51 @@ ENDS = [f"{task}{size}" for task in "abc" for size in (2, 128)]
 def test_cuts_come_in_order_and_only_as_far_as_needed(
     available: float, expected: tuple[int, int, int, list[str]]
 ) -> None:
-    assert kept(fit(plan(), by_runs, available)) == expected
+    assert kept(cut(plan(), by_runs, available)) == expected
 
 
 def test_batch_sizes_go_from_the_middle() -> None:
     many = plan("a", (1, 2, 16, 128, 512), seeds=5, tuning=1)
-    sizes = [[c.batch_size for c in fit(many, by_runs, n * 16).cells] for n in (4, 3, 2, 1)]
+    sizes = [[c.batch_size for c in cut(many, by_runs, n * 16).cells] for n in (4, 3, 2, 1)]
     assert sizes == [[1, 2, 128, 512], [1, 2, 512], [1, 512], [1, 512]]
 
 
 def test_fewer_seeds_than_five_stay_as_asked() -> None:
-    assert fit(plan(seeds=3), by_runs, 0).n_seeds == 3
+    assert cut(plan(seeds=3), by_runs, 0).n_seeds == 3
 
 
 def test_short_grids_stay_as_they_are() -> None:
     short = replace(cell("a", 2), learning_rates=(1e-3, 1e-2))
-    cut = fit(Plan((short, cell("b", 2)), 5, 1), by_runs, 0)
-    assert [arm.grid for arm in cut.arms(short)] == [(1e-3, 1e-2)] * 2
-    assert [arm.grid for arm in cut.arms(cell("b", 2))] == [RATES[1:]] * 2
+    smallest = cut(Plan((short, cell("b", 2)), 5, 1), by_runs, 0)
+    assert [arm.grid for arm in smallest.arms(short)] == [(1e-3, 1e-2)] * 2
+    assert [arm.grid for arm in smallest.arms(cell("b", 2))] == [RATES[1:]] * 2
 
 
 def test_what_is_finished_is_never_cut() -> None:
     finished = {"a16", "c2", "c16", "c128"}
     remaining = lambda plan, cell: 0.0 if f"{cell.task}{cell.batch_size}" in finished else by_runs(plan, cell)  # noqa: E731
-    assert kept(fit(plan(), remaining, 0))[3] == ["a2", "a16", "a128", "c2", "c16", "c128"]
+    assert kept(cut(plan(), remaining, 0))[3] == ["a2", "a16", "a128", "c2", "c16", "c128"]
+
+
+def test_if_what_fits_is_finished_the_next_larger_plan_is_begun() -> None:
+    # Five seeds are done already, and each further one takes longer than there is time.
+    more_seeds = lambda plan, cell: 100.0 * (plan.n_seeds - 5)  # noqa: E731
+    assert kept(cut(plan(), more_seeds, 10)) == (6, 2, 0, ALL)
+
+
+def test_if_everything_is_finished_nothing_is_cut() -> None:
+    assert cut(plan(), lambda plan, cell: 0.0, 0) == plan()
 
 
 def test_cuts_are_said() -> None:
     asked = plan()
     assert describe_cuts(asked, asked, 180) == ()
-    assert describe_cuts(asked, fit(asked, by_runs, 150), 180) == (
+    assert describe_cuts(asked, cut(asked, by_runs, 150), 180) == (
         "5 evaluation seeds instead of 8, to fit the budget of 3m.",
         "1 tuning run a learning rate instead of 2, to fit the budget of 3m.",
         "Tuning starts from a grid with 1 learning rate less at its lower end, to fit the budget of 3m.",
     )
-    assert describe_cuts(asked, fit(asked, by_runs, 64), 180)[3:] == (
+    assert describe_cuts(asked, cut(asked, by_runs, 64), 180)[3:] == (
         "a at batch size 16 was left out, to fit the budget of 3m.",
         "b at batch size 16 was left out, to fit the budget of 3m.",
         "c was left out, to fit the budget of 3m.",

@@ -60,10 +60,20 @@ def test_distance_is_to_the_best_winner_not_to_a_lower_mean_that_cannot_be_compa
 
 
 def test_headline_of_one_row() -> None:
-    assert answer(small(cell(2, {"a": 0.3, "rms": 0.1}, "rms"))).headline == "RMSNorm beats every other norm."
+    assert answer(small(cell(2, {"a": 0.3, "rms": 0.1}, "rms"))).headline == "RMSNorm is best."
     tied = answer(small(cell(2, {"layer": 0.1, "rms": 0.1}, "layer", "rms")))
-    assert tied.headline == "LayerNorm and RMSNorm cannot be told apart."
+    assert tied.headline == "LayerNorm and RMSNorm tie for best."
     assert tied.lead == ""
+
+
+def test_headline_says_when_rows_are_missing() -> None:
+    means, waiting = {"batch": 0.2, "layer": 0.1}, cell(8, {"batch": None, "layer": None})
+    view = answer(small(cell(2, means, "layer"), waiting))
+    assert view.headline == "LayerNorm is best in the one row that finished."
+    view = answer(small(cell(2, means, "layer"), cell(4, means, "layer"), waiting))
+    assert view.headline == "LayerNorm is best or tied for best in every finished row."
+    view = answer(small(cell(2, means, "layer"), cell(4, means, "batch"), waiting))
+    assert view.headline == "BatchNorm and LayerNorm are each best or tied for best in 1 of 2 finished rows."
 
 
 def test_headline_counts_the_rows() -> None:
@@ -124,3 +134,10 @@ def test_a_norm_that_a_task_does_not_compare_leaves_its_column_empty() -> None:
     assert view.tasks[0].rows[0].scores[0].note == "–"
     assert view.norms[0].troubles == ""
     assert not view.norms[0].is_everywhere
+
+
+def test_while_nobody_has_won_nobody_is_behind() -> None:
+    view = answer(small(cell(2, {"batch": 0.3, "layer": 0.1, "rms": None})))
+    assert [score.behind for score in view.tasks[0].rows[0].scores] == [None, None, None]
+    assert [score.standing for score in view.tasks[0].rows[0].scores] == ["behind", "behind", "none"]
+    assert view.norms[0].worst is None

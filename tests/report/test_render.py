@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from normkit.errors import MissingExtraError
 from normkit.lab.comparison import Comparison
+from normkit.lab.export import export_records
 from normkit.report import write_report
 from normkit.report.render import embedded, render
 from report.example import HOSTILE_NAME, example_comparison
@@ -106,14 +108,19 @@ def test_text_from_outside_stays_text() -> None:
     assert "img" not in [tag for tag, _ in found.elements]
     assert HOSTILE_NAME in "".join(found.words)
     assert text.count("</script>") == render(COMPARISON).count("</script>")
-    runs = next(s for s in found.scripts if s.startswith('[{"spec"'))
-    assert json.loads(runs)[0]["spec"]["task"] == HOSTILE_NAME
+    assert runs_of(found)[0]["task"] == HOSTILE_NAME
 
 
-def test_the_runs_are_in_the_page(parsed: Page) -> None:
-    runs = json.loads(next(s for s in parsed.scripts if s.startswith('[{"spec"')))
-    assert [run["key"] for run in runs] == [record.spec.key for record in COMPARISON.records]
-    assert runs[-1]["metrics"] == COMPARISON.records[-1].metrics
+def runs_of(found: Page) -> list[dict[str, Any]]:
+    runs = json.loads(next(script for script in found.scripts if script.startswith('{"columns"')))
+    return [dict(zip(runs["columns"], row, strict=True)) for row in runs["rows"]]
+
+
+def test_the_runs_are_in_the_page_as_they_would_be_exported(parsed: Page, tmp_path: Path) -> None:
+    export_records(COMPARISON.records, tmp_path / "runs.jsonl")
+    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert runs_of(parsed) == [json.loads(line) for line in lines]
+    assert len(lines) == len(COMPARISON.records)
 
 
 def test_embedded_json_cannot_end_its_element() -> None:

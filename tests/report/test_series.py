@@ -84,3 +84,11 @@ def test_only_norms_evaluated_in_several_ways_are_listed() -> None:
     assert set(found) == {"batch"}
     assert list(found["batch"]) == ["running", "batch", "recomputed"]
     assert [size for size, _ in found["batch"]["running"]] == [4, 64]
+
+
+def test_runs_of_a_task_file_are_found_by_its_path() -> None:
+    info = replace(COMPARISON.tasks[0], name="mine", text="digits-mlp")
+    cells = tuple(replace(cell, task="mine") for cell in COMPARISON.cells if cell.task == "digits-mlp")
+    mine = replace(COMPARISON, tasks=(info,), cells=cells)
+    assert series.sweeps(mine, "mine", 4) == series.sweeps(COMPARISON, "digits-mlp", 4)
+    assert series.curves(mine, "mine", 4) == series.curves(COMPARISON, "digits-mlp", 4)

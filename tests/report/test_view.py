@@ -31,7 +31,7 @@ def test_what_was_not_run_has_no_figures() -> None:
 
 def test_the_worst_case_of_running_statistics_is_said() -> None:
     assert PAGE.evaluation_finding == (
-        "The running statistics cost most in digits-transformer at batch 4: batch scores 0.835 with them and 0.668 "
+        "The running statistics cost most in digits-transformer at batch 4: BatchNorm scores 0.835 with them and 0.668 "
         "with recomputed statistics."
     )
 
@@ -46,7 +46,7 @@ def test_running_statistics_that_cost_nothing_are_said_to() -> None:
 
 def test_step_times_are_told_as_ratios() -> None:
     finding = PAGE.step_time_finding
-    assert finding.startswith("Against no normalization, a step takes 1.32× with layer, ")
+    assert finding.startswith("Against no normalization, a step takes 1.32× with LayerNorm, ")
     assert finding.endswith(" (median over the rows).")
     scores = tuple(s for s in COMPARISON.cells[0].scores if s.norm != "none")
     assert page(replace(COMPARISON, cells=(replace(COMPARISON.cells[0], scores=scores),))).step_time_finding == ""

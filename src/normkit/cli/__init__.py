@@ -22,10 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from normkit.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name not in _NEEDED:
+        package = (error.name or "").partition(".")[0]
+        if package not in _NEEDED:
             raise
-        print(
-            f'normkit: expected the package {error.name}, got none; run `pip install "normkit[lab]"`.', file=sys.stderr
-        )
+        print(f'normkit: expected the package {package}, got none; run `pip install "normkit[lab]"`.', file=sys.stderr)
         return 1
     return run(sys.argv[1:] if argv is None else argv)

@@ -37,14 +37,23 @@ def whole_numbers(texts: Sequence[str], option: str) -> list[int]:
     return [int(text) for text in found]
 
 
+def check_file(path: Path, option: str) -> None:
+    """Refuse, before any work is done, a place where no file can be written; its folder is made."""
+    if path.is_dir():
+        raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArgumentError(f"{option}: expected a place for {str(path)!r}, got {reason}; choose another.") from None
+
+
 def check_new_file(path: Path, option: str, suffixes: Sequence[str], *, may_replace: bool) -> None:
-    """Refuse, before any work is done, a file that could not or must not be written."""
-    if path.suffix not in suffixes:
+    """Refuse another kind of file, and one that is there already."""
+    if path.suffix.lower() not in suffixes:
         *most, last = suffixes
         rule = f"{', '.join(most)} or {last}" if most else last
         raise ArgumentError(f"{option}: expected a file that ends in {rule}, got {str(path)!r}; change its name.")
-    if path.is_dir():
-        raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}; name a file in it.")
     if path.exists() and not may_replace:
         raise ArgumentError(
             f"{option}: expected a path where nothing is, got {str(path)!r}; choose another name or add --force."

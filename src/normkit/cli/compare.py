@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from normkit.cli.arguments import check_new_file, whole_numbers, words
+from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
 from normkit.cli.watch import watch
-from normkit.errors import ArgumentError, MissingExtraError, NormkitError
+from normkit.errors import NormkitError
 
 if TYPE_CHECKING:
     from normkit.lab import Comparison
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXPORT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+FILE_WIDTH = 1000  # a file or a pipe has no width; whoever reads it breaks the lines
 
 Files = dict[str, str | None]  # "report" and "export" -> the path written, or None
 
@@ -85,7 +85,7 @@ def compare(
     if init is not None:
         _write_template(init, force)
         return
-    _check_outputs(report, export, force)
+    _check_outputs(store, report, export, force)
     choices = {
         "norms": words(norm or ()) or None,
         "batch_sizes": whole_numbers(batch_size or (), "--batch-size") or None,
@@ -96,7 +96,7 @@ def compare(
         "workers": workers,
         "store": store,
     }
-    comparison = _watched(words(task or ()), choices, is_shown=progress)
+    comparison = _watched(words(task or ()), choices, export, is_shown=progress)
     files, problems = _write_files(comparison, report, export)
     if as_json:
         _print_json(comparison, files)
@@ -104,24 +104,21 @@ def compare(
         _print_text(comparison, store, files)
     for problem in problems + _failures(comparison):
         typer.echo(f"normkit: {problem}", err=True)
-    code = _exit_code(comparison, problems)
-    if code:
+    if code := _exit_code(comparison, problems):
         raise typer.Exit(code)
 
 
-def _check_outputs(report: Path, export: Path | None, force: bool) -> None:
-    """Before minutes of work, not after."""
-    if report.is_dir():
-        raise ArgumentError(f"--report: expected a file, got the folder {str(report)!r}; name a file in it.")
+def _check_outputs(store: Path, report: Path, export: Path | None, force: bool) -> None:
+    """Before minutes of work, not after. Folders are made."""
+    check_file(store, "--store")
+    check_file(report, "--report")
     if export is not None:
+        check_file(export, "--export")
         check_new_file(export, "--export", EXPORT_SUFFIXES, may_replace=force)
-        if export.suffix == ".parquet" and find_spec("pyarrow") is None:
-            raise MissingExtraError(
-                '--export: expected the package pyarrow, got none; run `pip install "normkit[parquet]"`.'
-            )
 
 
 def _write_template(path: Path, force: bool) -> None:
+    check_file(path, "--init")
     check_new_file(path, "--init", (".py",), may_replace=force)
     from normkit.lab.template import write_template
 
@@ -130,14 +127,17 @@ def _write_template(path: Path, force: bool) -> None:
     typer.echo(f"Wrote {path}. It runs as it is:\n\n  normkit compare --task {path}")
 
 
-def _watched(tasks: list[str], choices: dict[str, Any], *, is_shown: bool) -> Comparison:
+def _watched(tasks: list[str], choices: dict[str, Any], export: Path | None, *, is_shown: bool) -> Comparison:
     """The comparison, with a view of it that stands before anything heavy is imported."""
     console = Console(stderr=True)
     try:
         with watch(console, is_shown=is_shown) as watcher:
             from normkit.lab.compare import compare as run
+            from normkit.lab.export import check_export
             from normkit.lab.tasks import TASKS
 
+            if export is not None:
+                check_export(export)
             return run(tasks or list(TASKS), on_progress=watcher.update, **choices)
     except KeyboardInterrupt:
         console.print("Interrupted. Every finished run is kept; the same command takes up where this one stopped.")
@@ -179,7 +179,7 @@ def _print_text(comparison: Comparison, store: Path, files: Files) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 120)  # a file has no width; 80 would break rows
+        console.width = FILE_WIDTH
     view = answer(comparison)
     console.print(answer_table(view))
     console.print()

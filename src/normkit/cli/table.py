@@ -44,7 +44,7 @@ def _scores(task: TaskView) -> RenderableType:
         table.add_column(Text(score.norm), no_wrap=True)
     for row in task.rows:
         table.add_row(str(row.batch_size), *(_score(score) for score in row.scores))
-    return Padding(table, (0, 0, 0, 2))
+    return Padding(table, (0, 0, 0, 2), expand=False)
 
 
 def _score(score: ScoreView) -> Text:
@@ -66,4 +66,4 @@ def _advice(task: TaskView) -> RenderableType:
     table.add_column()
     for row in task.rows:
         table.add_row(Text(f"batch {row.batch_size}", "dim"), Text(row.advice))
-    return Padding(table, (0, 0, 0, 2))
+    return Padding(table, (0, 0, 0, 2), expand=False)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from normkit.errors import ArgumentError
 from normkit.lab.comparison import Cell, Comparison, Progress
 from normkit.lab.costs import Costs
-from normkit.lab.engines.base import Engine
+from normkit.lab.engines.base import Engine, NoEngine
 from normkit.lab.engines.local import LocalEngine
 from normkit.lab.engines.ray import RayEngine
 from normkit.lab.extras import require
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
-from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit
+from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, reductions
 from normkit.lab.provenance import environment, timestamp
 from normkit.lab.records import PROTOCOL, RunRecord
 from normkit.lab.request import Request, understand
@@ -28,8 +31,11 @@ from normkit.lab.tuning import MAX_EXTENSIONS, POINTS_PER_EXTENSION, TUNING_SEED
 
 ENGINES = ("local", "ray")
 
+# Measuring how long steps take may use up this part of the budget; what is not measured is guessed from the rest.
+CALIBRATION_PART = 0.2
+
 # Predictions are rarely exact, and the last runs leave some workers idle: plan for this part of the time.
-USABLE_PART = 0.9
+USABLE_PART = 0.85
 
 # Kept back from the budget for ending the workers and for the statistics.
 RESERVE_S = 0.5
@@ -86,42 +92,32 @@ def compare(
     started_at, started = timestamp(), time.monotonic()
     _check_engine(engine, address)
     request = understand(tasks, norms, batch_sizes, seeds, budget)
-    ends_at = math.inf
-    if request.budget_s is not None:
-        ends_at = started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
-    with Store(store) as kept, _start_engine(engine, workers, address) as at_work:
-        # While the workers start: the statistics at the end need it, and then there may be no time left.
-        require("scipy.special", extra="lab", call="compare")
+    with Store(store) as kept:
         known = list(kept.records({cell.task_hash for cell in request.plan.cells}))
-        costs = Costs(known)
-        names = {info.text: info.name for info in request.tasks}
-        session = Session(at_work, kept, costs, names, ends_at, on_progress)
-        plan, schedule = request.plan, _schedule(request.plan, known)
-        is_interrupted = False
-        try:
-            if request.budget_s is not None:
-                session.calibrate(_unknown(schedule, costs))
-                plan = _fitting(plan, known, costs, at_work.workers * session.left_s())
-                schedule = _schedule(plan, known)
-            session.work(schedule)
-        except KeyboardInterrupt:
-            is_interrupted = True
-        provenance = _provenance(request, plan, at_work, started_at)
+        is_done = _schedule(request.plan, known).is_complete
+        with _start_engine(engine, workers, address, is_needed=not is_done) as at_work:
+            # While the workers start: the statistics at the end need it, and then there may be no time left.
+            require("scipy.special", extra="lab", call="compare")
+            costs = Costs(known)
+            names = {info.text: info.name for info in request.tasks}
+            session = Session(at_work, kept, costs, names, _end(request, started), on_progress)
+            done = _work(request, session, costs, known, at_work.workers)
+            where = f"{at_work.workers} workers, one thread each" if at_work.workers else "every run was in the store"
+    plan, schedule = _to_answer_with(done.plans, done.plan, [*known, *done.schedule.finished()])
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
-    n_computed = len(session.computed)
     return Comparison(
         tasks=tuple(info for info in request.tasks if any(cell.task == info.text for cell in plan.cells)),
         norms=tuple(dict.fromkeys(norm for cell in plan.cells for norm in cell.norms)),
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
         records=records,
-        cut=_cuts(request, plan, cells, is_interrupted),
+        cut=_cuts(request, plan, cells, done.is_interrupted),
         n_resumed=sum(record.spec not in session.computed for record in records),
-        n_computed=n_computed,
+        n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
-        interrupted=is_interrupted,
-        provenance=provenance,
+        interrupted=done.is_interrupted,
+        provenance=_provenance(request, plan, f"{at_work.name}, {where}", started_at),
     )
 
 
@@ -132,13 +128,48 @@ def _check_engine(engine: str | Engine, address: str | None) -> None:
         raise ArgumentError(f"compare: expected no address with engine {engine!r}, got {address!r}; use engine='ray'.")
 
 
-def _start_engine(engine: str | Engine, workers: int | None, address: str | None) -> Engine:
-    if engine == "local":
-        return LocalEngine(workers=workers)
+def _start_engine(engine: str | Engine, workers: int | None, address: str | None, *, is_needed: bool) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    if not is_needed:
+        return NoEngine(engine)
     if engine == "ray":
         return RayEngine(workers=workers, address=address)
-    assert not isinstance(engine, str)
-    return engine
+    return LocalEngine(workers=workers)
+
+
+def _end(request: Request, started: float) -> float:
+    """When to stop, on the clock of ``time.monotonic``."""
+    if request.budget_s is None:
+        return math.inf
+    return started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What was worked on, and how it ended."""
+
+    plans: Sequence[Plan]  # everything asked for, and what it may be cut to
+    plan: Plan
+    schedule: Schedule
+    is_interrupted: bool
+
+
+def _work(request: Request, session: Session, costs: Costs, known: Sequence[RunRecord], workers: int) -> _Done:
+    """Compute as much as fits into the budget."""
+    plans = [request.plan]
+    plan, schedule = request.plan, _schedule(request.plan, known)
+    try:
+        if request.budget_s is not None and not schedule.is_complete:
+            session.calibrate(_unknown(schedule, costs), CALIBRATION_PART * request.budget_s)
+            remaining_s = _predictor(known, costs)
+            plans = list(reductions(request.plan, remaining_s))
+            plan = fit(plans, remaining_s, USABLE_PART * workers * session.left_s())
+            schedule = _schedule(plan, known)
+        session.work(schedule)
+    except KeyboardInterrupt:
+        return _Done(plans, plan, schedule, True)
+    return _Done(plans, plan, schedule, False)
 
 
 def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
@@ -146,20 +177,32 @@ def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
 
 
 def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
-    """The arms that have runs to do, of a length that nobody knows."""
-    arms = [arm for cell in schedule.cells for arm in cell]
-    return [arm for arm in arms if schedule.stage(arm).missing and not costs.knows(arm)]
+    """The arms that have runs to do, of a length that nobody knows: first one of each cell, then the next."""
+    in_turn = [arm for arms in zip_longest(*schedule.cells) for arm in arms if arm is not None]
+    return [arm for arm in in_turn if schedule.stage(arm).missing and not costs.knows(arm)]
 
 
-def _fitting(plan: Plan, known: Sequence[RunRecord], costs: Costs, available_s: float) -> Plan:
-    """As much of the plan as fits into the time, given what is finished already."""
+def _predictor(known: Sequence[RunRecord], costs: Costs) -> Callable[[Plan, PlannedCell], float]:
+    """Plan, cell -> seconds of work until the cell is finished, given what is finished already."""
+    by_cell: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
+    for record in known:
+        by_cell[record.spec.task_hash, record.spec.batch_size].append(record)
 
     def remaining_s(plan: Plan, cell: PlannedCell) -> float:
         arms = plan.arms(cell)
-        schedule = Schedule([arms], known)
+        schedule = Schedule([arms], by_cell[cell.task_hash, cell.batch_size])
         return math.fsum(costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
 
-    return fit(plan, remaining_s, USABLE_PART * available_s)
+    return remaining_s
+
+
+def _to_answer_with(plans: Sequence[Plan], worked_on: Plan, records: Sequence[RunRecord]) -> tuple[Plan, Schedule]:
+    """The largest plan that is finished; if none is, the one that was worked on."""
+    for plan in plans:
+        schedule = _schedule(plan, records)
+        if schedule.is_complete:
+            return plan, schedule
+    return worked_on, _schedule(worked_on, records)
 
 
 def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: bool) -> tuple[str, ...]:
@@ -178,11 +221,11 @@ def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: b
     return cuts
 
 
-def _provenance(request: Request, plan: Plan, engine: Engine, started_at: str) -> dict[str, Any]:
+def _provenance(request: Request, plan: Plan, engine: str, started_at: str) -> dict[str, Any]:
     tuning_seeds = range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + plan.n_tuning_seeds)
     return {
         **environment(),
-        "engine": f"{engine.name}, {engine.workers} workers, one thread each",
+        "engine": engine,
         "seeds": {"evaluation": list(range(plan.n_seeds)), "tuning": list(tuning_seeds)},
         "budget": request.budget,
         "started_at": started_at,

@@ -11,7 +11,7 @@ from normkit.lab.records import Role, RunRecord
 from normkit.lab.schedule import Arm, Stage
 
 # A run of this many steps tells what a step costs; the training loop times all after the first 5.
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS = 12
 
 # Of the learning rates that tuning adds to its grid, this many are expected for each arm.
 EXPECTED_ADDED_RATES = 1.0
@@ -20,7 +20,9 @@ EXPECTED_ADDED_RATES = 1.0
 # of statistics on one of them.
 EVALUATION_OVERHEAD = 3.0
 
+# What is expected of a run of which nothing is known, and at least of any: a run that is missing is never free.
 _UNKNOWN_S = 1.0
+_LEAST_S = 1e-3
 
 
 class Costs:
@@ -54,7 +56,7 @@ class Costs:
         """Seconds that one run of an arm will take."""
         walls = self._wall_s.get((arm.task_hash, arm.norm, arm.batch_size, role, arm.steps))
         if walls:
-            return median(walls)
+            return max(median(walls), _LEAST_S)
         steps = self._step_s.get((arm.task_hash, arm.norm, arm.batch_size))
         if not steps:
             alike = [
@@ -63,7 +65,7 @@ class Costs:
             steps = [s for found in alike for s in found]
         if not steps:
             return _UNKNOWN_S
-        return arm.steps * median(steps) + self._scoring_s(arm.task_hash, role)
+        return max(arm.steps * median(steps) + self._scoring_s(arm.task_hash, role), _LEAST_S)
 
     def remaining_s(self, arm: Arm, now: Stage) -> float:
         """Seconds of work until an arm has ended, as far as can be told."""

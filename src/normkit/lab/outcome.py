@@ -93,6 +93,8 @@ def advice(scores: Sequence[Score], found: Contest | None) -> str:
     waiting = [score for score in scores if score.status == "not-run"]
     if waiting:
         return f"Not finished: {_join(score.norm for score in waiting)} still to run. The same command goes on."
+    if all(score.status == "impossible" for score in scores):
+        return f"{_capital(_join(_called(score.norm) for score in scores))}: impossible at this batch size."
     troubles = "".join(f" {_trouble(score)}" for score in scores if score.status != "done")
     if found is None:
         return f"No norm finished all its runs.{troubles}"
@@ -100,19 +102,18 @@ def advice(scores: Sequence[Score], found: Contest | None) -> str:
 
 
 def _verdict(by_norm: Mapping[str, Score], found: Contest) -> str:
-    n_seeds = by_norm[found.best].n_runs
-    losers = sorted(
-        ((v.difference.mean, norm) for norm, v in found.versus_best.items() if norm not in found.winners),
-    )
-    behind = _join(f"{_called(norm)} is {gap:.2g} nats worse" for gap, norm in losers)
+    best = _called(found.best)
     if not found.versus_best:
-        return f"{_capital(_called(found.best))} is the only one that finished all its runs."
-    if len(found.winners) == 1:
-        return f"Use {_called(found.best)}: {behind}."
+        return f"{_capital(best)} is the only one that finished all its runs."
+    n_seeds = by_norm[found.best].n_runs
     winners = [_called(norm) for norm in found.winners]
-    if losers:
-        return f"Use {_join(winners, 'or')}, a tie at {n_seeds} seeds: {behind} than {_called(found.best)}."
-    return f"No difference found between {_join(winners)} at {n_seeds} seeds."
+    gaps = sorted((v.difference.mean, norm) for norm, v in found.versus_best.items() if norm not in found.winners)
+    if not gaps:
+        return f"No difference found between {_join(winners)} at {n_seeds} seeds."
+    behind = _join(f"{_called(norm)} is {gap:.2g} nats worse" for gap, norm in gaps)
+    if len(winners) == 1:
+        return f"Use {best}: {behind}."
+    return f"Use {_join(winners, 'or')}, a tie at {n_seeds} seeds: {behind} than {best}."
 
 
 def _trouble(score: Score) -> str:

@@ -9,14 +9,15 @@ The order of cuts, each only as far as needed:
 5. tasks, from the last, down to one.
 
 Never the steps of a run and never a rule by which winners are called. A cell that is finished already costs
-nothing and is never cut. What still does not fit is left for the same command to take up again.
+nothing and is never cut. What still does not fit is left for the same command to take up again: given often
+enough, it gets everything done that was asked for.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from normkit.errors import ArgumentError
@@ -108,19 +109,46 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{n}{unit}" for n, unit in parts if n) or "0s"
 
 
-def fit(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float], available_s: float) -> Plan:
-    """The plan, cut in the fixed order until the work that remains fits; the smallest plan if nothing fits.
+def reductions(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float]) -> Iterator[Plan]:
+    """The plan itself, then ever smaller ones, each by one cut in the fixed order."""
+    yield plan
+    while plan.n_seeds > MIN_SEEDS:
+        yield (plan := replace(plan, n_seeds=plan.n_seeds - 1))
+    while plan.n_tuning_seeds > MIN_TUNING_SEEDS:
+        yield (plan := replace(plan, n_tuning_seeds=plan.n_tuning_seeds - 1))
+    longest = max(len(cell.learning_rates) for cell in plan.cells)
+    while plan.n_rates_dropped < longest - MIN_LEARNING_RATES:
+        yield (plan := replace(plan, n_rates_dropped=plan.n_rates_dropped + 1))
+    open_cells = [cell for cell in plan.cells if remaining_s(plan, cell)]
+    while len(sizes := sorted({cell.batch_size for cell in open_cells})) > MIN_BATCH_SIZES:
+        cut = [cell for cell in open_cells if cell.batch_size == sizes[len(sizes) // 2]]
+        open_cells = [cell for cell in open_cells if cell not in cut]
+        yield (plan := _without(plan, cut))
+    while len(tasks := list(dict.fromkeys(cell.task for cell in open_cells))) > 1:
+        cut = [cell for cell in open_cells if cell.task == tasks[-1]]
+        open_cells = [cell for cell in open_cells if cell not in cut]
+        yield (plan := _without(plan, cut))
+
+
+def fit(plans: Sequence[Plan], remaining_s: Callable[[Plan, PlannedCell], float], available_s: float) -> Plan:
+    """The plan to work on: the largest that will be finished in time, or else the smallest.
+
+    If that one is finished already, a larger one is begun, though it takes more than one such command.
 
     Args:
-        plan: everything asked for.
+        plans: everything asked for, then ever less of it, as :func:`reductions` gives them.
         remaining_s: plan, cell -> predicted seconds of work until the cell is finished.
         available_s: seconds of work that can be done, all workers together.
     """
-    for smaller in _reductions(plan, remaining_s):
-        plan = smaller
-        if math.fsum(remaining_s(plan, cell) for cell in plan.cells) <= available_s:
-            break
-    return plan
+    last = plans[0]
+    for plan in plans:
+        work_s = math.fsum(remaining_s(plan, cell) for cell in plan.cells)
+        if not work_s:
+            return last
+        if work_s <= available_s:
+            return plan
+        last = plan
+    return last
 
 
 def describe_cuts(asked: Plan, kept: Plan, budget_s: float) -> tuple[str, ...]:
@@ -142,27 +170,6 @@ def describe_cuts(asked: Plan, kept: Plan, budget_s: float) -> tuple[str, ...]:
         what = f"{name} at batch size {' and '.join(sizes)}" if name in kept_tasks else name
         sentences.append(f"{what} was left out, {why}.")
     return tuple(sentences)
-
-
-def _reductions(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float]) -> Iterator[Plan]:
-    """The plan itself, then ever smaller ones."""
-    yield plan
-    while plan.n_seeds > MIN_SEEDS:
-        yield (plan := replace(plan, n_seeds=plan.n_seeds - 1))
-    while plan.n_tuning_seeds > MIN_TUNING_SEEDS:
-        yield (plan := replace(plan, n_tuning_seeds=plan.n_tuning_seeds - 1))
-    longest = max(len(cell.learning_rates) for cell in plan.cells)
-    while plan.n_rates_dropped < longest - MIN_LEARNING_RATES:
-        yield (plan := replace(plan, n_rates_dropped=plan.n_rates_dropped + 1))
-    open_cells = [cell for cell in plan.cells if remaining_s(plan, cell)]
-    while len(sizes := sorted({cell.batch_size for cell in open_cells})) > MIN_BATCH_SIZES:
-        cut = [cell for cell in open_cells if cell.batch_size == sizes[len(sizes) // 2]]
-        open_cells = [cell for cell in open_cells if cell not in cut]
-        yield (plan := _without(plan, cut))
-    while len(tasks := list(dict.fromkeys(cell.task for cell in open_cells))) > 1:
-        cut = [cell for cell in open_cells if cell.task == tasks[-1]]
-        open_cells = [cell for cell in open_cells if cell not in cut]
-        yield (plan := _without(plan, cut))
 
 
 def _without(plan: Plan, cut: Collection[PlannedCell]) -> Plan:

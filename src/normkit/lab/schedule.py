@@ -157,6 +157,15 @@ class Schedule:
         now = self._stages[arm]
         return [record for spec, record in self._records[arm].items() if _is_used(spec, arm, now)]
 
+    def finished(self) -> list[RunRecord]:
+        """All finished runs of all arms."""
+        return [record for records in self._records.values() for record in records.values()]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every arm has ended."""
+        return all(now.status != "not-run" for now in self._stages.values())
+
     def arm(self, spec: RunSpec) -> Arm:
         """The arm that a run belongs to."""
         return self._arms[_identity(spec)]

@@ -53,11 +53,14 @@ class Session:
         """Seconds until this session has to stop."""
         return self._ends_at - time.monotonic()
 
-    def calibrate(self, arms: Sequence[Arm]) -> None:
+    def calibrate(self, arms: Sequence[Arm], at_most_s: float) -> None:
         """Learn what runs of these arms cost, from runs of a few steps each, which are not kept."""
         waiting = [_calibration(arm) for arm in arms]
         running: set[RunSpec] = set()
+        ends_at = time.monotonic() + at_most_s
         while (waiting or running) and self.left_s() > 0:
+            if time.monotonic() > ends_at:
+                waiting.clear()
             while waiting and self._engine.free:
                 running.add(waiting[0])
                 self._engine.submit(waiting.pop(0))
@@ -95,28 +98,26 @@ class Session:
                 self._engine.submit(spec)
 
     def _next(self, schedule: Schedule) -> RunSpec | None:
-        """The first missing run that will end in time, of the first cell that is open or will."""
-        open_s = 0.0  # work left in the cells before, which goes first
+        """The first missing run of the first cell that is begun already or will be finished in time.
+
+        Half a cell answers nothing. But if no cell will be finished, and nothing else is done either, the first
+        one is begun: then the same command, given again and again, finishes it some time.
+        """
+        work_s = 0.0  # in this cell and those before, which go first
         for cell in schedule.cells:
             cell_s = math.fsum(self._costs.remaining_s(arm, schedule.stage(arm)) for arm in cell)
-            if not cell_s:
-                continue
-            if not self._may_work_on(cell, cell_s + open_s, schedule):
-                continue
-            open_s += cell_s
-            for spec in schedule.missing(cell):
-                if self._costs.run_s(schedule.arm(spec), spec.role) <= self.left_s():
+            if schedule.is_open(cell) or work_s + cell_s <= self.left_s() * self._engine.workers:
+                work_s += cell_s
+                if (spec := self._first(schedule.missing(cell), schedule)) is not None:
                     return spec
-        return None
+        if self.computed or schedule.running:
+            return None
+        return self._first([spec for cell in schedule.cells for spec in schedule.missing(cell)], schedule)
 
-    def _may_work_on(self, cell: Sequence[Arm], needed_s: float, schedule: Schedule) -> bool:
-        """A cell is begun only if it will be finished in time: half a cell answers nothing.
-
-        Unless nothing else can be done at all: then the same command, given again, finishes it some time.
-        """
-        if needed_s <= self.left_s() * self._engine.workers or schedule.is_open(cell):
-            return True
-        return not self.computed and not schedule.running
+    def _first(self, specs: Sequence[RunSpec], schedule: Schedule) -> RunSpec | None:
+        """The first of some runs that will end before the time is up."""
+        left_s = self.left_s()
+        return next((s for s in specs if self._costs.run_s(schedule.arm(s), s.role) <= left_s), None)
 
     def _save(self, record: RunRecord, schedule: Schedule) -> None:
         self._store.add(record)
@@ -154,7 +155,7 @@ class Session:
 
     def _remaining_s(self, schedule: Schedule, arms: Sequence[Arm]) -> float:
         work_s = math.fsum(self._costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
-        return max(0.0, min(work_s / self._engine.workers, self.left_s()))
+        return max(0.0, min(work_s / max(self._engine.workers, 1), self.left_s()))
 
     def _label(self, spec: RunSpec) -> str:
         parts = (self._names[spec.task], f"batch {spec.batch_size}", spec.norm, f"lr {spec.learning_rate:g}")

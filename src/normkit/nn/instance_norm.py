@@ -189,7 +189,7 @@ def checked_instance_norm(
             stacklevel=4,
         )
     batch = x if batched else x.unsqueeze(0)
-    y = instance_norm(batch, mean, var, w, b, own_statistics, momentum, eps)
+    y = _checks.as_call(call, instance_norm, batch, mean, var, w, b, own_statistics, momentum, eps)
     return y if batched else y.squeeze(0)
 
 

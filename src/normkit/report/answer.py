@@ -42,7 +42,7 @@ class ScoreView:
     accuracy: str
     note: str  # why there is no plain score: "diverged in 2 of 5 runs", or empty
     short_note: str  # the same for a narrow column: "2/5 diverged"
-    behind: float | None  # nats behind the best of the row; None where there is no score
+    behind: float | None  # nats behind the best of the row; None without a score, or while nobody has won
     is_tuned: bool  # False: the best learning rate still sits at the edge of the grid
     is_asked: bool = True  # False: the task does not compare this norm; another task does
 
@@ -100,7 +100,7 @@ def answer(comparison: Comparison) -> AnswerView:
     norms = tuple(_norm(name, rows) for name in comparison.norms)
     decided = [row for row in rows if any(s.standing in ("best", "tie") for s in row.scores)]
     return AnswerView(
-        headline=_headline(norms, decided),
+        headline=_headline(norms, decided, len(rows)),
         lead=_lead(norms, decided),
         n_rows=len(rows),
         norms=norms,
@@ -114,11 +114,10 @@ def in_words(norm: str) -> str:
     return FULL_NAMES.get(norm, norm)
 
 
-def best_mean(cell: Cell) -> float | None:
-    """The lowest mean of the winners, or of whoever has a score when nobody won."""
-    scored = [s for s in cell.scores if s.nll is not None]
-    winning = [s for s in scored if s.norm in cell.winners] or scored
-    return min((s.nll.mean for s in winning if s.nll is not None), default=None)
+def _best_mean(cell: Cell) -> float | None:
+    """The lowest mean of the winners; None while nobody has won."""
+    means = (s.nll.mean for s in cell.scores if s.norm in cell.winners and s.nll is not None)
+    return min(means, default=None)
 
 
 def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
@@ -126,7 +125,7 @@ def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
 
 
 def _row(cell: Cell, norms: Sequence[str]) -> RowView:
-    best = best_mean(cell)
+    best = _best_mean(cell)
     scores = {score.norm: _score(score, cell, best) for score in cell.scores}
     return RowView(cell.task, cell.batch_size, tuple(scores.get(n) or _not_asked(n) for n in norms), cell.advice)
 
@@ -186,15 +185,17 @@ def _place(row: RowView) -> str:
     return f"{row.task}, batch {row.batch_size}"
 
 
-def _headline(norms: Sequence[NormView], decided: Sequence[RowView]) -> str:
+def _headline(norms: Sequence[NormView], decided: Sequence[RowView], n_rows: int) -> str:
     if not decided:
         return "Nothing finished yet, so there is no answer."
     most = max(norm.n_best for norm in norms)
     leaders = [in_words(norm.name) for norm in norms if norm.n_best == most]
     first = _capital(wording.listing(leaders))
+    unfinished = "finished " if len(decided) < n_rows else ""
     if len(decided) == 1:
-        return f"{first} cannot be told apart." if len(leaders) > 1 else f"{first} beats every other norm."
-    rows = "every row" if most == len(decided) else f"{most} of {len(decided)} rows"
+        verb = "tie for best" if len(leaders) > 1 else "is best"
+        return f"{first} {verb}{' in the one row that finished' if unfinished else ''}."
+    rows = f"every {unfinished}row" if most == len(decided) else f"{most} of {len(decided)} {unfinished}rows"
     verb = "is" if len(leaders) == 1 else "are each"
     return f"{first} {verb} best or tied for best in {rows}."
 

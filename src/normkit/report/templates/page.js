@@ -93,30 +93,23 @@
   }
   if (tabs.length) pick(tabs[0].dataset.task);
 
-  function csv(rows) {
-    const columns = [...new Set(rows.flatMap(Object.keys))];
-    const field = (value) => {
-      const text = value === null || value === undefined ? "" : String(value);
-      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-    };
-    return [columns, ...rows.map((row) => columns.map((column) => row[column]))]
-      .map((line) => line.map(field).join(",") + "\r\n")
-      .join("");
-  }
-  // The columns of a run: what determined it, what came of it; curve and provenance stay with the JSONL.
-  function flat({ spec, metrics, curve, provenance, ...outcome }) {
-    return { ...spec, ...outcome, ...metrics };
-  }
+  const field = (value) => {
+    const text = value === null ? "" : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const forms = {
-    csv: (runs) => ["text/csv", csv(runs.map(flat))],
-    jsonl: (runs) => ["application/x-ndjson", runs.map((run) => JSON.stringify(run) + "\n").join("")],
+    csv: ({ columns, rows }) => ["text/csv", [columns, ...rows].map((row) => row.map(field).join(",") + "\r\n")],
+    jsonl: ({ columns, rows }) => [
+      "application/x-ndjson",
+      rows.map((row) => JSON.stringify(Object.fromEntries(row.map((value, i) => [columns[i], value]))) + "\n"),
+    ],
   };
   for (const button of document.querySelectorAll("[data-download]")) {
     button.addEventListener("click", () => {
       const form = button.dataset.download;
-      const [type, text] = forms[form](JSON.parse(document.getElementById("runs").textContent));
+      const [type, lines] = forms[form](JSON.parse(document.getElementById("runs").textContent));
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([text], { type }));
+      link.href = URL.createObjectURL(new Blob(lines, { type }));
       link.download = `normkit-runs.${form}`;
       link.click();
       URL.revokeObjectURL(link.href);
