@@ -1,6 +1,6 @@
 """Filling torch.compile's cache on disk before anything is timed, on all cores.
 
-Compiling the full grid one graph at a time takes most of an hour on slow machines; the timing process then finds
+A graph takes some three seconds to compile, and the full grid has 256. The timing process then finds
 every graph in the cache and loads it in a fraction of a second.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def precompile(
     context = multiprocessing.get_context("spawn")
     with (
         _no_helpers_of_their_own(),
-        context.Pool(n_workers, torch.set_num_threads, (n_threads,)) as pool,  # leaving it ends what still compiles
+        context.Pool(n_workers, _start, (n_threads,)) as pool,  # leaving it ends what still compiles
     ):
         results = pool.imap_unordered(_compile_named, workloads)
         for n_done in range(1, len(workloads) + 1):
@@ -59,6 +60,12 @@ def precompile(
                 del missing[workload]
             on_done(n_done)
     return missing
+
+
+def _start(n_threads: int) -> None:
+    """Ready a worker: Ctrl-C is for the process that started it, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(n_threads)
 
 
 def _compile_named(workload: Workload) -> tuple[Workload, str]:
