@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from normkit.errors import ArgumentError, DeviceError, DtypeError, NormkitError, ShapeError
+from normkit.errors import ArgumentError, DeviceError, DtypeError, NormkitError, ShapeError, SingleValueError
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LOW_PRECISION = (torch.bfloat16, torch.float16)
@@ -193,7 +193,7 @@ def channels(call: str, x: Tensor, expected: int, axis: int = 1) -> None:
 def values_per_statistic(call: str, x: Tensor, count: int, unit: str, advice: str) -> None:
     """More than one value enters each statistic: of one value, the normalized output is 0 whatever it was."""
     if count == 1 and x.numel() > 0:
-        raise ShapeError(
+        raise SingleValueError(
             f"{call}: expected more than 1 value per {unit}, got 1 in input of shape {list(x.shape)}; "
             f"the output would not depend on the input; {advice}."
         )

@@ -17,6 +17,10 @@ class ShapeError(NormkitError, ValueError, RuntimeError):
     """A tensor has the wrong rank or sizes. torch raises ValueError for some of these, RuntimeError for others."""
 
 
+class SingleValueError(ShapeError):
+    """A mean and variance would be taken of a single value, and the output would not depend on the input."""
+
+
 class DtypeError(NormkitError, TypeError, NotImplementedError):
     """An argument has another type than the call takes: integers, complex numbers, a list, a string for eps.
 
