@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: compare test lint clean
+.PHONY: compare test lint bench clean
 
 compare: $(VENV)/.lab
 	$(BIN)/normkit compare --store out/normkit.sqlite --report out/report.html $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.lab
+	$(BIN)/normkit bench $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests
