@@ -33,14 +33,15 @@ $(VENV)/.base: $(INPUTS)
 	$(PIP) setuptools wheel torch numpy
 	touch $@
 
+# Each set of packages holds the one before.
 $(VENV)/.lab: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[lab]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[test]'
-	touch $@
+	touch $(VENV)/.lab $@
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[dev]'
-	touch $@
+	touch $(VENV)/.lab $(VENV)/.test $@
