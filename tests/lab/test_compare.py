@@ -20,6 +20,7 @@ from lab.fakes import Inline
 from normkit.errors import ArgumentError, EngineError, MissingExtraError, StoreError, TaskError
 from normkit.lab import Comparison, Progress, RunRecord, RunSpec, Score
 from normkit.lab.compare import compare
+from normkit.lab.costs import CALIBRATION_STEPS
 from normkit.lab.engines.base import Died, Event
 from normkit.lab.engines.local import LocalEngine
 from normkit.lab.loading import load_task
@@ -265,6 +266,7 @@ PROCESS = f"""
 import sys, time; sys.path.insert(0, {TESTS!r})
 from lab import fakes
 from normkit.lab.compare import compare
+from normkit.lab.costs import CALIBRATION_STEPS
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 progress = lambda p: print(p.done, flush=True)
 result = compare(
@@ -381,7 +383,7 @@ def take(seconds_per_step: float) -> Callable[[RunSpec], RunRecord]:
 
 
 def test_a_budget_is_kept_and_the_same_command_gets_it_all_done_in_the_end(store: Path) -> None:
-    # About 250 runs of 20 or 12 ms one after the other: some 4 s, in parts of 1 s. The engine says that it has two
+    # About 250 runs of 20 or 16 ms one after the other: some 4 s, in parts of 1 s. The engine says that it has two
     # workers and has one, so that predictions are half of the truth.
     n_kept, cuts = 0, []
     for _ in range(20):
@@ -412,6 +414,31 @@ def test_the_first_cell_is_begun_even_if_it_cannot_be_finished(store: Path) -> N
     with Store(store) as kept:
         assert len(kept) == sum(counts)
         assert {record.spec.batch_size for record in kept.records()} == {2}
+
+
+def test_if_predictions_were_too_long_the_time_left_is_used() -> None:
+    def run(spec: RunSpec) -> RunRecord:
+        record = take(0.0)(spec)
+        return replace(record, ms_per_step=300.0) if spec.steps == CALIBRATION_STEPS else record
+
+    engine = Inline(run)
+    result = compare([TOY, "digits-mlp"], norms=NORMS, batch_sizes=[2, 4, 8], budget=20, engine=engine)
+    cells = list(dict.fromkeys((Path(spec.task).stem, spec.batch_size) for spec in engine.ran[30:]))
+    assert cells[:3] == [("toy_task", 2), ("toy_task", 8), ("toy_task", 4)]  # 4 and the other task were cut at first
+    assert result.cut == ()
+    assert len(result.cells) == 6
+    assert result.wall_s < 15
+
+
+def test_what_is_finished_is_in_the_answer_also_where_the_time_was_up(store: Path) -> None:
+    def run(spec: RunSpec) -> RunRecord:
+        if spec.task != TOY and spec.batch_size == 16 and spec.role == "evaluate":
+            raise KeyboardInterrupt
+        return fakes.run(spec)
+
+    part = run_fakes(run, tasks=[TOY, "digits-mlp"], budget="1m")
+    statuses = [{score.status for score in cell.scores} for cell in part.cells]
+    assert statuses == [{"done"}, {"done"}, {"done"}, {"not-run"}]
 
 
 def test_measuring_leaves_time_for_the_work(store: Path) -> None:
@@ -521,7 +548,7 @@ def test_a_task_of_the_user_is_really_trained(tmp_path: Path, store: Path) -> No
     assert set(eight["batch"].evaluations) == {"running", "batch", "recomputed"}
     assert found.tasks[0].text == str(path)
     assert {r.spec.task for r in found.records} == {str(path)}
-    path.write_text(Path(TOY).read_text().replace("else 12", "else 13"))
+    path.write_text(Path(TOY).read_text().replace("else 16", "else 17"))
     edited = compare(str(path), batch_sizes=[8], norms=["none"], workers=1, store=store, budget="2m")
     assert edited.n_resumed == 0  # an edited task is another task
 
@@ -573,6 +600,7 @@ def test_importing_the_laboratory_is_light() -> None:
 CTRL_C = f"""
 import sys; sys.path.insert(0, {TESTS!r})
 from normkit.lab.compare import compare
+from normkit.lab.costs import CALIBRATION_STEPS
 from normkit.lab.engines.base import Died, Event
 from normkit.lab.engines.local import LocalEngine
 engine = LocalEngine("lab.fakes:run_slowly", workers=2)

@@ -22,7 +22,7 @@ from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
 from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, reductions
 from normkit.lab.provenance import environment, timestamp
-from normkit.lab.records import PROTOCOL, RunRecord
+from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
@@ -101,9 +101,9 @@ def compare(
             costs = Costs(known)
             names = {info.text: info.name for info in request.tasks}
             session = Session(at_work, kept, costs, names, _end(request, started), on_progress)
-            done = _work(request, session, costs, known, at_work.workers)
+            work = _work(request, session, costs, known, at_work.workers)
             where = f"{at_work.workers} workers, one thread each" if at_work.workers else "every run was in the store"
-    plan, schedule = _to_answer_with(done.plans, done.plan, [*known, *done.schedule.finished()])
+    plan, schedule = _to_answer_with(work)
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
     return Comparison(
@@ -112,11 +112,11 @@ def compare(
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
         records=records,
-        cut=_cuts(request, plan, cells, done.is_interrupted),
+        cut=_cuts(request, plan, cells, work.is_interrupted),
         n_resumed=sum(record.spec not in session.computed for record in records),
         n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
-        interrupted=done.is_interrupted,
+        interrupted=work.is_interrupted,
         provenance=_provenance(request, plan, f"{at_work.name}, {where}", started_at),
     )
 
@@ -145,31 +145,55 @@ def _end(request: Request, started: float) -> float:
     return started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What was worked on, and how it ended."""
+@dataclass
+class _Work:
+    """What is being worked on, and what it has brought so far."""
 
     plans: Sequence[Plan]  # everything asked for, and what it may be cut to
     plan: Plan
-    schedule: Schedule
-    is_interrupted: bool
+    records: dict[RunSpec, RunRecord]
+    is_interrupted: bool = False
 
 
-def _work(request: Request, session: Session, costs: Costs, known: Sequence[RunRecord], workers: int) -> _Done:
+def _work(request: Request, session: Session, costs: Costs, known: Sequence[RunRecord], workers: int) -> _Work:
     """Compute as much as fits into the budget."""
-    plans = [request.plan]
-    plan, schedule = request.plan, _schedule(request.plan, known)
+    work = _Work([request.plan], request.plan, {record.spec: record for record in known})
+    everything = _schedule(request.plan, known)
     try:
-        if request.budget_s is not None and not schedule.is_complete:
-            session.calibrate(_unknown(schedule, costs), CALIBRATION_PART * request.budget_s)
-            remaining_s = _predictor(known, costs)
-            plans = list(reductions(request.plan, remaining_s))
-            plan = fit(plans, remaining_s, USABLE_PART * workers * session.left_s())
-            schedule = _schedule(plan, known)
-        session.work(schedule)
+        if request.budget_s is None or everything.is_complete:
+            _work_on(request.plan, work, session)
+        else:
+            session.calibrate(_unknown(everything, costs), CALIBRATION_PART * request.budget_s)
+            _work_while_it_fits(request.plan, work, session, costs, workers)
     except KeyboardInterrupt:
-        return _Done(plans, plan, schedule, True)
-    return _Done(plans, plan, schedule, False)
+        work.is_interrupted = True
+    return work
+
+
+def _work_while_it_fits(asked: Plan, work: _Work, session: Session, costs: Costs, workers: int) -> None:
+    """Plan by the predictions; if they were too long and time is left at the end, plan again."""
+    is_first = True
+    while True:
+        remaining_s = _predictor(list(work.records.values()), costs)
+        available_s = USABLE_PART * workers * session.left_s()
+        work.plans = list(reductions(asked, remaining_s))
+        plan = fit(work.plans, remaining_s, available_s)
+        if not is_first and not 0 < math.fsum(remaining_s(plan, cell) for cell in plan.cells) <= available_s:
+            return
+        if not _work_on(plan, work, session):
+            return
+        is_first = False
+
+
+def _work_on(plan: Plan, work: _Work, session: Session) -> bool:
+    """Compute what a plan lacks; whether it got complete."""
+    schedule = _schedule(plan, list(work.records.values()))
+    work.plan = plan
+    try:
+        session.work(schedule)
+    finally:
+        work.records.update((record.spec, record) for record in schedule.finished())
+    return schedule.is_complete
 
 
 def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
@@ -196,13 +220,17 @@ def _predictor(known: Sequence[RunRecord], costs: Costs) -> Callable[[Plan, Plan
     return remaining_s
 
 
-def _to_answer_with(plans: Sequence[Plan], worked_on: Plan, records: Sequence[RunRecord]) -> tuple[Plan, Schedule]:
-    """The largest plan that is finished; if none is, the one that was worked on."""
-    for plan in plans:
-        schedule = _schedule(plan, records)
-        if schedule.is_complete:
-            return plan, schedule
-    return worked_on, _schedule(worked_on, records)
+def _to_answer_with(work: _Work) -> tuple[Plan, Schedule]:
+    """The plan with the most finished cells; of equals the one that was worked on, else one that lacks least."""
+    records = list(work.records.values())
+    schedules = {plan: _schedule(plan, records) for plan in (work.plan, *work.plans)}
+
+    def standing(plan: Plan) -> tuple[int, bool, int]:
+        n_finished = schedules[plan].n_complete
+        return n_finished, plan == work.plan, n_finished - len(plan.cells)
+
+    best = max(schedules, key=standing)
+    return best, schedules[best]
 
 
 def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: bool) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class Session:
             for event in self._engine.wait(min(SNAPSHOT_EVERY_S, self.left_s())):
                 if isinstance(event, RunRecord):
                     running.discard(event.spec)
-                    self._costs.learn(event)
+                    self._costs.learn_from_short(event)
             if self._on_progress is not None:
                 done = len(arms) - len(waiting) - len(running)
                 note = "measuring how long a step takes"
