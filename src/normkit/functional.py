@@ -153,17 +153,7 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
-    call = "instance_norm"
-    _checks.tensor(call, "input", input)
-    _checks.at_least_2d(call, input)
-    channels = (input.shape[1],)
-    _check_affine(call, input, weight, bias, channels)
-    _check_running(call, input, running_mean, running_var, needed=not use_input_stats)
-    eps = _checks.eps(call, eps)
-    if use_input_stats:
-        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
-        positions = input[0, 0].numel() if input.numel() else 0
-        _checks.values_per_statistic(call, input, positions, "channel of a sample", advice)
+    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting():
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -180,6 +170,23 @@ def instance_norm(
             running_mean.copy_(new_mean)
             running_var.copy_(new_var)
     return y
+
+
+def instance_norm_with_statistics(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Instance normalization in training without side effects: the output, and the new running mean and variance."""
+    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, True, eps)
+    y, moments = composite.instance_norm(input, weight, bias, eps)
+    if moments is None:
+        return y, running_mean, running_var
+    return y, *updated_statistics(running_mean, running_var, moments, input[0, 0].numel(), momentum)
 
 
 def group_norm(
@@ -317,6 +324,28 @@ def _check_batch_norm(
         advice = "use a larger batch, .eval(), or a norm that does not depend on the batch, such as LayerNorm"
         values = x.numel() // x.shape[1] if x.numel() else 0
         _checks.values_per_statistic(call, x, values, "channel when training", advice)
+    return eps
+
+
+def _check_instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    use_input_stats: bool,
+    eps: float,
+) -> float:
+    call = "instance_norm"
+    _checks.tensor(call, "input", x)
+    _checks.at_least_2d(call, x)
+    _check_affine(call, x, weight, bias, (x.shape[1],))
+    _check_running(call, x, running_mean, running_var, needed=not use_input_stats)
+    eps = _checks.eps(call, eps)
+    if use_input_stats:
+        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
+        positions = x[0, 0].numel() if x.numel() else 0
+        _checks.values_per_statistic(call, x, positions, "channel of a sample", advice)
     return eps
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
-from conformance.layers import CLASSES, LayerCase, outputs
+from conformance.layers import LayerCase, outputs
 
 TOLERANCE = 1e-5
 POINTS, STEP = 6, 0.05  # on either side of 0
