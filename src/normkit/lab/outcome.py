@@ -93,6 +93,8 @@ def advice(scores: Sequence[Score], found: Contest | None) -> str:
     waiting = [score for score in scores if score.status == "not-run"]
     if waiting:
         return f"Not finished: {_join(score.norm for score in waiting)} still to run. The same command goes on."
+    if all(score.status == "impossible" for score in scores):
+        return f"{_capital(_join(_called(score.norm) for score in scores))}: impossible at this batch size."
     troubles = "".join(f" {_trouble(score)}" for score in scores if score.status != "done")
     if found is None:
         return f"No norm finished all its runs.{troubles}"
