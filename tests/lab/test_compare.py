@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,11 @@ def test_the_answer_is_what_the_runs_say(whole: Comparison) -> None:
     for cell in whole.cells:
         assert [score.norm for score in cell.scores] == NORMS
         assert cell.winners == ("layer", "rms")
-        assert cell.advice.startswith("Use layer or rms, a tie at 5 seeds: group is 0.2 nats worse, batch is 0.3")
+        assert re.fullmatch(
+            r"Use rms \(lowest mean\); at 5 seeds layer \(\+0\.00\d+\) cannot be told from it\. "
+            r"Group is 0\.2 nats worse, batch 0\.3 and no normalization 0\.7\.",
+            cell.advice,
+        )
     assert (whole.norms, whole.batch_sizes) == (tuple(NORMS), (2, 16))
     assert (whole.cut, whole.interrupted, whole.n_resumed) == ((), False, 0)
     assert whole.n_computed == len(whole.records)
@@ -117,7 +122,10 @@ def test_identical_arms_tie() -> None:
     for cell in run_fakes(fakes.alike).cells:
         assert cell.winners == tuple(NORMS)
         assert {score.p_adjusted for score in cell.scores} == {None, 1.0}
-        assert cell.advice.startswith("No difference found between no normalization, batch, layer, rms and group")
+        assert cell.advice == (
+            "Use no normalization (lowest mean); at 5 seeds batch (+0), group (+0), layer (+0) and rms (+0) cannot be "
+            "told from it."
+        )
 
 
 def test_every_outcome_has_its_place() -> None:
@@ -139,8 +147,8 @@ def test_every_outcome_has_its_place() -> None:
     assert by_norm["batch"].nll is None
     assert found.cells[0].winners == ("layer", "rms")
     assert found.cells[0].advice == (
-        "No difference found between layer and rms at 5 seeds. No normalization diverged in 1 of 5 runs. "
-        "Batch is impossible here. Group failed."
+        "Use rms (lowest mean); at 5 seeds layer (+0.0028) cannot be told from it. "
+        "No normalization diverged in 1 of 5 runs. Batch is impossible here. Group failed."
     )
 
 

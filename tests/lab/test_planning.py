@@ -184,7 +184,7 @@ def test_whole_runs_predict_themselves() -> None:
 
 def test_the_first_runs_of_workers_do_not_spoil_the_prediction() -> None:
     costs = Costs()
-    for norm, overhead in (("none", 5.0), ("batch", 5.0), ("layer", 0.1), ("rms", 0.1), ("group", 0.1)):
+    for norm, overhead in (("none", 5.0), ("batch", 5.0), ("layer", 0.1), ("rms", 0.1)):
         costs.learn_from_short(timed(short(replace(ARM, norm=norm)), overhead_s=overhead, ms=1))
     assert costs.run_s(replace(ARM, norm="none"), "tune") == pytest.approx(1.1)
 

@@ -57,7 +57,7 @@ class Session:
         """Learn what runs of these arms cost, from runs of a few steps each, which are not kept."""
         waiting = [_calibration(arm) for arm in arms]
         running: set[RunSpec] = set()
-        ends_at = time.monotonic() + at_most_s
+        ends_at = math.inf
         while (waiting or running) and self.left_s() > 0:
             if time.monotonic() > ends_at:
                 waiting.clear()
@@ -68,6 +68,8 @@ class Session:
                 if isinstance(event, RunRecord):
                     running.discard(event.spec)
                     self._costs.learn_from_short(event)
+                    # From the first result on: before it the workers start, which tells nothing about runs.
+                    ends_at = min(ends_at, time.monotonic() + at_most_s)
             if self._on_progress is not None:
                 done = len(arms) - len(waiting) - len(running)
                 note = "measuring how long a step takes"
