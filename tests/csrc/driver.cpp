@@ -52,6 +52,24 @@ Bytes numbers(int64_t n, DType dtype, uint32_t seed, bool hard) {
   return bytes;
 }
 
+// One bit pattern for every NaN: IEEE leaves its sign and payload to the instruction that made it.
+Bytes one_nan(Bytes bytes, DType dtype) {
+  const auto settle = [&bytes]<class Bits>(Bits infinity, Bits magnitude) {
+    for (size_t i = 0; i + sizeof(Bits) <= bytes.size(); i += sizeof(Bits)) {
+      Bits bits;
+      std::memcpy(&bits, &bytes[i], sizeof bits);
+      if (Bits(bits & magnitude) > infinity) std::memcpy(&bytes[i], &magnitude, sizeof bits);
+    }
+  };
+  switch (dtype) {
+    case DType::kFloat32: settle(uint32_t{0x7f800000u}, uint32_t{0x7fffffffu}); break;
+    case DType::kBFloat16: settle(uint16_t{0x7f80u}, uint16_t{0x7fffu}); break;
+    case DType::kFloat16: settle(uint16_t{0x7c00u}, uint16_t{0x7fffu}); break;
+    case DType::kFloat64: settle(uint64_t{0x7ff0000000000000u}, uint64_t{0x7fffffffffffffffu}); break;
+  }
+  return bytes;
+}
+
 struct Case {
   RowNorm norm;
   DType dtype;
@@ -84,7 +102,8 @@ std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor parall
   if (c.norm == RowNorm::kRmsNorm) g.db = {};
   if (c.add) g.dz = dz.data(), g.dropped = dropped.data(), g.dropout = f.dropout;
   kernels.rows.backward(g);
-  return {y, z, stats, dx, dropped, dw, db};
+  return {one_nan(y, c.dtype),       one_nan(z, c.dtype),  one_nan(stats, stats_dtype), one_nan(dx, c.dtype),
+          one_nan(dropped, c.dtype), one_nan(dw, c.parameters), one_nan(db, c.parameters)};
 }
 
 }  // namespace
