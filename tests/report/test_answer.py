@@ -102,6 +102,14 @@ def test_the_safest_choice_is_the_one_that_loses_least_at_worst() -> None:
     )
 
 
+def test_a_norm_that_was_asked_for_in_some_rows_only_is_no_safest_choice() -> None:
+    rows = (
+        cell(2, {"batch": 0.2, "layer": 0.15}, "layer"),
+        cell(64, {"batch": 0.1, "layer": 0.12, "instance": 0.1}, "batch"),
+    )
+    assert "safest single choice is LayerNorm" in answer(small(*rows)).lead
+
+
 def test_rows_where_nothing_finished_do_not_count() -> None:
     view = answer(small(cell(2, {"batch": None}), cell(4, {"batch": None})))
     assert view.headline == "Nothing finished yet, so there is no answer."

@@ -176,7 +176,7 @@ def _norm(name: str, rows: Sequence[RowView]) -> NormView:
         n_best=len([1 for _, score in mine if score.standing in ("best", "tie")]),
         worst=worst,
         worst_where=worst_where,
-        is_everywhere=bool(mine) and all(score.status == "done" for _, score in mine),
+        is_everywhere=len(mine) == len(rows) and all(score.status == "done" for _, score in mine),
         troubles=", ".join(f"{words} in {wording.count(n, 'row')}" for words, n in counts.items() if n),
     )
 
