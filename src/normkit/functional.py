@@ -253,7 +253,7 @@ def add_layer_norm(
     p = _check_add("add_layer_norm", input, residual, dropout_p, training)
     shape, eps = _checks.as_call("add_layer_norm", _check_layer_norm, input, normalized_shape, weight, bias, eps)
     if _exporting():
-        total = torch.nn.functional.dropout(input, p) + residual
+        total = torch.nn.functional.dropout(input, dropout_p, training) + residual
         return layer_norm(total, shape, weight, bias, eps), total
     return rows.add_by_any("layer_norm", _autocast(input), residual, len(shape), weight, bias, eps, p)
 
@@ -279,7 +279,7 @@ def add_rms_norm(
         eps = _rms_eps(input)
     shape, eps = _checks.as_call("add_rms_norm", _check_rms_norm, input, normalized_shape, weight, eps)
     if _exporting():
-        total = torch.nn.functional.dropout(input, p) + residual
+        total = torch.nn.functional.dropout(input, dropout_p, training) + residual
         return rms_norm(total, shape, weight, eps), total
     return rows.add_by_any("rms_norm", input, residual, len(shape), weight, None, eps, p)
 

@@ -54,7 +54,7 @@ def add_by_any(
     if path == "kernel":
         w, b = (None if p is None else p.contiguous() for p in (w, b))
         return _add_by_kernel(norm, x.contiguous(), residual.contiguous(), n_axes, w, b, eps, dropout_p)
-    dropped = torch.nn.functional.dropout(x, dropout_p)
+    dropped = torch.nn.functional.dropout(x, dropout_p) if dropout_p > 0 else x
     if path == "operator":
         return ops.add_row_norm(norm, dropped, residual, n_axes, w, b, eps)
     z = dropped + residual
