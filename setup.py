@@ -63,7 +63,7 @@ class BuildKernels(build_ext):
         except Exception as error:
             library.unlink(missing_ok=True)
             library.parent.mkdir(parents=True, exist_ok=True)
-            reason.write_text(f"{type(error).__name__}: {error}\n")
+            reason.write_text(f"{type(error).__name__} when the package was built: {str(error)[:200]}\n")
             self.warn(f"normkit's compiled kernels were not built ({error}); the package works without them")
         else:
             reason.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normkit.moments import Moments, centre, power_of_two_scale, scaled_eps
+from normkit.moments import Moments, centre, mean_over, power_of_two_scale, scaled_eps, spread
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -36,9 +36,15 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     axes = tuple(range(-n_axes, 0))
     scale = power_of_two_scale(wide.detach().abs().amax(axes, keepdim=True), eps)
     scaled = wide * scale
+<<<<<<< HEAD
     mean_square = (scaled * scaled).mean(axes, keepdim=True)
     x_hat = scaled * (1 / torch.sqrt(mean_square + scaled_eps(scale, eps)))
     return in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
+=======
+    mean_square = mean_over(scaled * scaled, axes)
+    x_hat = scaled * spread(1 / torch.sqrt(mean_square + scaled_eps(scale, eps)), scaled)
+    return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
+>>>>>>> main
 
 
 def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
@@ -89,7 +95,7 @@ def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Mo
     if x.numel() == 0:
         return x, None
     centred, moments = centre(x, axes, eps)
-    return centred * moments.rstd(eps), moments
+    return centred * spread(moments.rstd(eps), centred), moments
 
 
 def widen(x: Tensor) -> Tensor:
@@ -100,9 +106,9 @@ def widen(x: Tensor) -> Tensor:
 def _affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
     """x̂·w + b; parameters of 16 bits are widened, so that their gradients are summed in float32."""
     if w is not None:
-        x_hat = x_hat * widen(w)
+        x_hat = x_hat * spread(widen(w), x_hat)
     if b is not None:
-        x_hat = x_hat + widen(b)
+        x_hat = x_hat + spread(widen(b), x_hat)
     return x_hat
 
 

@@ -64,6 +64,45 @@ def power_of_two_scale(magnitude: Tensor, eps: float) -> Tensor:
     return torch.exp2(-torch.floor(torch.log2(largest))).clamp(tiny, 1 / tiny)
 
 
+def mean_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mean over the axes, kept with size 1, one run of axes at a time.
+
+    torch adds in blocks along a run of axes that lie side by side in memory, but chains one run after another:
+    over 65,536 samples of two positions, channels between them, its mean is off by some hundred ulp.
+    """
+    for run in _runs(x, axes):
+        x = x.mean(run, keepdim=True)
+    return x
+
+
+def spread(t: Tensor, like: Tensor) -> Tensor:
+    """t, to be broadcast against ``like``, expanded one axis at a time, so that its gradient is summed so.
+
+    The gradient may lie in memory in another order than ``like``, so no two axes are taken together.
+    """
+    if like.is_nested:
+        return t
+    t = t[(None,) * (like.dim() - t.dim())]
+    missing = [axis for axis in range(like.dim()) if t.shape[axis] != like.shape[axis]]
+    for axis in missing[:-1]:  # broadcasting does the last
+        t = t.expand(*t.shape[:axis], like.shape[axis], *t.shape[axis + 1 :])
+    return t
+
+
+def _runs(x: Tensor, axes: tuple[int, ...]) -> list[list[int]]:
+    """The axes in runs that lie side by side in memory; each by itself while compiling, which lays out anew."""
+    if len(axes) == 1 or torch.compiler.is_compiling():
+        return [[axis] for axis in axes]
+    strides = x.stride()
+    runs: list[list[int]] = []
+    for axis in sorted((axis % x.dim() for axis in axes), key=lambda axis: -strides[axis]):
+        if runs and strides[runs[-1][-1]] == x.shape[axis] * strides[axis]:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return runs
+
+
 def centre(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments]:
     """The centred, scaled values c and the moments of x over the axes.
 
@@ -76,10 +115,10 @@ def centre(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moment
     # A constant slice has c = 0 at any scale, and at scale 1 eps keeps its weight beside a variance of 0.
     scale = torch.where(low == high, 1, scale)
     scaled = x * scale
-    shift = scaled.detach().mean(axes, keepdim=True)
+    shift = mean_over(scaled.detach(), axes)
     shift = torch.minimum(torch.maximum(shift, low * scale), high * scale)
     deviation = scaled - shift
-    correction = deviation.mean(axes, keepdim=True)
-    centred = deviation - correction
-    variance = (centred * centred).mean(axes, keepdim=True)
+    correction = mean_over(deviation, axes)
+    centred = deviation - spread(correction, deviation)
+    variance = mean_over(centred * centred, axes)
     return centred, Moments(scale, shift, correction, variance)

@@ -1,9 +1,12 @@
 """Outputs and gradients in the dtype that is computed in, against the reference in float64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from conformance.layers import CASES, LayerCase, every_layer, outputs
+from conformance.layouts import channels_last, contiguous, permuted, strided
 from conformance.oracle import exact
 
 OFFSETS = (0.0, 3.0, 30.0, 1e2, 1e4, 1e6)
@@ -11,11 +14,13 @@ OFFSETS = (0.0, 3.0, 30.0, 1e2, 1e4, 1e6)
 WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 129, 257, 1000, 2049, 4097)
 
 
-def check_against_reference(case: LayerCase, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+def check_against_reference(
+    case: LayerCase, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], mean_of_dy: float = 0.0
+) -> None:
     """y, dx, dw and db for a random dy."""
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
     ys = outputs(layer(*inputs))
-    dys = tuple(torch.randn(y.shape, dtype=torch.float64).to(y) for y in ys)
+    dys = tuple((torch.randn(y.shape, dtype=torch.float64) + mean_of_dy).to(y) for y in ys)
     oracle = exact(case, layer, inputs, dys)
     parameters = dict(layer.named_parameters())
     gradients = torch.autograd.grad(ys, [*inputs, *parameters.values()], dys)
@@ -50,6 +55,21 @@ def test_float64_at_any_offset(case: LayerCase, offset: float, device: torch.dev
 def test_any_width(case: LayerCase, n: int, device: torch.device) -> None:
     layer = case.build(n, device=device)
     check_against_reference(case, layer, case.inputs(n, device=device, offset=10.0))
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last, strided, permuted], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("many", ["samples", "values"])
+@every_layer
+def test_long_sums_in_any_layout(
+    case: LayerCase, many: str, layout: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+) -> None:
+    """Sums over several axes that lie apart in memory, far from 0, with a dy whose sums grow with their length."""
+    n = 2 if many == "samples" else 2001
+    usual = case.sized(n)[1]
+    shape = (4096, *usual[1:]) if many == "samples" else usual
+    layer = case.build(n, device=device)
+    inputs = tuple(layout(x) for x in case.inputs(n, device=device, offset=1e6, shape=shape))
+    check_against_reference(case, layer, inputs, mean_of_dy=1.0)
 
 
 @every_layer

@@ -30,15 +30,15 @@ class RowCase:
     eps: float = 1e-5
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        y, stats = cpu.row_norm(self.norm, self.x, self.x.shape[1], self.w, self.b, self.eps, keep_stats=True)
+        y, stats = cpu.row_norm(self.norm, self.x, self.x.shape[1], self.w, self.b, self.eps, True)
         assert stats is not None
         return y, stats
 
     def backward(self, stats: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        dw, db = (None if p is None else torch.empty_like(p) for p in (self.w, self.b))
-        dx, _ = cpu.row_norm_backward(
-            self.norm, self.dy, self.x, stats, self.x.shape[1], self.w, self.eps, need_dx=True, dw=dw, db=db
-        )
+        dx, dw, db, _ = cpu.row_norm_backward(
+            self.norm, self.dy, self.x, stats, self.x.shape[1], self.w, self.eps,
+            True, self.w is not None, None if self.b is None else self.b.dtype,
+        )  # fmt: skip
         assert dx is not None
         return dx, dw, db
 

@@ -124,3 +124,15 @@ def test_dropout_again_under_checkpointing(norm: cpu.Norm) -> None:
     torch.manual_seed(3)
     again = torch.autograd.grad(torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False).sum(), x)
     assert torch.equal(plain[0], again[0])
+
+
+@norms
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=str)
+def test_the_first_derivative_is_a_kernel(
+    norm: cpu.Norm, used: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, residual, w, b = arguments(norm, (4, 9), torch.float32)
+    outputs = rows.add_by_any(norm, x.requires_grad_(), residual, 1, w, b, 1e-5, 0.0)
+    monkeypatch.setattr(rows, "_by_composite", None)
+    (dx,) = torch.autograd.grad([outputs[i].sum() for i in used], x)
+    assert dx.isfinite().all()

@@ -182,5 +182,5 @@ def test_what_is_saved_for_backward() -> None:
 def test_the_backward_asks_for_composite_only_when_it_must() -> None:
     dy = torch.randn(3)
     with torch.no_grad():
-        assert not choose.wants_composite_backward(dy, None)
+        assert not choose.wants_composite_backward(dy)
     assert choose.wants_composite_backward(dy)

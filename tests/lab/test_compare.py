@@ -500,6 +500,7 @@ def test_few_seeds_are_noted() -> None:
         ({"batch_sizes": [2.0]}, "expected batch sizes of 1 and more, got 2.0"),
         ({"seeds": 1}, "expected seeds to be 2 or more, got 1"),
         ({"seeds": 5.0}, "expected seeds to be 2 or more, got 5.0"),
+        ({"seeds": 1001}, "expected seeds to be 1000 at most, got 1001; those from 1000 on are for tuning"),
         ({"budget": "soon"}, "budget: expected a duration above 0 .* got 'soon'"),
     ],
 )

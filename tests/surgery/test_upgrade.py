@@ -138,6 +138,34 @@ def test_what_cannot_be_swapped_is_left_with_its_reason() -> None:
     assert "  swapped  plain: torch.nn.LayerNorm -> normkit.nn.LayerNorm" in str(report)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_norm_inside_a_scripted_module_is_left_with_its_reason() -> None:
+    traced = torch.jit.trace(nn.Sequential(nn.LayerNorm(4), nn.ReLU()), torch.ones(2, 4))
+    report = upgrade(nn.Sequential(traced, nn.LayerNorm(4)))
+    assert [s.name for s in report.swapped] == ["1"]
+    (left,) = report.left
+    assert (left.name, left.reason) == ("0.0", "it is scripted or traced: upgrade the model it was made from")
+
+
+def test_norms_that_a_fused_encoder_layer_bypasses_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder_layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    report = upgrade(nn.Sequential(encoder_layer, nn.LayerNorm(4)))
+    note = (
+        "inference bypasses it on the fused path of nn.TransformerEncoderLayer, "
+        "unless torch.backends.mha.set_fastpath_enabled(False)"
+    )
+    assert {s.name: s.note for s in report.swapped} == {"0.norm1": note, "0.norm2": note, "1": ""}
+
+    calls = []
+    monkeypatch.setattr(normkit.nn.LayerNorm, "forward", lambda _, x: (calls.append(x), x)[1])
+    with torch.no_grad():
+        encoder_layer(torch.ones(1, 3, 4))
+        assert calls == []
+        monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
+        encoder_layer(torch.ones(1, 3, 4))
+    assert len(calls) == 2
+
+
 def test_an_error_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = every_norm()
     before = [type(m) for m in model.modules()]

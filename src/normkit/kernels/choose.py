@@ -17,28 +17,39 @@ from torch.nn import Parameter
 
 from normkit.kernels import cpu
 
+# Bound once: each attribute on the way costs as much as the call.
+_functorch_is_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_jit_state = torch._C._get_tracing_state
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
-def accepts_row_norm(x: object, shape: int | Sequence[int], w: object, b: object, eps: float) -> bool:
+
+def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float) -> bool:
     """Whether this is a call, valid beyond doubt, that takes a kernel: the common case, decided in one look.
 
-    False means that the arguments must be checked; the call may be valid still.
+    False means that the arguments, of whatever type, must be checked; the call may be valid still.
     """
-    if torch.compiler.is_compiling() or why_not_here() is not None:
+    if torch.compiler.is_compiling() or cpu.LIBRARY is None:
         return False
-    if not _is_plain(x) or not x.is_contiguous() or not (type(eps) is float and 0.0 <= eps < math.inf):  # type: ignore[attr-defined]
+    if (
+        _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
+        or _jit_state() is not None
+        or not (_is_plain(x) and x.is_contiguous())
+        or not (type(eps) is float and 0.0 <= eps < math.inf)
+    ):
         return False
-    shape = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
-    if not shape or x.shape[-len(shape) :] != shape:  # type: ignore[attr-defined]
-        return False
-    for p in (w, b):
-        if p is None:
-            continue
-        if not (_is_plain(p) and p.is_contiguous() and p.shape == shape and _goes_with(p.dtype, x.dtype)):  # type: ignore[attr-defined]
-            return False
-    return True
+    sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
+    return (
+        len(sizes) > 0
+        and x.shape[-len(sizes) :] == sizes
+        and (w is None or _is_plain_parameter(w, sizes, x.dtype))
+        and (b is None or _is_plain_parameter(b, sizes, x.dtype))
+    )
 
 
-def _is_plain(t: object) -> bool:
+def _is_plain(t: Tensor) -> bool:
     """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
     return (
         (type(t) is Tensor or type(t) is Parameter)
@@ -50,8 +61,13 @@ def _is_plain(t: object) -> bool:
     )
 
 
-def _goes_with(parameter: torch.dtype, x: torch.dtype) -> bool:
-    return parameter == x or (parameter == torch.float32 and x != torch.float64)
+def _is_plain_parameter(p: Tensor, sizes: tuple[int, ...], x_dtype: torch.dtype) -> bool:
+    return (
+        _is_plain(p)
+        and p.shape == sizes
+        and p.is_contiguous()
+        and (p.dtype == x_dtype or (p.dtype == torch.float32 and x_dtype != torch.float64))
+    )
 
 
 Path = Literal["kernel", "operator", "composite"]
@@ -71,13 +87,13 @@ def why_not_here() -> str | None:
     """What about the surroundings keeps calls from the kernels; None if nothing does."""
     if cpu.LIBRARY is None:
         return cpu.DESCRIPTION
-    if torch._C._are_functorch_transforms_active():
+    if _functorch_is_active():
         return "a torch.func transform is active"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if _dispatch_modes() > 0:
         return "a dispatch mode is active"
-    if torch._C._get_tracing_state() is not None:
+    if _jit_state() is not None:
         return "torch.jit is tracing"
     return None
 
@@ -103,9 +119,15 @@ def why_not_these(*tensors: Tensor | None) -> str | None:
     return None
 
 
-def wants_composite_backward(*gradients: Tensor | None) -> bool:
-    """Whether a backward is itself to be differentiated, or its gradients are not plain memory."""
-    if torch.is_grad_enabled() or why_not(*gradients) is not None:
-        return True
-    # What torch.autograd.grad(is_grads_batched=True) passes.
-    return any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+def wants_composite_backward(gradient: Tensor) -> bool:
+    """Whether a backward is itself to be differentiated, or its gradient is not plain memory."""
+    return (
+        torch.is_grad_enabled()
+        or type(gradient) is not Tensor
+        or _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
+        or gradient.layout is not torch.strided
+        or gradient.is_neg()
+        or _is_legacy_batched(gradient)  # what torch.autograd.grad(is_grads_batched=True) passes
+    )

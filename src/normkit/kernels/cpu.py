@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ Norm = Literal["layer_norm", "rms_norm"]
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
 _STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+_STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
 
 def _load() -> tuple[Any, str]:
@@ -36,16 +37,25 @@ def _load() -> tuple[Any, str]:
 LIBRARY, DESCRIPTION = _load()
 
 
+# The bodies below are written out rather than composed: for small tensors Python's own calls are the cost.
+
+
 def row_norm(
-    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, *, keep_stats: bool
+    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
 ) -> tuple[Tensor, Tensor | None]:
     """y, and what the backward needs of the statistics if they are to be kept."""
+    dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
     y = torch.empty_like(x)
-    stats = _empty_stats(norm, x, n_rows) if keep_stats else None
+    stats, stats_address = None, 0
+    if keep_stats:
+        stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=_STATS_DTYPES[dtype])
+        stats_address = stats.data_ptr()
+    w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
+    b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[x.dtype], n_rows, n_cols, eps,
-        x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), _address(stats), 0, 0, 0.0, 0,
+        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        w_address, w_code, b_address, b_code, y.data_ptr(), stats_address, 0, 0, 0.0, 0,
     )  # fmt: skip
     return y, stats
 
@@ -58,20 +68,29 @@ def add_row_norm(
     w: Tensor | None,
     b: Tensor | None,
     eps: float,
-    *,
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, z = residual + dropout(x), and the statistics of z. The seed decides the mask."""
+    dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
     y, z = torch.empty_like(x), torch.empty_like(x)
-    stats = _empty_stats(norm, x, n_rows)
+    stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=_STATS_DTYPES[dtype])
+    w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
+    b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[x.dtype], n_rows, n_cols, eps,
-        x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), stats.data_ptr(),
+        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        w_address, w_code, b_address, b_code, y.data_ptr(), stats.data_ptr(),
         residual.data_ptr(), z.data_ptr(), dropout_p, seed,
     )  # fmt: skip
     return y, z, stats
+
+
+class RowGradients(NamedTuple):
+    dx: Tensor | None
+    dw: Tensor | None
+    db: Tensor | None
+    dropped: Tensor | None  # dx through the dropout, if there was one
 
 
 def row_norm_backward(
@@ -82,33 +101,33 @@ def row_norm_backward(
     n_cols: int,
     w: Tensor | None,
     eps: float,
-    *,
     need_dx: bool,
-    dw: Tensor | None,
-    db: Tensor | None,
+    need_dw: bool,
+    db_dtype: torch.dtype | None,
     dz: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: int = 0,
-) -> tuple[Tensor | None, Tensor | None]:
-    """dx, with dz added, and dx through the dropout if there was one; dw and db are written where given."""
-    dx = torch.empty_like(x) if need_dx else None
-    dropped = torch.empty_like(x) if need_dx and dropout_p > 0 else None
+) -> RowGradients:
+    """The gradients that are needed; db is if its dtype is given. dz is added to dx."""
+    dx = dw = db = dropped = None
+    dx_address = dropped_address = w_address = w_code = dw_address = db_address = db_code = 0
+    if need_dx:
+        dx = torch.empty_like(x)
+        dx_address = dx.data_ptr()
+        if dropout_p > 0:
+            dropped = torch.empty_like(x)
+            dropped_address = dropped.data_ptr()
+    if w is not None:
+        w_address, w_code = w.data_ptr(), DTYPE_CODES[w.dtype]
+        if need_dw:
+            dw = torch.empty_like(w)
+            dw_address = dw.data_ptr()
+    if db_dtype is not None:
+        db = torch.empty(n_cols, dtype=db_dtype)
+        db_address, db_code = db.data_ptr(), DTYPE_CODES[db_dtype]
     LIBRARY.row_norm_backward(
         _NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
-        dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w), _address(dz),
-        _address(dx), _address(dropped), dropout_p, seed, *_array(dw), *_array(db),
+        dy.data_ptr(), x.data_ptr(), stats.data_ptr(), w_address, w_code, 0 if dz is None else dz.data_ptr(),
+        dx_address, dropped_address, dropout_p, seed, dw_address, w_code, db_address, db_code,
     )  # fmt: skip
-    return dx, dropped
-
-
-def _empty_stats(norm: Norm, x: Tensor, n_rows: int) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=dtype)
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
-
-
-def _array(t: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if t is None else (t.data_ptr(), DTYPE_CODES[t.dtype])
+    return RowGradients(dx, dw, db, dropped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor |
     if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
         y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
         return y
-    return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=False)[0]
+    return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, False)[0]
 
 
 def _add_by_kernel(
@@ -93,31 +93,43 @@ def _add_by_kernel(
         )
     else:
         n_cols = _n_cols(x, n_axes)
-        y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p=dropout_p, seed=seed)
+        y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
     return y, z
+
+
+class _Call(NamedTuple):
+    """What of a call is no tensor."""
+
+    norm: Norm
+    n_axes: int
+    n_cols: int
+    eps: float
+    b_dtype: torch.dtype | None  # b itself enters no gradient
+    dropout_p: float = 0.0
+    seed: int = 0
 
 
 class _RowNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float) -> Tensor:
-        y, stats = cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=True)
+        n_cols = _n_cols(x, n_axes)
+        y, stats = cpu.row_norm(norm, x, n_cols, w, b, eps, True)
         ctx.save_for_backward(x, w, stats)
-        ctx.norm, ctx.n_axes, ctx.eps = norm, n_axes, eps
-        ctx.b_dtype = None if b is None else b.dtype
+        ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, w, stats = ctx.saved_tensors
-        need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
+        call: _Call = ctx.call
+        need_dx, need_dw, need_db, _, _, _ = ctx.needs_input_grad
         if choose.wants_composite_backward(dy):
-            return *_differentiable_gradients(ctx, x, w, dy, (need_dx, need_dw, need_db)), None, None, None
-        dw = torch.empty_like(w) if need_dw else None
-        db = _empty_bias(x, ctx) if need_db else None
-        dx, _ = cpu.row_norm_backward(
-            ctx.norm, dy.contiguous(), x, stats, _n_cols(x, ctx.n_axes), w, ctx.eps, need_dx=need_dx, dw=dw, db=db
-        )
-        return dx, dw, db, None, None, None
+            return *_differentiable_gradients(call, x, w, dy, (need_dx, need_dw, need_db)), None, None, None
+        dx, dw, db, _ = cpu.row_norm_backward(
+            call.norm, dy.contiguous(), x, stats, call.n_cols, w, call.eps,
+            need_dx, need_dw, call.b_dtype if need_db else None,
+        )  # fmt: skip
+        return dx, dw, _in_shape_of_row(db, x, call), None, None, None
 
 
 class _AddRowNorm(torch.autograd.Function):
@@ -135,67 +147,72 @@ class _AddRowNorm(torch.autograd.Function):
         seed: int,
     ) -> tuple[Tensor, Tensor]:
         n_cols = _n_cols(x, n_axes)
-        y, z, stats = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p=dropout_p, seed=seed)
+        y, z, stats = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
         ctx.save_for_backward(z, w, stats)
-        ctx.norm, ctx.n_axes, ctx.eps, ctx.dropout_p, ctx.seed = norm, n_axes, eps, dropout_p, seed
-        ctx.b_dtype = None if b is None else b.dtype
+        ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype, dropout_p, seed)
         ctx.set_materialize_grads(False)
         return y, z
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, d_sum: Tensor | None) -> tuple[Any, ...]:
         z, w, stats = ctx.saved_tensors
+        call: _Call = ctx.call
         need_dx, need_dr, need_dw, need_db = ctx.needs_input_grad[:4]
         unused = (None,) * 5
         if dy is None and d_sum is None:
             return None, None, None, None, *unused
-        if dy is None or choose.wants_composite_backward(dy, d_sum):
+        if (
+            dy is None
+            or choose.wants_composite_backward(dy)
+            or (d_sum is not None and choose.wants_composite_backward(d_sum))
+        ):
             dz, dw, db = (
                 (None, None, None)
                 if dy is None
-                else _differentiable_gradients(ctx, z, w, dy, (need_dx or need_dr, need_dw, need_db))
+                else _differentiable_gradients(call, z, w, dy, (need_dx or need_dr, need_dw, need_db))
             )
             if need_dx or need_dr:
                 dz = d_sum if dz is None else dz if d_sum is None else dz + d_sum
-            dx = dz * _dropout_factors(ctx, z) if need_dx and dz is not None and ctx.dropout_p > 0 else dz
+            dx = dz * _dropout_factors(call, z) if need_dx and dz is not None and call.dropout_p > 0 else dz
             return dx, dz, dw, db, *unused
-        dw = torch.empty_like(w) if need_dw else None
-        db = _empty_bias(z, ctx) if need_db else None
-        dz, dropped = cpu.row_norm_backward(
-            ctx.norm, dy.contiguous(), z, stats, _n_cols(z, ctx.n_axes), w, ctx.eps,
-            need_dx=need_dx or need_dr, dw=dw, db=db,
-            dz=None if d_sum is None else d_sum.contiguous(), dropout_p=ctx.dropout_p, seed=ctx.seed,
+        dz, dw, db, dropped = cpu.row_norm_backward(
+            call.norm, dy.contiguous(), z, stats, call.n_cols, w, call.eps,
+            need_dx or need_dr, need_dw, call.b_dtype if need_db else None,
+            None if d_sum is None else d_sum.contiguous(), call.dropout_p, call.seed,
         )  # fmt: skip
-        return (dropped if ctx.dropout_p > 0 else dz), dz, dw, db, *unused
+        return (dropped if call.dropout_p > 0 else dz), dz, dw, _in_shape_of_row(db, z, call), *unused
 
 
 def _differentiable_gradients(
-    ctx: Any, x: Tensor, w: Tensor | None, dy: Tensor, needed: tuple[bool, bool, bool]
+    call: _Call, x: Tensor, w: Tensor | None, dy: Tensor, needed: tuple[bool, bool, bool]
 ) -> list[Tensor | None]:
     """The gradients of x, w and b as differentiable functions of x, w and dy."""
     with torch.enable_grad():
         # Views, so that one tensor given twice keeps two gradients. b's value enters none of them.
         inputs: list[Tensor | None] = [x.view_as(x), None if w is None else w.view_as(w), None]
-        if ctx.b_dtype is not None:
-            inputs[2] = torch.zeros(x.shape[x.dim() - ctx.n_axes :], dtype=ctx.b_dtype, requires_grad=True)
+        if call.b_dtype is not None:
+            inputs[2] = torch.zeros(x.shape[x.dim() - call.n_axes :], dtype=call.b_dtype, requires_grad=True)
         xi, wi, bi = inputs
         assert xi is not None
         if not xi.requires_grad:
             xi.requires_grad_()
-        y = _by_composite(ctx.norm, xi, ctx.n_axes, wi, bi, ctx.eps)
+        y = _by_composite(call.norm, xi, call.n_axes, wi, bi, call.eps)
         wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
     return [next(found) if need and t is not None else None for t, need in zip(inputs, needed, strict=True)]
 
 
-def _dropout_factors(ctx: Any, z: Tensor) -> Tensor:
+def _dropout_factors(call: _Call, z: Tensor) -> Tensor:
     """What each element of the dropped-out input was multiplied by: the kernel's own, read off ones + zeros."""
     ones = torch.ones(z.shape, dtype=z.dtype)
-    seed: int = ctx.seed
     return cpu.add_row_norm(
-        ctx.norm, ones, torch.zeros_like(ones), _n_cols(z, ctx.n_axes), None, None, 1.0,
-        dropout_p=ctx.dropout_p, seed=seed,
+        call.norm, ones, torch.zeros_like(ones), call.n_cols, None, None, 1.0,
+        call.dropout_p, call.seed,
     )[1]  # fmt: skip
+
+
+def _in_shape_of_row(db: Tensor | None, x: Tensor, call: _Call) -> Tensor | None:
+    return db if db is None or call.n_axes == 1 else db.view(x.shape[x.dim() - call.n_axes :])
 
 
 def _n_cols(x: Tensor, n_axes: int) -> int:
@@ -204,7 +221,3 @@ def _n_cols(x: Tensor, n_axes: int) -> int:
 
 def _requires_grad(t: Tensor | None) -> bool:
     return t is not None and t.requires_grad
-
-
-def _empty_bias(x: Tensor, ctx: Any) -> Tensor:
-    return torch.empty(x.shape[x.dim() - ctx.n_axes :], dtype=ctx.b_dtype)

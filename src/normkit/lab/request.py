@@ -16,6 +16,7 @@ from normkit.lab.loading import blame, is_file, load_task, task_hash
 from normkit.lab.norms import norm_factory
 from normkit.lab.planning import MIN_SEEDS, Plan, PlannedCell, format_duration, parse_duration
 from normkit.lab.task import Task
+from normkit.lab.tuning import TUNING_SEEDS_FROM
 
 TUNING_SEEDS = 2
 FEWEST_SEEDS = 2  # below, there is no interval at all
@@ -123,6 +124,11 @@ def _checked_seeds(seeds: int) -> int:
         raise ArgumentError(
             f"compare: expected seeds to be {FEWEST_SEEDS} or more, got {seeds!r}; {MIN_SEEDS} or more give useful "
             "intervals."
+        )
+    if seeds > TUNING_SEEDS_FROM:
+        raise ArgumentError(
+            f"compare: expected seeds to be {TUNING_SEEDS_FROM} at most, got {seeds}; those from "
+            f"{TUNING_SEEDS_FROM} on are for tuning, and 30 already tell small differences."
         )
     return seeds
 

@@ -92,13 +92,14 @@ def upgrade(model: torch.nn.Module) -> UpgradeReport:
     if not isinstance(model, torch.nn.Module):
         raise DtypeError(f"upgrade: expected a torch.nn.Module, got {type(model).__name__}; give the model itself.")
     left, planned = [], []
+    bypassed = _bypassed_at_inference(model)
     for name, module in _norms(model):
         reason = _reason_to_leave(module)
         if reason:
             left.append(Left(name, _kind(type(module)), reason))
         else:
             planned.append((name, module))
-    return UpgradeReport(tuple(_swap_all(planned)), tuple(left))
+    return UpgradeReport(tuple(_swap_all(planned, bypassed)), tuple(left))
 
 
 def _norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -106,12 +107,24 @@ def _norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     ours = tuple(_OURS.values())
     module: torch.nn.Module
     for name, module in model.named_modules():
-        if isinstance(module, _TORCH_NORMS) and type(module) not in ours:
+        if isinstance(module, torch.jit.ScriptModule):
+            is_norm = module.original_name in {cls.__name__ for cls in _OURS}
+        else:
+            is_norm = isinstance(module, _TORCH_NORMS) and type(module) not in ours
+        if is_norm:
             yield name, module
+
+
+def _bypassed_at_inference(model: torch.nn.Module) -> set[torch.nn.Module]:
+    """Norms whose parameters, and not whose forward, the fused kernel of torch's encoder layer uses."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.TransformerEncoderLayer)]
+    return {norm for layer in layers if layer.self_attn.batch_first for norm in (layer.norm1, layer.norm2)}
 
 
 def _reason_to_leave(module: torch.nn.Module) -> str:
     """Why this norm cannot simply change its class; empty when it can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is scripted or traced: upgrade the model it was made from"
     if parametrize.is_parametrized(module):
         return "it is parametrized: its parameters are computed on access"
     if isinstance(module, LazyModuleMixin):
@@ -132,7 +145,7 @@ def _reason_to_leave(module: torch.nn.Module) -> str:
     return ""
 
 
-def _swap_all(planned: list[tuple[str, torch.nn.Module]]) -> list[Swapped]:
+def _swap_all(planned: list[tuple[str, torch.nn.Module]], bypassed: set[torch.nn.Module]) -> list[Swapped]:
     """Change every class, or none."""
     done: list[tuple[torch.nn.Module, type[torch.nn.Module]]] = []
     report = []
@@ -141,7 +154,7 @@ def _swap_all(planned: list[tuple[str, torch.nn.Module]]) -> list[Swapped]:
             before = type(module)
             module.__class__ = _OURS[before]
             done.append((module, before))
-            report.append(Swapped(name, _kind(before), _kind(type(module)), _note(module)))
+            report.append(Swapped(name, _kind(before), _kind(type(module)), _note(module, bypassed)))
     except BaseException:
         for module, before in done:
             module.__class__ = before
@@ -149,7 +162,12 @@ def _swap_all(planned: list[tuple[str, torch.nn.Module]]) -> list[Swapped]:
     return report
 
 
-def _note(module: torch.nn.Module) -> str:
+def _note(module: torch.nn.Module, bypassed: set[torch.nn.Module]) -> str:
+    if module in bypassed:
+        return (
+            "inference bypasses it on the fused path of nn.TransformerEncoderLayer, "
+            "unless torch.backends.mha.set_fastpath_enabled(False)"
+        )
     running_mean = getattr(module, "running_mean", None)
     if running_mean is not None and running_mean.dtype in _checks.LOW_PRECISION:
         return f"its running statistics stay {_checks.dtype_name(running_mean)}, which updates round to"

@@ -1,0 +1,29 @@
+"""The examples of the documentation run and print what they say."""
+
+import doctest
+from types import ModuleType
+
+import pytest
+
+import normkit
+from normkit import functional
+from normkit.nn import add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+
+MODULES = (functional, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_examples(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
+DOCUMENTED = [getattr(normkit.nn, name) for name in normkit.nn.__all__] + [
+    getattr(functional, name) for name in functional.__all__
+]
+
+
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda thing: thing.__name__)
+def test_every_public_name_has_an_example(documented: object) -> None:
+    assert doctest.DocTestFinder(recurse=False).find(documented)[0].examples
