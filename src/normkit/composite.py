@@ -32,19 +32,13 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     """Divide by the root of the mean square over the last ``n_axes`` axes."""
     wide = widen(x)
     if wide.numel() == 0:
-        return in_layout_of(x, _affine(wide, w, None).to(x.dtype))
+        return _in_layout_of(x, _affine(wide, w, None).to(x.dtype))
     axes = tuple(range(-n_axes, 0))
     scale = power_of_two_scale(wide.detach().abs().amax(axes, keepdim=True), eps)
     scaled = wide * scale
-<<<<<<< HEAD
-    mean_square = (scaled * scaled).mean(axes, keepdim=True)
-    x_hat = scaled * (1 / torch.sqrt(mean_square + scaled_eps(scale, eps)))
-    return in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
-=======
     mean_square = mean_over(scaled * scaled, axes)
     x_hat = scaled * spread(1 / torch.sqrt(mean_square + scaled_eps(scale, eps)), scaled)
     return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
->>>>>>> main
 
 
 def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
@@ -52,7 +46,7 @@ def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tup
     axes = (0, *range(2, x.dim()))
     x_hat, moments = _normalize(widen(x), axes, eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return in_layout_of(x, y), moments
+    return _in_layout_of(x, y), moments
 
 
 def apply_statistics(
@@ -64,7 +58,7 @@ def apply_statistics(
     rstd = 1 / torch.sqrt(variance + eps)
     shape = (-1, *[1] * (x.dim() - 2))
     x_hat = ((wide - mean.view(shape)) * rstd.view(shape)).to(wide.dtype)
-    return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
@@ -74,20 +68,20 @@ def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, e
         grouped = torch.unflatten(wide, 1, (num_groups, x.shape[1] // num_groups))
         x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
         wide = x_hat.flatten(1, 2)
-    return in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return _in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
     """Normalize each channel of each sample over its positions. No moments for input without elements."""
     x_hat, moments = _normalize(widen(x), tuple(range(2, x.dim())), eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return in_layout_of(x, y), moments
+    return _in_layout_of(x, y), moments
 
 
 def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the channels (axis 1) at each position of each sample."""
     x_hat, _ = _normalize(widen(x), (1,), eps)
-    return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments | None]:
@@ -117,9 +111,9 @@ def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
     return None if p is None else p.view(-1, *[1] * (x.dim() - 2))
 
 
-def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """y in channels_last where x is, else contiguous: the memory formats that torch's layers keep."""
-    if under_functorch() or (x.is_contiguous() and y.is_contiguous()):
+    if y.is_contiguous() or under_functorch():
         return y
     for memory_format, n_axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if x.dim() == n_axes and x.is_contiguous(memory_format=memory_format):

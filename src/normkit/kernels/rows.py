@@ -29,7 +29,7 @@ def by_any(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | Non
     else:
         w, b = (None if p is None else p.contiguous() for p in (w, b))
         y = _by_kernel(norm, x.contiguous(), n_axes, w, b, eps)
-    return composite.in_layout_of(x, y) if norm == "rms_norm" else y
+    return _in_memory_format_of(x, y) if norm == "rms_norm" else y
 
 
 def by_kernel(
@@ -209,6 +209,14 @@ def _dropout_factors(call: _Call, z: Tensor) -> Tensor:
         call.norm, ones, torch.zeros_like(ones), call.n_cols, None, None, 1.0,
         call.dropout_p, call.seed,
     )[1]  # fmt: skip
+
+
+def _in_memory_format_of(x: Tensor, y: Tensor) -> Tensor:
+    """y in channels_last where x is: torch's RMSNorm keeps it, torch's LayerNorm does not."""
+    for memory_format, n_axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if x.dim() == n_axes and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format):
+            return y.contiguous(memory_format=memory_format)
+    return y
 
 
 def _in_shape_of_row(db: Tensor | None, x: Tensor, call: _Call) -> Tensor | None:
