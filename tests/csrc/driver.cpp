@@ -52,6 +52,21 @@ Bytes numbers(int64_t n, DType dtype, uint32_t seed, bool hard) {
   return bytes;
 }
 
+// One NaN for all: which of its bits are set is the processor's and the compiler's choice.
+void unify_nan(Bytes& bytes, DType dtype) {
+  const size_t size = size_t(size_of(dtype));
+  for (size_t i = 0; i < bytes.size(); i += size) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, &bytes[i], size);
+    const uint64_t sign = uint64_t(1) << (8 * size - 1);
+    const uint64_t infinity = dtype == DType::kFloat64    ? 0x7ff0000000000000u
+                              : dtype == DType::kFloat32  ? 0x7f800000u
+                              : dtype == DType::kBFloat16 ? 0x7f80u
+                                                          : 0x7c00u;
+    if ((bits & ~sign) > infinity) std::memset(&bytes[i], 0xff, size);
+  }
+}
+
 struct Case {
   RowNorm norm;
   DType dtype;
@@ -84,7 +99,10 @@ std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor parall
   if (c.norm == RowNorm::kRmsNorm) g.db = {};
   if (c.add) g.dz = dz.data(), g.dropped = dropped.data(), g.dropout = f.dropout;
   kernels.rows.backward(g);
-  return {y, z, stats, dx, dropped, dw, db};
+  std::vector<Bytes> results{y, z, stats, dx, dropped, dw, db};
+  const DType dtypes[] = {c.dtype, c.dtype, stats_dtype, c.dtype, c.dtype, c.parameters, c.parameters};
+  for (size_t i = 0; i < results.size(); ++i) unify_nan(results[i], dtypes[i]);
+  return results;
 }
 
 }  // namespace
