@@ -27,3 +27,15 @@ class DeviceError(NormkitError, RuntimeError):
 
 class MissingExtraError(NormkitError, ImportError):
     """A part of normkit needs a package that is not installed; the message names the extra to install."""
+
+
+class StoreError(NormkitError, RuntimeError):
+    """A file of runs cannot be read or written: not a store, damaged, newer than this version, a full disk."""
+
+
+class EngineError(NormkitError, RuntimeError):
+    """The processes or the cluster that runs are computed on cannot be started or reached."""
+
+
+class TaskError(NormkitError, RuntimeError):
+    """A task file of the user cannot be read, fails, or defines no task; the message says where in it."""

@@ -37,6 +37,7 @@ class Score:
     # Holm-adjusted p-value; None for the best itself and for a norm that cannot be compared.
     difference: Interval | None = None
     p_adjusted: float | None = None
+    p_sign_flip: float | None = None  # exact, not adjusted, free of assumptions: for reference
     # For norms with running statistics: test NLL under "running", "batch" and "recomputed" statistics.
     evaluations: dict[str, Interval] = field(default_factory=dict)
     ms_per_step: float | None = None

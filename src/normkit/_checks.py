@@ -1,0 +1,232 @@
+"""Every check of an argument, and the wording of every message.
+
+The form is ``call: expected rule, got value; do this.`` Checks run before anything is computed or changed, so a
+call that raises leaves its tensors and its module as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def tensor(call: str, name: str, value: object) -> None:
+    """The argument is a tensor of a dtype that can be normalized."""
+    if not isinstance(value, Tensor):
+        raise DtypeError(
+            f"{call}: expected {name} to be a torch.Tensor, got {type(value).__name__}; "
+            f"convert it with torch.as_tensor."
+        )
+    if value.dtype not in FLOATING:
+        if value.dtype.is_complex:
+            advice = "normalize the real and the imaginary part, or the magnitude"
+        elif value.dtype.is_floating_point:
+            advice = "convert it to bfloat16 or float32"
+        else:
+            advice = "call .float() on it"
+        raise DtypeError(
+            f"{call}: expected {name} of dtype float32, float64, bfloat16 or float16, "
+            f"got {dtype_name(value)}; {advice}."
+        )
+
+
+def eps(call: str, value: float, *, positive: bool = False) -> None:
+    """eps is a finite number, not negative; positive where a zero would divide by zero."""
+    if isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):
+        return
+    rule = "positive" if positive else "at least 0"
+    raise ArgumentError(f"{call}: expected eps to be a finite number, {rule}, got {value!r}; 1e-5 is usual.")
+
+
+def probability(call: str, name: str, value: float) -> None:
+    """A probability of dropping: 0 <= p < 1 would leave nothing at 1, but torch allows 1, so do we."""
+    if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        raise ArgumentError(f"{call}: expected {name} between 0 and 1, got {value!r}; 0.0 drops nothing.")
+
+
+def size(call: str, name: str, value: object) -> None:
+    """A size given to a constructor is an integer, not negative."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise DtypeError(f"{call}: expected {name} to be an integer, got {value!r}; give the number of channels.")
+    if value.__index__() < 0:
+        raise ShapeError(f"{call}: expected {name} of at least 0, got {value!r}; give the number of channels.")
+
+
+def momentum(call: str, value: object) -> None:
+    """momentum is a number, or None for the cumulative average."""
+    if value is None or (isinstance(value, (int, float)) and math.isfinite(value)):
+        return
+    raise ArgumentError(
+        f"{call}: expected momentum to be a number or None, got {value!r}; "
+        f"0.1 is usual, None averages over all batches."
+    )
+
+
+def normalized_shape(call: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    """normalized_shape as a tuple of at least one size."""
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        value = (value.__index__(),)
+    try:
+        shape = tuple(int(s.__index__()) for s in value)  # type: ignore[union-attr]
+    except (TypeError, AttributeError):
+        raise DtypeError(
+            f"{call}: expected normalized_shape to be an integer or a sequence of integers, got {value!r}; "
+            f"give the sizes of the trailing axes to normalize over."
+        ) from None
+    if not shape or min(shape) < 0:
+        raise ShapeError(
+            f"{call}: expected normalized_shape to hold at least one size, none negative, got {list(shape)}; "
+            f"give the sizes of the trailing axes to normalize over."
+        )
+    return shape
+
+
+def trailing(call: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """The last axes of x are the normalized shape."""
+    if tuple(x.shape[x.dim() - len(shape) :]) != shape or x.dim() < len(shape):
+        raise ShapeError(
+            f"{call}: expected input of shape [*, {', '.join(map(str, shape))}] for "
+            f"normalized_shape={list(shape)}, got {list(x.shape)}; "
+            f"build the layer for the sizes of the last {len(shape)} axes, or move them last."
+        )
+
+
+def groups(call: str, num_groups: int, num_channels: int) -> None:
+    """num_groups divides num_channels."""
+    if isinstance(num_groups, bool) or not hasattr(num_groups, "__index__"):
+        raise DtypeError(f"{call}: expected num_groups to be an integer, got {num_groups!r}; 32 is usual.")
+    if num_groups >= 1 and num_channels % num_groups == 0:
+        return
+    raise ArgumentError(
+        f"{call}: expected num_channels divisible by num_groups, got {num_channels} and {num_groups}; "
+        f"use num_groups={_nearest_divisors(num_channels, num_groups)}."
+    )
+
+
+def _nearest_divisors(n: int, wanted: int) -> str:
+    """The divisors of n on either side of the one wanted, as words."""
+    divisors = [d for d in range(1, n + 1) if n % d == 0] or [1]
+    below = [d for d in divisors if d < wanted]
+    above = [d for d in divisors if d > wanted]
+    return " or ".join(str(d) for d in below[-1:] + above[:1])
+
+
+def rank(call: str, x: Tensor, layouts: tuple[str, ...]) -> None:
+    """x has as many axes as one of the layouts names: "N, C, L" stands for three."""
+    ranks = {layout.count(",") + 1: layout for layout in layouts}
+    if x.dim() in ranks:
+        return
+    expected = " or ".join(f"{r}-d ({layout})" for r, layout in ranks.items())
+    if x.dim() + 1 in ranks:
+        advice = "add the missing axis, for one sample with .unsqueeze(0)"
+    else:
+        advice = "use the layer for that number of axes, or reshape"
+    raise ShapeError(f"{call}: expected {expected} input, got {x.dim()}-d {list(x.shape)}; {advice}.")
+
+
+def at_least_2d(call: str, x: Tensor) -> None:
+    """x has a sample and a channel axis."""
+    if x.dim() < 2:
+        raise ShapeError(
+            f"{call}: expected input of shape (N, C, *), got {x.dim()}-d {list(x.shape)}; "
+            f"add the sample axis with .unsqueeze(0)."
+        )
+
+
+def channels(call: str, x: Tensor, expected: int, axis: int = 1) -> None:
+    """The channel axis has the size that the layer was built for."""
+    got = x.shape[axis]
+    if got == expected:
+        return
+    others = [a for a, s in enumerate(x.shape) if s == expected and a != axis]
+    if others:
+        advice = f"axis {others[-1]} has {expected}: move it to axis {axis}, or build the layer for {got} channels"
+    else:
+        advice = f"build the layer for {got} channels"
+    raise ShapeError(
+        f"{call}: expected {expected} channels on axis {axis}, got {got} in input of shape {list(x.shape)}; {advice}."
+    )
+
+
+def values_per_statistic(call: str, x: Tensor, count: int, unit: str, advice: str) -> None:
+    """More than one value enters each statistic: of one value, the normalized output is 0 whatever it was."""
+    if count == 1 and x.numel() > 0:
+        raise ShapeError(
+            f"{call}: expected more than 1 value per {unit}, got 1 in input of shape {list(x.shape)}; "
+            f"the output would not depend on the input; {advice}."
+        )
+
+
+def parameter(call: str, name: str, value: Tensor | None, shape: tuple[int, ...], x: Tensor) -> None:
+    """A weight, bias or running statistic has the right shape and lies where x lies."""
+    if value is None:
+        return
+    tensor(call, name, value)
+    if tuple(value.shape) != shape:
+        raise ShapeError(
+            f"{call}: expected {name} of shape {list(shape)} for input of shape {list(x.shape)}, "
+            f"got {list(value.shape)}; build the layer for the input's size."
+        )
+    if value.device != x.device:
+        raise DeviceError(
+            f"{call}: expected {name} on the input's device {x.device}, got {value.device}; "
+            f"move one of them with .to(...)."
+        )
+
+
+def parameter_dtype(call: str, name: str, value: Tensor | None, x: Tensor) -> None:
+    """A weight or bias has the input's dtype, or float32 beside 16-bit input."""
+    if value is None or value.dtype == x.dtype or (x.dtype in LOW_PRECISION and value.dtype == torch.float32):
+        return
+    allowed = dtype_name(x) + (" or float32" if x.dtype in LOW_PRECISION else "")
+    raise DtypeError(
+        f"{call}: expected {name} of dtype {allowed} for {dtype_name(x)} input, got {dtype_name(value)}; "
+        f"convert the input with .to({value.dtype}) or the layer with .to({x.dtype})."
+    )
+
+
+def residual(call: str, x: Tensor, value: Tensor) -> None:
+    """The residual has the shape, dtype and device of the input that is added to it."""
+    tensor(call, "residual", value)
+    if value.shape != x.shape:
+        raise ShapeError(
+            f"{call}: expected residual of the input's shape {list(x.shape)}, got {list(value.shape)}; "
+            f"expand it first if broadcasting is meant."
+        )
+    if value.dtype != x.dtype:
+        raise DtypeError(
+            f"{call}: expected residual of the input's dtype {dtype_name(x)}, got {dtype_name(value)}; "
+            f"convert one of them with .to(...)."
+        )
+    if value.device != x.device:
+        raise DeviceError(
+            f"{call}: expected residual on the input's device {x.device}, got {value.device}; "
+            f"move one of them with .to(...)."
+        )
+
+
+def running_pair(call: str, running_mean: Tensor | None, running_var: Tensor | None, *, needed: bool) -> None:
+    """Both running statistics or none; both where they are what normalizes."""
+    if (running_mean is None) != (running_var is None):
+        given = "running_mean" if running_var is None else "running_var"
+        raise ArgumentError(
+            f"{call}: expected both running_mean and running_var or neither, got only {given}; give both."
+        )
+    if needed and running_mean is None:
+        raise ShapeError(
+            f"{call}: expected running_mean and running_var when they are to normalize, got None; "
+            f"give them, or normalize with the input's own statistics."
+        )
+
+
+def dtype_name(x: Tensor) -> str:
+    """float32 for torch.float32."""
+    return str(x.dtype).removeprefix("torch.")

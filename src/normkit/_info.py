@@ -1,0 +1,28 @@
+"""Which path runs here, and why."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy
+import torch
+
+from normkit._version import __version__
+
+
+def info() -> str:
+    """A few lines for a person or a bug report: versions, the machine, and which path the layers take.
+
+    Example:
+        >>> print(info().splitlines()[0].split()[0])
+        normkit
+    """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return "\n".join(
+        [
+            f"normkit {__version__}",
+            f"torch {torch.__version__} · numpy {numpy.__version__} · Python {platform.python_version()}",
+            f"{platform.machine()} · {torch.get_num_threads()} threads · CUDA device: {device}",
+            "path: composite (torch operations, every device and dtype); this version has no compiled kernels",
+        ]
+    )

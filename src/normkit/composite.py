@@ -1,0 +1,120 @@
+"""The layers in differentiable torch operations: any device, dtype, order of differentiation, vmap and forward AD.
+
+Each function takes arguments that have been checked. 16-bit input is computed in float32 and rounded once, at
+the end. The arithmetic is that of ``moments``; the affine map is (x̂·w) + b on centred values, never
+x·scale + shift.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normkit.moments import Moments, centre, power_of_two_scale, scaled_eps
+
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def under_functorch() -> bool:
+    """Whether a torch.func transform (grad, vmap, jvp, …) is active."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def layer_norm(x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """Normalize over the last ``n_axes`` axes; w and b have their sizes."""
+    x_hat, _ = _normalize(_widen(x), tuple(range(-n_axes, 0)), eps)
+    return _affine(x_hat, w, b).to(x.dtype).contiguous()
+
+
+def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
+    """Divide by the root of the mean square over the last ``n_axes`` axes."""
+    wide = _widen(x)
+    if wide.numel() == 0:
+        return _in_layout_of(x, _affine(wide, w, None).to(x.dtype))
+    axes = tuple(range(-n_axes, 0))
+    scale = power_of_two_scale(wide.detach().abs().amax(axes, keepdim=True), eps)
+    scaled = wide * scale
+    mean_square = (scaled * scaled).mean(axes, keepdim=True)
+    x_hat = scaled * (1 / torch.sqrt(mean_square + scaled_eps(scale, eps)))
+    return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
+
+
+def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
+    """Normalize each channel (axis 1) over all other axes. No moments for input without elements."""
+    axes = (0, *range(2, x.dim()))
+    x_hat, moments = _normalize(_widen(x), axes, eps)
+    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
+    return _in_layout_of(x, y), moments
+
+
+def apply_statistics(
+    x: Tensor, mean: Tensor, variance: Tensor, w: Tensor | None, b: Tensor | None, eps: float
+) -> Tensor:
+    """Normalize each channel (axis 1) with the given statistics."""
+    wide = _widen(x)
+    mean, variance = (t.to(torch.promote_types(t.dtype, wide.dtype)) for t in (mean, variance))
+    rstd = 1 / torch.sqrt(variance + eps)
+    x_hat = ((wide - _per_channel(mean, x)) * _per_channel(rstd, x)).to(wide.dtype)
+    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+
+
+def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """Normalize each group of channels of each sample over the group's channels and all positions."""
+    wide = _widen(x)
+    if x.numel() > 0:
+        grouped = wide.unflatten(1, (num_groups, x.shape[1] // num_groups))
+        x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
+        wide = x_hat.flatten(1, 2)
+    return _in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+
+
+def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
+    """Normalize each channel of each sample over its positions. No moments for input without elements."""
+    x_hat, moments = _normalize(_widen(x), tuple(range(2, x.dim())), eps)
+    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
+    return _in_layout_of(x, y), moments
+
+
+def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """Normalize over the channels (axis 1) at each position of each sample."""
+    x_hat, _ = _normalize(_widen(x), (1,), eps)
+    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+
+
+def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments | None]:
+    """x̂ and the moments; input without elements is returned as it is."""
+    if x.numel() == 0:
+        return x, None
+    centred, moments = centre(x, axes, eps)
+    return centred * moments.rstd(eps), moments
+
+
+def _widen(x: Tensor) -> Tensor:
+    """float32 for 16-bit input, so that statistics, products and gradients accumulate in it."""
+    return x.to(torch.float32) if x.dtype in _LOW_PRECISION else x
+
+
+def _affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+    """x̂·w + b; parameters of 16 bits are widened, so that their gradients are summed in float32."""
+    if w is not None:
+        x_hat = x_hat * _widen(w)
+    if b is not None:
+        x_hat = x_hat + _widen(b)
+    return x_hat
+
+
+def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
+    """A vector over the channels, shaped to broadcast against x."""
+    return None if p is None else p.view(-1, *[1] * (x.dim() - 2))
+
+
+def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """y in channels_last where x is, else contiguous: the memory formats that torch's layers keep."""
+    if y.is_contiguous() or under_functorch():
+        return y
+    for memory_format, n_axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if x.dim() == n_axes and x.is_contiguous(memory_format=memory_format):
+            return y.contiguous(memory_format=memory_format)
+    return y.contiguous()

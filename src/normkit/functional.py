@@ -1,0 +1,344 @@
+"""The normalizations as functions: check, choose, call.
+
+Signatures are those of ``torch.nn.functional``; what torch has no function for follows its style. Shapes, dtypes
+and formulas are documented on the layers in ``normkit.nn``, which call these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normkit import _checks, composite
+from normkit.moments import Moments
+
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "layer_norm2d",
+    "rms_norm",
+]
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Layer normalization over the last axes; see :class:`normkit.nn.LayerNorm`.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 3.0], [1e6, 1e6 + 2]])
+        >>> layer_norm(x, 2)
+        tensor([[-1.0000,  1.0000],
+                [-1.0000,  1.0000]])
+    """
+    call = "layer_norm"
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.tensor(call, "input", input)
+    _checks.trailing(call, input, shape)
+    _check_affine(call, input, weight, bias, shape)
+    _checks.eps(call, eps)
+    if _exporting():
+        return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
+    return composite.layer_norm(_autocast(input), len(shape), weight, bias, eps)
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Root mean square normalization over the last axes; see :class:`normkit.nn.RMSNorm`.
+
+    Example:
+        >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
+        tensor([0.8485, 1.1314])
+    """
+    call = "rms_norm"
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.tensor(call, "input", input)
+    _checks.trailing(call, input, shape)
+    _checks.parameter(call, "weight", weight, shape, input)  # of any floating dtype, as torch's
+    if eps is None:
+        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+    _checks.eps(call, eps)
+    if _exporting():
+        return torch.nn.functional.rms_norm(input, list(shape), weight, eps)
+    return composite.rms_norm(_autocast(input), len(shape), weight, eps)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch normalization of each channel (axis 1); see :class:`normkit.nn.BatchNorm2d`.
+
+    In training, running statistics that are given are updated in place:
+    ``running = (1 - momentum)·running + momentum·batch``, with the unbiased variance of the batch.
+
+    Example:
+        >>> batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True)
+        tensor([[-1.0000],
+                [ 1.0000]])
+    """
+    _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    if _exporting():
+        factor = float(momentum)
+        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, factor, eps)
+    if not training:
+        assert running_mean is not None
+        assert running_var is not None
+        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
+    y, moments = composite.batch_norm(input, weight, bias, eps)
+    if running_mean is not None and running_var is not None and moments is not None:
+        count = input.numel() // input.shape[1]
+        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
+        with torch.no_grad():
+            running_mean.copy_(new_mean)
+            running_var.copy_(new_var)
+    return y
+
+
+def batch_norm_with_statistics(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalization in training without side effects: the output, and the new running mean and variance."""
+    _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
+    y, moments = composite.batch_norm(input, weight, bias, eps)
+    if moments is None:
+        return y, running_mean, running_var
+    count = input.numel() // input.shape[1]
+    return y, *updated_statistics(running_mean, running_var, moments, count, momentum)
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Instance normalization of each channel of each sample; see :class:`normkit.nn.InstanceNorm2d`.
+
+    Running statistics that are given are updated in place with the average over the samples.
+
+    Example:
+        >>> instance_norm(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+        tensor([[[-1.0000,  1.0000],
+                 [ 0.0000,  0.0000]]])
+    """
+    call = "instance_norm"
+    _checks.tensor(call, "input", input)
+    _checks.at_least_2d(call, input)
+    channels = (input.shape[1],)
+    _check_affine(call, input, weight, bias, channels)
+    _check_running(call, input, running_mean, running_var, needed=not use_input_stats)
+    _checks.eps(call, eps)
+    if use_input_stats:
+        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
+        positions = input[0, 0].numel() if input.numel() else 0
+        _checks.values_per_statistic(call, input, positions, "channel of a sample", advice)
+    if _exporting():
+        return torch.nn.functional.instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+    if not use_input_stats:
+        assert running_mean is not None
+        assert running_var is not None
+        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
+    y, moments = composite.instance_norm(input, weight, bias, eps)
+    if running_mean is not None and running_var is not None and moments is not None:
+        count = input[0, 0].numel()
+        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
+        with torch.no_grad():
+            running_mean.copy_(new_mean)
+            running_var.copy_(new_var)
+    return y
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Group normalization of the channels of each sample; see :class:`normkit.nn.GroupNorm`.
+
+    Example:
+        >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
+        tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
+    """
+    call = "group_norm"
+    _checks.tensor(call, "input", input)
+    _checks.at_least_2d(call, input)
+    channels = input.shape[1]
+    _checks.groups(call, num_groups, channels)
+    _check_affine(call, input, weight, bias, (channels,))
+    _checks.eps(call, eps)
+    values = channels // num_groups * input[0, 0].numel() if input.numel() else 0
+    advice = "use fewer groups, so that each holds more than one channel"
+    _checks.values_per_statistic(call, input, values, "group", advice)
+    if _exporting():
+        return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
+    return composite.group_norm(_autocast(input), num_groups, weight, bias, eps)
+
+
+def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """Layer normalization over the channels (axis 1) at each position; see :class:`normkit.nn.LayerNorm2d`.
+
+    Example:
+        >>> layer_norm2d(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
+        tensor([-1.0000,  1.0000])
+    """
+    call = "layer_norm2d"
+    _checks.tensor(call, "input", input)
+    _checks.rank(call, input, ("N, C, H, W", "C, H, W"))
+    channels = (input.shape[-3],)
+    _check_affine(call, input, weight, bias, channels)
+    _checks.eps(call, eps)
+    if _exporting():
+        last = torch.nn.functional.layer_norm(input.movedim(-3, -1), channels, weight, bias, eps)
+        return last.movedim(-1, -3)
+    if input.dim() == 3:
+        return composite.layer_norm2d(_autocast(input)[None], weight, bias, eps)[0]
+    return composite.layer_norm2d(_autocast(input), weight, bias, eps)
+
+
+def add_layer_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    dropout_p: float = 0.0,
+    training: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """``sum = dropout(input) + residual`` and its layer normalization; see :class:`normkit.nn.AddLayerNorm`.
+
+    Example:
+        >>> y, total = add_layer_norm(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 2)
+        >>> y, total
+        (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
+    """
+    total = _add("add_layer_norm", input, residual, dropout_p, training)
+    return layer_norm(total, normalized_shape, weight, bias, eps), total
+
+
+def add_rms_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    dropout_p: float = 0.0,
+    training: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """``sum = dropout(input) + residual`` and its RMS normalization; see :class:`normkit.nn.AddRMSNorm`.
+
+    Example:
+        >>> y, total = add_rms_norm(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 0.0]), 2)
+        >>> y, total
+        (tensor([0.8485, 1.1314]), tensor([3., 4.]))
+    """
+    total = _add("add_rms_norm", input, residual, dropout_p, training)
+    return rms_norm(total, normalized_shape, weight, eps), total
+
+
+def updated_statistics(
+    running_mean: Tensor, running_var: Tensor, moments: Moments, count: int, momentum: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The running statistics after one more batch, averaged over whatever samples the moments keep apart.
+
+    ``count`` is the number of values behind each statistic. The unbiased variance is
+    population variance · count / (count - 1); computed in the wider of the buffer's and the moments' dtype.
+    """
+    bessel = count / max(count - 1, 1)
+    new = []
+    for running, batch in (
+        (running_mean, moments.mean()),
+        (running_var, moments.population_variance() * bessel),
+    ):
+        batch = batch.detach().flatten(1).mean(0)  # [samples or 1, channels] -> [channels]
+        new.append((running * (1 - momentum) + batch * momentum).to(running.dtype))
+    return new[0], new[1]
+
+
+def _add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> Tensor:
+    _checks.tensor(call, "input", x)
+    _checks.residual(call, x, residual)
+    _checks.probability(call, "dropout_p", p)
+    return torch.nn.functional.dropout(x, p, training) + residual
+
+
+def _check_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+) -> None:
+    call = "batch_norm"
+    _checks.tensor(call, "input", x)
+    _checks.at_least_2d(call, x)
+    _check_affine(call, x, weight, bias, (x.shape[1],))
+    _check_running(call, x, running_mean, running_var, needed=not training)
+    _checks.eps(call, eps, positive=training)
+    if training:
+        advice = "use a larger batch, .eval(), or a norm that does not depend on the batch, such as LayerNorm"
+        values = x.numel() // x.shape[1] if x.numel() else 0
+        _checks.values_per_statistic(call, x, values, "channel when training", advice)
+
+
+def _check_affine(call: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> None:
+    for name, value in (("weight", weight), ("bias", bias)):
+        _checks.parameter(call, name, value, shape, x)
+        _checks.parameter_dtype(call, name, value, x)
+
+
+def _check_running(
+    call: str, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *, needed: bool
+) -> None:
+    _checks.running_pair(call, running_mean, running_var, needed=needed)
+    _checks.parameter(call, "running_mean", running_mean, (x.shape[1],), x)
+    _checks.parameter(call, "running_var", running_var, (x.shape[1],), x)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """Off the CPU, autocast runs torch's row and group norms in float32 and returns float32; so does this."""
+    if x.device.type != "cpu" and x.dtype in _checks.LOW_PRECISION and torch.is_autocast_enabled(x.device.type):
+        return x.float()
+    return x
+
+
+def _exporting() -> bool:
+    """While a graph is exported, the call becomes torch's own operator, which every runtime knows."""
+    return torch.compiler.is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())

@@ -1,0 +1,36 @@
+"""Runs as JSON text: the one form in which they cross to worker processes and lie in the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from normkit.lab.records import RunRecord, RunSpec
+
+
+def encode_spec(spec: RunSpec) -> str:
+    """One line of JSON."""
+    return json.dumps(asdict(spec))
+
+
+def decode_spec(text: str) -> RunSpec:
+    """The inverse of :func:`encode_spec`."""
+    return RunSpec(**json.loads(text))
+
+
+def encode_record(record: RunRecord) -> str:
+    """One line of JSON. Floats come back bit for bit, non-finite ones included (as Python writes them)."""
+    return json.dumps(asdict(record))
+
+
+def decode_record(text: str) -> RunRecord:
+    """The inverse of :func:`encode_record`.
+
+    Raises:
+        ValueError, TypeError, KeyError: the text is not such a record.
+    """
+    fields: dict[str, Any] = json.loads(text)
+    spec = RunSpec(**fields.pop("spec"))
+    curve = tuple((int(step), float(loss)) for step, loss in fields.pop("curve"))
+    return RunRecord(spec=spec, curve=curve, **fields)

@@ -1,0 +1,67 @@
+"""A digit as a sequence of rows or of pixels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from normkit.lab.cells import NormLSTM
+from normkit.lab.data import digits, stream
+from normkit.lab.norms import NormFactory
+from normkit.lab.task import Data, Split, Task
+
+
+def digits_lstm(
+    *, sequence: Literal["rows", "pixels"] = "rows", lengths: Literal["fixed", "variable"] = "fixed"
+) -> Task:
+    """An LSTM of 32 units whose state at the end of the sequence is classified.
+
+    Args:
+        sequence: "rows" gives 8 steps of 8 pixels, top to bottom; "pixels" gives 64 steps of one pixel, in one
+            fixed random order (as permuted MNIST has it, so that the first steps are not all blank).
+        lengths: "fixed" reads each sequence whole; "variable" ends each after a random half to whole of its
+            steps, padded with zeros, and the state is taken at its own end.
+    """
+    steps, width = {"rows": (8, 8), "pixels": (64, 1)}[sequence]
+
+    def data(seed: int) -> Data:
+        images = digits(seed)
+        generator = stream(seed, "lengths")
+        parts = (images.train, images.validation, images.test)
+        return Data(*(_as_sequences(part, steps, width, lengths == "variable", generator) for part in parts))
+
+    return Task(
+        name="digits-lstm",
+        description="An LSTM with 32 units reads handwritten digits as a sequence.",
+        data=data,
+        build=lambda norm: Reader(width, steps, norm),
+        steps=lambda batch_size: {1: 400, 2: 400}.get(batch_size, 150),
+        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+        optimizer="adam",
+        clip_norm=1.0,
+    )
+
+
+class Reader(nn.Module):
+    def __init__(self, width: int, steps: int, norm: NormFactory) -> None:
+        super().__init__()
+        self.lstm = NormLSTM(width, 32, steps=steps, norm=norm)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.head(self.lstm(x, lengths))
+        return logits
+
+
+def _as_sequences(part: Split, steps: int, width: int, cut: bool, generator: torch.Generator) -> Split:
+    pixels = part.inputs[0].flatten(1)  # [N, 64]
+    if width == 1:
+        pixels = pixels[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+    x = pixels.reshape(-1, steps, width)
+    if not cut:
+        return Split((x,), part.targets)
+    lengths = torch.randint(steps // 2, steps + 1, (len(part),), generator=generator)
+    padding = torch.arange(steps) >= lengths[:, None]
+    return Split((x.masked_fill(padding[:, :, None], 0.0), lengths), part.targets)

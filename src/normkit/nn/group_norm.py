@@ -1,0 +1,72 @@
+"""GroupNorm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normkit import _checks
+from normkit.functional import group_norm
+
+# torch.fx records one call, as it does for torch's own layers.
+torch.fx.wrap("group_norm")
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """Normalizes each group of channels of each sample.
+
+    y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population variance over the
+    channels of the group and all positions of one sample, and eps inside the root. num_groups=1 is LayerNorm
+    over (C, *), num_groups=num_channels is InstanceNorm.
+
+    Args:
+        num_groups: how many groups the channels are divided into; divides num_channels.
+        num_channels: C.
+        eps: added to the variance.
+        affine: whether to learn weight (starts at 1) and bias (starts at 0), one a channel.
+        device, dtype: of the parameters.
+        bias: False leaves out the bias.
+
+    Shape:
+        input [N, C, *] -> output of the same shape and memory format.
+
+    Dtypes:
+        As LayerNorm.
+
+    Raises:
+        ArgumentError: num_groups does not divide num_channels; eps is negative or not finite.
+        ShapeError: the input has another number of channels, or one value a group.
+        DtypeError: as LayerNorm.
+
+    Example:
+        >>> GroupNorm(2, 4)(torch.tensor([[1.0, 3.0, 5.0, 9.0]])).detach()
+        tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
+
+    Differs from torch:
+        A group of a single value is an error in any batch, since its output would be the bias whatever the
+        input; torch raises only where the batch has one sample too. Otherwise as LayerNorm.
+
+    Source:
+        Wu, He, "Group Normalization", 2018, eq. 1 and 7; https://arxiv.org/abs/1803.08494
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        _checks.size("GroupNorm", "num_channels", num_channels)
+        _checks.groups("GroupNorm", num_groups, num_channels)
+        _checks.eps("GroupNorm", eps)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)

@@ -1,0 +1,196 @@
+"""InstanceNorm for sequences, images, and volumes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normkit import _checks
+from normkit.functional import instance_norm
+from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
+
+
+class InstanceNorm1d(torch.nn.InstanceNorm1d):
+    """Normalizes each channel of each sample over its positions.
+
+    y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population variance over the
+    positions of one channel of one sample, and eps inside the root.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics; None leaves them as they are.
+        affine: whether to learn weight (starts at 1) and bias (starts at 0).
+        track_running_stats: whether to keep running statistics, averaged over the samples; evaluation
+            normalizes with them.
+        device, dtype: of the parameters. Running statistics are float32 at least.
+        bias: False leaves out the bias.
+
+    Shape:
+        input [N, C, L] or [C, L] -> output of the same shape.
+
+    Dtypes:
+        As BatchNorm1d.
+
+    Raises:
+        ShapeError: another rank; another number of channels, where the layer has parameters; one position when
+            the input's own statistics are used.
+        ArgumentError, DtypeError: as BatchNorm1d.
+
+    Example:
+        >>> InstanceNorm1d(2)(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+        tensor([[[-1.0000,  1.0000],
+                 [ 0.0000,  0.0000]]])
+
+    Differs from torch:
+        channels_last input gives channels_last output. Running statistics of a 16-bit module are float32.
+        Accuracy and derivatives as LayerNorm.
+
+    Source:
+        Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016; https://arxiv.org/abs/1607.08022
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        check_arguments("InstanceNorm1d", num_features, eps, momentum)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        keep_in_float32(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _forward(self, input, ("N, C, L", "C, L"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm1d:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+class InstanceNorm2d(torch.nn.InstanceNorm2d):
+    """Normalizes each channel of each feature map over its positions.
+
+    As :class:`InstanceNorm1d`, for input [N, C, H, W] or [C, H, W].
+
+    Example:
+        >>> InstanceNorm2d(1)(torch.tensor([1.0, 3.0]).view(1, 1, 2)).flatten()
+        tensor([-1.0000,  1.0000])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        check_arguments("InstanceNorm2d", num_features, eps, momentum)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        keep_in_float32(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _forward(self, input, ("N, C, H, W", "C, H, W"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm2d:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+class InstanceNorm3d(torch.nn.InstanceNorm3d):
+    """Normalizes each channel of each volume over its positions.
+
+    As :class:`InstanceNorm1d`, for input [N, C, D, H, W] or [C, D, H, W].
+
+    Example:
+        >>> InstanceNorm3d(1)(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)).flatten()
+        tensor([-1.0000,  1.0000])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        check_arguments("InstanceNorm3d", num_features, eps, momentum)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        keep_in_float32(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _forward(self, input, ("N, C, D, H, W", "C, D, H, W"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm3d:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str]) -> Tensor:
+    return checked_instance_norm(
+        type(layer).__name__,
+        layouts,
+        x,
+        layer.num_features,
+        layer.running_mean,
+        layer.running_var,
+        layer.weight,
+        layer.bias,
+        layer.training or not layer.track_running_stats,
+        layer.momentum if layer.momentum is not None else 0.0,
+        layer.eps,
+    )
+
+
+def checked_instance_norm(
+    call: str,
+    layouts: tuple[str, str],
+    x: Tensor,
+    num_features: int,
+    mean: Tensor | None,
+    var: Tensor | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    own_statistics: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
+    _checks.tensor(call, "input", x)
+    _checks.rank(call, x, layouts)
+    batched = x.dim() == layouts[0].count(",") + 1
+    axis = 1 if batched else 0
+    if w is not None or mean is not None:
+        _checks.channels(call, x, num_features, axis)
+    elif x.shape[axis] != num_features:
+        warnings.warn(
+            f"{call}: expected {num_features} channels, got {x.shape[axis]}; without parameters the layer "
+            f"normalizes any number, so build it for the number it gets.",
+            stacklevel=4,
+        )
+    batch = x if batched else x.unsqueeze(0)
+    y = instance_norm(batch, mean, var, w, b, own_statistics, momentum, eps)
+    return y if batched else y.squeeze(0)
+
+
+torch.fx.wrap("checked_instance_norm")

@@ -1,0 +1,123 @@
+"""Runs that cost nothing: made-up outcomes, a function of the spec alone, for tests of everything around a run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from normkit.lab.records import RunRecord, RunSpec
+
+# Mean test NLL of each norm at its best learning rate, and that learning rate.
+BEST = {"none": (0.9, 1e-2), "batch": (0.5, 3e-2), "layer": (0.2, 1e-2), "rms": (0.2, 1e-2), "group": (0.4, 3e-3)}
+
+
+def spec(**changes: object) -> RunSpec:
+    fields: dict[str, object] = {
+        "task": "toy",
+        "task_hash": "abc",
+        "norm": "layer",
+        "batch_size": 16,
+        "learning_rate": 1e-2,
+        "seed": 0,
+        "role": "evaluate",
+        "steps": 100,
+    }
+    return RunSpec(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def noise(text: str) -> float:
+    """A number in [-0.5, 0.5) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48 - 0.5
+
+
+def run(spec: RunSpec) -> RunRecord:
+    """NLL is lowest at the norm's best learning rate; seeds shift all norms together and each a little alone."""
+    level, best = BEST[spec.norm]
+    loss = level + 0.3 * abs(math.log10(spec.learning_rate / best))
+    loss += 0.2 * noise(f"{spec.seed}") + 0.02 * noise(f"{spec.seed} {spec.norm} {spec.batch_size}")
+    metrics = {"val_nll": loss, "val_accuracy": math.exp(-loss)}
+    if spec.role == "evaluate":
+        metrics |= {"test_nll": loss + 0.01, "test_accuracy": math.exp(-loss)}
+        if spec.norm == "batch":
+            metrics |= {"test_nll_batch": loss + 0.02, "test_nll_recomputed": loss + 0.03}
+    return RunRecord(
+        spec,
+        "done",
+        metrics=metrics,
+        curve=((0, 2.3), (spec.steps, loss)),
+        steps_done=spec.steps,
+        epochs=1.5,
+        ms_per_step=0.5,
+        wall_s=0.001 * spec.steps,
+        provenance={"versions": {"torch": "0"}},
+    )
+
+
+def run_slowly(spec: RunSpec) -> RunRecord:
+    """The same, in 50 ms."""
+    time.sleep(0.05)
+    return run(spec)
+
+
+def run_for_long(spec: RunSpec) -> RunRecord:
+    """Busy for longer than any test waits."""
+    time.sleep(600)
+    return run(spec)
+
+
+def die_once(spec: RunSpec) -> RunRecord:
+    """The process is killed in the middle of the first try of a run; the task names a folder that remembers."""
+    mark = Path(spec.task) / spec.key
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(spec)
+
+
+def die_always(spec: RunSpec) -> RunRecord:
+    """The process is killed whenever the norm is "batch"."""
+    if spec.norm == "batch":
+        sys.stdout.write("about to die\n")
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(spec)
+
+
+def talk(spec: RunSpec) -> RunRecord:
+    """Prints and reads, as a user's task may; neither must reach the channel to the parent."""
+    sys.stdout.write("hello {\n")
+    os.write(1, b"raw bytes\n")
+    return run(spec)
+
+
+def fail(spec: RunSpec) -> RunRecord:
+    raise ZeroDivisionError("in the user's task")
+
+
+def mixed(spec: RunSpec) -> RunRecord:
+    """Every outcome a run can have: none diverges at evaluation seed 1, batch is impossible, group fails."""
+    if spec.norm == "none" and spec.seed == 1:
+        return RunRecord(spec, "diverged", message="loss was nan at step 3", steps_done=3)
+    if spec.norm == "batch":
+        return RunRecord(spec, "impossible", message="batch: expected more than 1 value per channel")
+    if spec.norm == "group":
+        raise ZeroDivisionError("in the user's task")
+    return run(spec)
+
+
+def diverge_at_high_rates(spec: RunSpec) -> RunRecord:
+    """batch diverges at every learning rate, none at all above 3e-4."""
+    if spec.norm == "batch" or (spec.norm == "none" and spec.learning_rate > 3e-4):
+        return RunRecord(spec, "diverged", message="loss was inf at step 1", steps_done=1)
+    return run(spec)
+
+
+def alike(spec: RunSpec) -> RunRecord:
+    """Every norm has exactly the same outcome, as in an A/A check."""
+    record = run(RunSpec(**{**vars(spec), "norm": "layer"}))
+    return RunRecord(**{**vars(record), "spec": spec})
