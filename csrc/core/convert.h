@@ -2,7 +2,6 @@
 // integer arithmetic where the processor has no instruction that treats subnormals and NaN the same everywhere.
 // Included by simd.h.
 
-using FloatValues = RegisterOf<float>::Values;
 using FloatBits = RegisterOf<float>::Bits;
 typedef uint32_t UnsignedBits __attribute__((vector_size(NK_REGISTER_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(NK_REGISTER_BYTES / 2)));
@@ -14,13 +13,30 @@ NK_INLINE FloatValues load_register(const float* p) {
 }
 NK_INLINE void store_register(float* p, FloatValues v) { __builtin_memcpy(p, &v, sizeof v); }
 
-NK_INLINE RegisterOf<double>::Values load_register(const double* p) {
-  RegisterOf<double>::Values v;
+NK_INLINE DoubleValues load_register(const double* p) {
+  DoubleValues v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-NK_INLINE void store_register(double* p, RegisterOf<double>::Values v) { __builtin_memcpy(p, &v, sizeof v); }
+NK_INLINE void store_register(double* p, DoubleValues v) { __builtin_memcpy(p, &v, sizeof v); }
 
+// 16-bit items as 32-bit lanes and back (values fit). The generic form is two shuffles a register slower.
+#if defined(__AVX512F__)
+NK_INLINE UnsignedBits load_halves(const void* p) {
+  return (UnsignedBits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+}
+NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bits));
+}
+#elif defined(__AVX2__)
+NK_INLINE UnsignedBits load_halves(const void* p) {
+  return (UnsignedBits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+}
+NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+  const __m256i v = (__m256i)bits;
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+#else
 NK_INLINE UnsignedBits load_halves(const void* p) {
   HalfBits h;
   __builtin_memcpy(&h, p, sizeof h);
@@ -30,16 +46,16 @@ NK_INLINE void store_halves(void* p, UnsignedBits bits) {
   const HalfBits h = __builtin_convertvector(bits, HalfBits);
   __builtin_memcpy(p, &h, sizeof h);
 }
+#endif
 
 // ---- bfloat16: the upper half of a float32 ----
 
 NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(load_halves(p) << 16); }
 NK_INLINE void store_register(BFloat16* p, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
-  const UnsignedBits nearest_even = (bits + (((bits >> 16) & 1u) + 0x7fffu)) >> 16;
-  const UnsignedBits quiet_nan = (bits >> 16) | 0x40u;
-  const FloatBits is_nan = (FloatBits)(bits & 0x7fffffffu) > 0x7f800000;
-  store_halves(p, is_nan ? quiet_nan : nearest_even);
+  const UnsignedBits nearest_even = bits + (((bits >> 16) & 1u) + 0x7fffu);
+  const UnsignedBits nan = UnsignedBits{} + 0x7fc00000u;
+  store_halves(p, (v == v ? nearest_even : nan) >> 16);
 }
 
 // ---- float16 ----

@@ -7,8 +7,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include "kernels.h"
@@ -25,12 +27,13 @@ namespace NK_ISA {
 #include "rows_stats.h"
 // one family of kernels after the other
 #include "rows_forward.h"
+#include "rows_backward.h"
 
 }  // namespace NK_ISA
 
 extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
-    {NK_ISA::row_norm_forward, nullptr},
+    {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
 };
 
 }  // namespace normkit

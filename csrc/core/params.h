@@ -49,11 +49,9 @@ class Param {
   Param& operator=(const Param&) = delete;
   ~Param() { release(heap_); }
 
-  NK_MEMBER Vec<A> at(int64_t j) const { return load(values_ + j * step_); }
-  NK_MEMBER Vec<A> first_at(int64_t j, int n) const {
-    return step_ != 0 ? load_first(values_ + j, n) : load(values_);
-  }
-  NK_MEMBER A value(int64_t j) const { return values_[j * step_]; }
+  const A* values() const { return values_; }
+  int64_t step() const { return step_; }  // from one value to the next: 1, or 0
+  Vec<A> tail(int64_t j, int n) const { return step_ != 0 ? load_first(values_ + j, n) : load(values_); }
 
  private:
   static constexpr int64_t kOnStack = 1024;

@@ -12,19 +12,21 @@ struct RowForward {
   Vec<A> b_tail;
 
   explicit RowForward(const RowNormForward& a) : row(a.n_cols), eps(a.eps), w(a.w, a.n_cols, 1), b(a.b, a.n_cols, A(-0.0)) {
-    w_tail = w.first_at(row.vectors * kLanes, row.tail);
-    b_tail = b.first_at(row.vectors * kLanes, row.tail);
+    w_tail = w.tail(row.vectors * kLanes, row.tail);
+    b_tail = b.tail(row.vectors * kLanes, row.tail);
   }
 
   NK_MEMBER Vec<A> normalized(Vec<A> x, Vec<A> m0, Vec<A> dm, Vec<A> rstd, Vec<A> wj, Vec<A> bj) const {
     if constexpr (kNorm == RowNorm::kRmsNorm) return x * (rstd * wj);
-    return ((x - m0) - dm) * (rstd * wj) + bj;
+    return fma((x - m0) - dm, rstd * wj, bj);
   }
 
   NK_MEMBER void apply(const T* x, Vec<A> tail, T* y, const RowStats<A>& stats) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
-    for (int64_t j = 0; j < row.vectors * kLanes; j += kLanes) {
-      store(y + j, normalized(load(x + j), m0, dm, rstd, w.at(j), b.at(j)));
+    const A *wj = w.values(), *bj = b.values();
+    const int64_t w_step = w.step() * kLanes, b_step = b.step() * kLanes;
+    for (int64_t j = 0; j < row.vectors * kLanes; j += kLanes, wj += w_step, bj += b_step) {
+      store(y + j, normalized(load(x + j), m0, dm, rstd, load(wj), load(bj)));
     }
     if (row.tail != 0) {
       store_first(y + row.vectors * kLanes, normalized(tail, m0, dm, rstd, w_tail, b_tail), row.tail);
@@ -33,7 +35,8 @@ struct RowForward {
 
   __attribute__((noinline)) void apply_careful(const T* x, T* y, CarefulStats exact) const {
     for (int64_t j = 0; j < row.n; ++j) {
-      const double v = (value_at(x + j) - exact.mean) * exact.rstd * double(w.value(j)) + double(b.value(j));
+      const double v = (value_at(x + j) - exact.mean) * exact.rstd * double(w.values()[j * w.step()]) +
+                       double(b.values()[j * b.step()]);
       store_first(y + j, splat(A(v)), 1);
     }
   }

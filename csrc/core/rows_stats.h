@@ -9,10 +9,11 @@
 template <class A>
 struct RowShape {
   explicit RowShape(int64_t n_cols)
-      : n(n_cols), vectors(n_cols / kLanes), tail(int(n_cols % kLanes)), tail_lanes(first_lanes<A>(tail)) {}
+      : n(n_cols), vectors(n_cols / kLanes), tail(int(n_cols % kLanes)), per_n(A(1) / A(n_cols)), tail_lanes(first_lanes<A>(tail)) {}
   int64_t n;
   int64_t vectors;
   int tail;
+  A per_n;
   Lanes<A> tail_lanes;
 };
 
@@ -65,14 +66,14 @@ NK_INLINE A block_sum_of_squares(const T* x, int64_t vectors, Vec<A> first) {
   for (; j + 4 <= vectors; j += 4) {
     const Vec<A> x0 = load(x + j * kLanes), x1 = load(x + (j + 1) * kLanes);
     const Vec<A> x2 = load(x + (j + 2) * kLanes), x3 = load(x + (j + 3) * kLanes);
-    s0 = s0 + x0 * x0;
-    s1 = s1 + x1 * x1;
-    s2 = s2 + x2 * x2;
-    s3 = s3 + x3 * x3;
+    s0 = fma(x0, x0, s0);
+    s1 = fma(x1, x1, s1);
+    s2 = fma(x2, x2, s2);
+    s3 = fma(x3, x3, s3);
   }
   for (; j < vectors; ++j) {
     const Vec<A> x0 = load(x + j * kLanes);
-    s0 = s0 + x0 * x0;
+    s0 = fma(x0, x0, s0);
   }
   return sum((s0 + s1) + (s2 + s3));
 }
@@ -91,14 +92,14 @@ NK_INLINE CentredSums<A> block_centred_sums(const T* x, int64_t vectors, Vec<A> 
     const Vec<A> da = load(x + j * kLanes) - m0;
     const Vec<A> db = load(x + (j + 1) * kLanes) - m0;
     a1 = a1 + da;
-    a2 = a2 + da * da;
+    a2 = fma(da, da, a2);
     b1 = b1 + db;
-    b2 = b2 + db * db;
+    b2 = fma(db, db, b2);
   }
   if (j < vectors) {
     const Vec<A> da = load(x + j * kLanes) - m0;
     a1 = a1 + da;
-    a2 = a2 + da * da;
+    a2 = fma(da, da, a2);
   }
   return {sum(a1 + b1), sum(a2 + b2)};
 }
@@ -114,8 +115,8 @@ NK_INLINE double sum_over_blocks(int64_t vectors, const Block& block) {
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A n) {
-  if (row.vectors <= kBlockVectors) return block_sum(x, row.vectors, tail) / n;
+NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A per_n) {
+  if (row.vectors <= kBlockVectors) return block_sum(x, row.vectors, tail) * per_n;
   const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
     return block_sum(x + j * kLanes, count, zeros<A>());
   });
@@ -123,8 +124,8 @@ NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A n) {
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A n) {
-  if (row.vectors <= kBlockVectors) return block_sum_of_squares(x, row.vectors, tail) / n;
+NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A per_n) {
+  if (row.vectors <= kBlockVectors) return block_sum_of_squares(x, row.vectors, tail) * per_n;
   const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
     return block_sum_of_squares(x + j * kLanes, count, zeros<A>());
   });
@@ -132,12 +133,12 @@ NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A n
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, Vec<A> tail, A m0, A n) {
+NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, Vec<A> tail, A m0, A per_n) {
   const Vec<A> m0_lanes = splat(m0);
   const Vec<A> tail_d = keep(tail - m0_lanes, row.tail_lanes);
   if (row.vectors <= kBlockVectors) {
     const CentredSums<A> sums = block_centred_sums(x, row.vectors, m0_lanes, tail_d);
-    return {sums.s1 / n, sums.s2 / n};
+    return {sums.s1 * per_n, sums.s2 * per_n};
   }
   double s1 = double(sum(tail_d)), s2 = double(sum(tail_d * tail_d));
   for (int64_t j = 0; j < row.vectors; j += kBlockVectors) {
@@ -149,23 +150,26 @@ NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, V
   return {A(s1 / double(row.n)), A(s2 / double(row.n))};
 }
 
+NK_INLINE float square_root(float v) { return __builtin_sqrtf(v); }
+NK_INLINE double square_root(double v) { return __builtin_sqrt(v); }
+
 template <class A>
 NK_INLINE A rstd_of(A var, double eps) {
-  return A(1.0 / sqrt(double(var) + eps));
+  return A(1) / square_root(var + A(eps));
 }
 
 // False when these sums cannot be trusted: the row is constant or nearly so next to its mean, or a square may
 // have left the range of A. careful_stats() then does the row again.
 template <RowNorm kNorm, class T, class A = Compute<T>>
 NK_INLINE bool quick_stats(const T* x, const RowShape<A>& row, Vec<A> tail, double eps, RowStats<A>& stats) {
-  const A n = A(row.n);
+  const A per_n = row.per_n;
   if constexpr (kNorm == RowNorm::kRmsNorm) {
-    const A mean_square = row_mean_square(x, row, tail, n);
+    const A mean_square = row_mean_square(x, row, tail, per_n);
     stats = {A(0), A(0), rstd_of(mean_square, eps)};
     return mean_square <= RowLimits<A>::kLarge && mean_square + A(eps) >= RowLimits<A>::kSmall;
   } else {
-    const A m0 = row_mean(x, row, tail, n);
-    const CentredSums<A> means = row_centred_means(x, row, tail, m0, n);
+    const A m0 = row_mean(x, row, tail, per_n);
+    const CentredSums<A> means = row_centred_means(x, row, tail, m0, per_n);
     const A dm = means.s1;
     const A var = means.s2 - dm * dm;
     stats = {m0, dm, rstd_of(var, eps)};

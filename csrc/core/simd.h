@@ -1,6 +1,7 @@
 // One virtual vector of 16 lanes, the same on every instruction set: one register under AVX-512, two under
-// AVX2, four under SSE2 and NEON (twice as many for double). Every operation is an IEEE +, -, * or / on each
-// lane and no multiply is ever fused with an add (-ffp-contract=off), so all instruction sets give the same bits.
+// AVX2, four under SSE2 and NEON (twice as many for double). Every operation is an IEEE +, -, * or / or a fused
+// multiply-add on each lane, and the compiler may fuse nothing by itself (-ffp-contract=off), so all instruction
+// sets give the same bits. (x86 before AVX2 has no fused instruction: fma() is then a slow call into libm.)
 //
 // Included once per instruction set, inside that set's own namespace (see kernels_impl.h): two copies of
 // one function never meet in the linker.
@@ -17,6 +18,7 @@ constexpr int kLanes = 16;
 
 #define NK_INLINE static inline __attribute__((always_inline))
 #define NK_MEMBER inline __attribute__((always_inline))
+#define NK_LAMBDA __attribute__((always_inline))
 
 template <class A>
 struct RegisterOf;
@@ -45,6 +47,38 @@ struct Lanes {
   using Bits = typename RegisterOf<A>::Bits;
   Bits r[Vec<A>::kRegisters];
 };
+
+using FloatValues = RegisterOf<float>::Values;
+using DoubleValues = RegisterOf<double>::Values;
+
+#if defined(__AVX512F__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) { return _mm512_fmadd_ps(a, b, c); }
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__AVX2__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) { return _mm256_fmadd_ps(a, b, c); }
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
+  return (FloatValues)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return (DoubleValues)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+// Slow and rare, so kept out of line: inlined, these calls would be most of the code.
+static __attribute__((noinline)) FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
+  for (int j = 0; j < 4; ++j) c[j] = __builtin_fmaf(a[j], b[j], c[j]);
+  return c;
+}
+static __attribute__((noinline)) DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  for (int j = 0; j < 2; ++j) c[j] = __builtin_fma(a[j], b[j], c[j]);
+  return c;
+}
+#endif
 
 // What a storage type is computed in.
 template <class T>
@@ -79,6 +113,13 @@ template <class A>
 NK_INLINE Vec<A> operator/(Vec<A> a, Vec<A> b) {
   NK_EACH_REGISTER a.r[i] /= b.r[i];
   return a;
+}
+
+// a * b + c, rounded once.
+template <class A>
+NK_INLINE Vec<A> fma(Vec<A> a, Vec<A> b, Vec<A> c) {
+  NK_EACH_REGISTER c.r[i] = fma_register(a.r[i], b.r[i], c.r[i]);
+  return c;
 }
 
 template <class A>

@@ -46,13 +46,13 @@ class NormLSTM(nn.Module):
         return states[torch.argsort(longest_first)]
 
     def _last_states(self, x: Tensor, alive: list[int]) -> Tensor:
-        """The state at the end of each sequence, of which the first alive[t] reach step t."""
-        inputs = self.input(x)  # [N, T, 4 * hidden_size]
+        """The state at the end of each sequence of x [N, T, input_size]; alive[t] of them reach step t."""
+        inputs = self.norm_x.sequence(self.input(x.transpose(0, 1)), alive)
         h = c = x.new_zeros(x.shape[0], self.recurrent.in_features)
         ended = []  # states of the sequences that are over, the shortest first
         for t, n in enumerate(alive):
             ended.append(h[n:])
-            gates = self.norm_x(inputs[:n, t], t) + self.norm_h(self.recurrent(h[:n]), t) + self.bias
+            gates = inputs[t] + self.norm_h(self.recurrent(h[:n]), t) + self.bias
             i, f, g, o = gates.chunk(4, dim=1)
             c = torch.sigmoid(f) * c[:n] + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(self.norm_c(c, t))

@@ -14,6 +14,18 @@ from normkit import nn as layers
 from normkit.errors import ArgumentError, ShapeError
 
 
+class RecurrentNorm(nn.Module):
+    """A norm inside a recurrent network. Rows are sequences, the longest first, and end where they end."""
+
+    def forward(self, x: Tensor, step: int) -> Tensor:
+        """Normalizes the values at one step, [N_t, C], of the N_t sequences that reach it."""
+        raise NotImplementedError
+
+    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
+        """The same for values known for all steps at once, [T, N, C], of which alive[t] rows count at step t."""
+        return [self(rows[:n], step) for step, (rows, n) in enumerate(zip(x, alive, strict=False))]
+
+
 @dataclass(frozen=True)
 class NormFactory:
     """Makes one kind of normalization for every place in a network that may want one.
@@ -25,15 +37,15 @@ class NormFactory:
         features: number of features C -> layer for [N, C].
         image: number of channels C -> layer for [N, C, H, W].
         tokens: number of features C -> layer for [N, T, C].
-        recurrent: number of features C, number of steps T -> layer called as ``layer(x, step)`` with x
-            [N, C], the values at one step of a recurrent network.
+        recurrent: number of features C, longest sequence T -> layer for the values at each step of a
+            recurrent network, see :class:`RecurrentNorm`.
     """
 
     name: str
     features: Callable[[int], nn.Module]
     image: Callable[[int], nn.Module]
     tokens: Callable[[int], nn.Module]
-    recurrent: Callable[[int, int], nn.Module]
+    recurrent: Callable[[int, int], RecurrentNorm]
 
 
 def norm_names() -> tuple[str, ...]:
@@ -103,8 +115,8 @@ class ChannelsLast(nn.Module):
         return y.movedim(-1, 1)
 
 
-class EveryStep(nn.Module):
-    """The same layer at every step of a recurrent network."""
+class EveryStep(RecurrentNorm):
+    """The same layer at every step of a recurrent network, for layers that treat every row alone."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -114,8 +126,12 @@ class EveryStep(nn.Module):
         y: Tensor = self.layer(x)
         return y
 
+    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
+        y: Tensor = self.layer(x.flatten(0, 1))
+        return [rows[:n] for rows, n in zip(y.reshape(x.shape).unbind(), alive, strict=False)]
 
-class BatchNormPerStep(nn.Module):
+
+class BatchNormPerStep(RecurrentNorm):
     """BatchNorm in a recurrent network: statistics of each step's own, one weight and bias for all steps.
 
     Statistics shared by all steps ruin it: they average the first steps, where the state still settles,
@@ -155,13 +171,26 @@ class BatchNormPerStep(nn.Module):
             momentum=self.momentum,
         )
 
+    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
+        steps, n, _ = x.shape
+        if alive != [n] * steps:
+            return super().sequence(x, alive)
+        # Every step's features side by side are features with statistics of their own: one call does for all.
+        x_hat = functional.batch_norm(
+            x.transpose(0, 1).flatten(1),
+            self.running_mean[:steps].view(-1),
+            self.running_var[:steps].view(-1),
+            training=self.training,
+            momentum=self.momentum,
+        )
+        return list((x_hat.reshape(n, steps, -1) * self.weight + self.bias).unbind(1))
+
 
 def _identity(num_features: int) -> nn.Module:
     return nn.Identity()
 
 
-def _every_step(layer: Callable[[int], nn.Module]) -> Callable[[int, int], nn.Module]:
-    """A factory for recurrent networks of a layer that treats every row alone."""
+def _every_step(layer: Callable[[int], nn.Module]) -> Callable[[int, int], RecurrentNorm]:
     return lambda num_features, steps: EveryStep(layer(num_features))
 
 
@@ -186,14 +215,18 @@ def _rms_image(num_channels: int) -> nn.Module:
 
 
 def _instance_features(num_features: int) -> nn.Module:
-    raise ShapeError(
+    raise _no_positions(num_features)
+
+
+def _no_positions(num_features: int) -> ShapeError:
+    return ShapeError(
         f"instance: expected several positions in each channel of a sample, got one in each of {num_features} "
         "features, whose only value would always become 0; use layer or group."
     )
 
 
-def _instance_recurrent(num_features: int, steps: int) -> nn.Module:
-    return _instance_features(num_features)
+def _instance_recurrent(num_features: int, steps: int) -> RecurrentNorm:
+    raise _no_positions(num_features)
 
 
 _FACTORIES = {

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from normkit.lab.data import digits
 from normkit.lab.norms import NormFactory
-from normkit.lab.task import Data, Split, Task
+from normkit.lab.task import Task
 
 
 def digits_cnn() -> Task:
     """Convolutions of 16, 32 (stride 2) and 32 channels, the mean over the map, and a linear layer."""
-
-    def one_channel(split: Split) -> Split:
-        return replace(split, inputs=(split.inputs[0].unsqueeze(1),))
-
-    def data(seed: int) -> Data:
-        images = digits(seed)
-        return Data(one_channel(images.train), one_channel(images.validation), one_channel(images.test))
 
     def build(norm: NormFactory) -> nn.Module:
         return nn.Sequential(
@@ -40,7 +31,7 @@ def digits_cnn() -> Task:
     return Task(
         name="digits-cnn",
         description="A convolutional network of 16, 32 and 32 channels reads handwritten digits.",
-        data=data,
+        data=lambda seed: digits(seed).map(lambda image: (image.unsqueeze(1),)),
         build=build,
         steps=lambda batch_size: {1: 1000, 2: 1000}.get(batch_size, 300),
         norms=("none", "batch", "layer", "rms", "group", "instance"),

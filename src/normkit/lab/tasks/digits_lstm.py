@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normkit.lab.cells import NormLSTM
 from normkit.lab.data import digits, stream
 from normkit.lab.norms import NormFactory
-from normkit.lab.task import Data, Split, Task
+from normkit.lab.task import Data, Inputs, Task
 
 
 def digits_lstm(
@@ -25,12 +25,13 @@ def digits_lstm(
             steps, padded with zeros, and the state is taken at its own end.
     """
     steps, width = {"rows": (8, 8), "pixels": (64, 1)}[sequence]
+    shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    order = {"rows": torch.arange(64), "pixels": shuffled}[sequence]
 
     def data(seed: int) -> Data:
-        images = digits(seed)
-        generator = stream(seed, "lengths")
-        parts = (images.train, images.validation, images.test)
-        return Data(*(_as_sequences(part, steps, width, lengths == "variable", generator) for part in parts))
+        sequences = digits(seed).map(lambda image: (image.flatten(1)[:, order].reshape(-1, steps, width),))
+        cut = stream(seed, "lengths")
+        return sequences if lengths == "fixed" else sequences.map(lambda x: _cut(x, cut))
 
     return Task(
         name="digits-lstm",
@@ -55,13 +56,9 @@ class Reader(nn.Module):
         return logits
 
 
-def _as_sequences(part: Split, steps: int, width: int, cut: bool, generator: torch.Generator) -> Split:
-    pixels = part.inputs[0].flatten(1)  # [N, 64]
-    if width == 1:
-        pixels = pixels[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
-    x = pixels.reshape(-1, steps, width)
-    if not cut:
-        return Split((x,), part.targets)
-    lengths = torch.randint(steps // 2, steps + 1, (len(part),), generator=generator)
-    padding = torch.arange(steps) >= lengths[:, None]
-    return Split((x.masked_fill(padding[:, :, None], 0.0), lengths), part.targets)
+def _cut(x: Tensor, generator: torch.Generator) -> Inputs:
+    """Ends each sequence of x [N, T, C] after a random half to whole of its steps: padded, and its length."""
+    n, steps, _ = x.shape
+    lengths = torch.randint(steps // 2, steps + 1, (n,), generator=generator)
+    ended = torch.arange(steps) >= lengths[:, None]
+    return x.masked_fill(ended[:, :, None], 0.0), lengths

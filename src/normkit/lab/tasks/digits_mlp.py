@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from normkit.lab.data import digits
 from normkit.lab.norms import NormFactory
-from normkit.lab.task import Data, Split, Task
+from normkit.lab.task import Task
 
 
 def digits_mlp() -> Task:
     """64-100-100-10, the MLP of Ba et al. 2016 (784-1000-1000-10) at the scale of these images."""
-
-    def flat(split: Split) -> Split:
-        return replace(split, inputs=(split.inputs[0].flatten(1),))
-
-    def data(seed: int) -> Data:
-        images = digits(seed)
-        return Data(flat(images.train), flat(images.validation), flat(images.test))
 
     def build(norm: NormFactory) -> nn.Module:
         return nn.Sequential(
@@ -35,7 +26,7 @@ def digits_mlp() -> Task:
     return Task(
         name="digits-mlp",
         description="A multilayer perceptron, 64-100-100-10, reads handwritten digits pixel by pixel.",
-        data=data,
+        data=lambda seed: digits(seed).map(lambda image: (image.flatten(1),)),
         build=build,
         steps=lambda batch_size: {1: 1000, 2: 1000}.get(batch_size, 300),
         learning_rates=(0.01, 0.03, 0.1, 0.3),
