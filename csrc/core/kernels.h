@@ -1,6 +1,7 @@
 // What the core offers: one table of functions for each instruction set, and the one chosen for this processor.
 #pragma once
 
+#include "channel_norm.h"
 #include "row_norm.h"
 #include "types.h"
 
@@ -9,6 +10,7 @@ namespace normkit {
 struct Kernels {
   const char* isa;
   RowKernels rows;
+  ChannelKernels channels;
 };
 
 extern const Kernels kPortableKernels;

@@ -29,11 +29,20 @@ namespace NK_ISA {
 #include "rows_forward.h"
 #include "rows_backward.h"
 
+#include "channel_support.h"
+#include "channel_stats.h"
+#include "planes.h"
+#include "planes_forward.h"
+#include "channel_forward.h"
+#include "planes_backward.h"
+#include "channel_backward.h"
+
 }  // namespace NK_ISA
 
 extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
     {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
+    {NK_ISA::channel_forward, NK_ISA::channel_backward},
 };
 
 }  // namespace normkit

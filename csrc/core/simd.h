@@ -138,10 +138,10 @@ NK_INLINE Vec<A> zeros() {
 // Lanes 0 .. n-1.
 template <class A>
 NK_INLINE Lanes<A> first_lanes(int n) {
+  using Bit = decltype(typename Lanes<A>::Bits{}[0] + 0);
+  static constexpr Bit kBits[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
   Lanes<A> lanes;
-  NK_EACH_REGISTER for (int j = 0; j < Vec<A>::kPerRegister; ++j) {
-    lanes.r[i][j] = i * Vec<A>::kPerRegister + j < n ? -1 : 0;
-  }
+  __builtin_memcpy(&lanes, kBits + kLanes - n, sizeof lanes);
   return lanes;
 }
 
