@@ -24,6 +24,7 @@ namespace NK_ISA {
 #include "moments.h"
 #include "parallel.h"
 #include "params.h"
+#include "dropout.h"
 #include "rows_stats.h"
 // one family of kernels after the other
 #include "rows_forward.h"

@@ -51,7 +51,6 @@ struct RowNormBackward {
   Dropout dropout;
   MutableArray dw;  // data may be null when not needed
   MutableArray db;
-  void* scratch;  // row_norm_backward_scratch() bytes, aligned for double; may be null without dw and db
   ParallelFor parallel_for;
 };
 
@@ -63,8 +62,8 @@ struct RowKernels {
 // Rows are added up in chunks of this many or more; the second term bounds the memory that very long rows take.
 constexpr Chunks row_chunks(int64_t n_rows, int64_t n_cols) { return chunks_of(n_rows, n_cols <= 16384 ? 64 : 16); }
 
-constexpr int64_t row_norm_backward_scratch(int64_t n_rows, int64_t n_cols) {
-  return row_chunks(n_rows, n_cols).count * 2 * round_up(n_cols, 16) * int64_t(sizeof(double));
-}
+// The kernels of this processor, after advising huge pages for what they are about to write.
+void row_norm_forward(const RowNormForward& args);
+void row_norm_backward(const RowNormBackward& args);
 
 }  // namespace normkit

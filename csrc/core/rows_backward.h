@@ -74,7 +74,7 @@ struct RowBackward {
   }
 
   // {mean(x_hat * g), mean(g)}
-  NK_MEMBER CentredSums<A> row_means(const T* x, const T* dy, const RowStats<A>& stats) const {
+  __attribute__((noinline)) CentredSums<A> row_means(const T* x, const T* dy, const RowStats<A>& stats) const {
     const Vec<A> g = load_tail(dy, row) * w_tail;
     const Vec<A> s1 = x_hat(load_tail(x, row), splat(stats.m0), splat(stats.dm), splat(stats.rstd)) * g;
     if (row.vectors <= kBlockVectors) {
@@ -183,15 +183,26 @@ struct RowBackward {
   }
 
   template <bool kParams>
-  void rows(const RowNormBackward& a, int64_t first, int64_t last, const ParamSums<A>& sums) const {
+  void rows(const RowNormBackward& a, int64_t first, int64_t last, const ParamSums<A>& sums,
+            const DropoutFactors<A>& factors) const {
+    rows_before_dropout<kParams>(a, first, last, sums);
+    if (a.dropped == nullptr) return;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t at = i * row.n;
+      drop_row(static_cast<const T*>(a.dx) + at, factors.of(at, row.n), static_cast<T*>(a.dropped) + at, row.n);
+    }
+  }
+
+  template <bool kParams>
+  void rows_before_dropout(const RowNormBackward& a, int64_t first, int64_t last, const ParamSums<A>& sums) const {
     int64_t i = first;
     while (i < last) {
-      if (i + kTileRows <= last) {
+      if (kParams && i + kTileRows <= last) {
         RowTile<T, kTileRows> t = tile_at<kTileRows>(a, i);
         bool all_within_range = true;
         for (int r = 0; r < kTileRows; ++r) all_within_range &= within_range(t.stats[r]);
         if (all_within_range) {
-          tile<kTileRows, kParams>(t, sums);
+          tile<kTileRows, true>(t, sums);
           i += kTileRows;
           continue;
         }
@@ -210,20 +221,19 @@ struct RowBackward {
 // One chunk of rows: dx of each, and the sums over them into `total` (dw, then db; n_padded each).
 template <RowNorm kNorm, class T, class A = Compute<T>>
 static void backward_chunk(const RowBackward<kNorm, T>& backward, const RowNormBackward& a, int64_t first, int64_t last,
-                           A* sums, double* total, int64_t n_padded) {
+                           A* sums, double* total, int64_t n_padded, const DropoutFactors<A>& factors) {
   const ParamSums<A> at = {sums, sums + n_padded, total, total + n_padded};
   for (int64_t j = 0; j < 2 * n_padded; ++j) total[j] = 0.0;
   for (int64_t i = first; i < last; i += kFlushRows) {
     for (int64_t j = 0; j < 2 * n_padded; ++j) sums[j] = A(0);
-    backward.template rows<true>(a, i, i + kFlushRows < last ? i + kFlushRows : last, at);
+    backward.template rows<true>(a, i, i + kFlushRows < last ? i + kFlushRows : last, at, factors);
     for (int64_t j = 0; j < 2 * n_padded; ++j) total[j] += double(sums[j]);
   }
 }
 
 // The chunks' sums added in order, 64 columns at a time.
-static void add_chunks(const RowNormBackward& a, int64_t n_chunks, int64_t n_padded) {
+static void add_chunks(const RowNormBackward& a, const double* totals, int64_t n_chunks, int64_t n_padded) {
   constexpr int64_t kColumns = 64;
-  const double* totals = static_cast<const double*>(a.scratch);
   for_range(a.parallel_for, 0, ceil_div(a.n_cols, kColumns), grain_for(2 * n_chunks * kColumns),
             [&](int64_t begin, int64_t end) {
               for (int64_t block = begin; block < end; ++block) {
@@ -249,23 +259,25 @@ static void row_backward(const RowNormBackward& a) {
   if (a.dw.data == nullptr && a.db.data == nullptr) {
     for_range(a.parallel_for, 0, a.n_rows, grain_for(a.n_cols), [&](int64_t first, int64_t last) {
       const RowBackward<kNorm, T> backward(a);
-      backward.template rows<false>(a, first, last, ParamSums<A>{});
+      const DropoutFactors<A> factors(a.dropout, a.n_cols);
+      backward.template rows<false>(a, first, last, ParamSums<A>{}, factors);
     });
     return;
   }
   const Chunks chunks = row_chunks(a.n_rows, a.n_cols);
   const int64_t n_padded = round_up(a.n_cols, kLanes);
+  const Memory<double> totals(chunks.count * 2 * n_padded);
   for_range(a.parallel_for, 0, chunks.count, grain_for(ceil_div(a.n_rows, chunks.count) * a.n_cols),
             [&](int64_t begin, int64_t end) {
               const RowBackward<kNorm, T> backward(a);
-              A* sums = static_cast<A*>(allocate(2 * n_padded * int64_t(sizeof(A))));
+              const DropoutFactors<A> factors(a.dropout, a.n_cols);
+              const Memory<A> sums(2 * n_padded);
               for (int64_t p = begin; p < end; ++p) {
-                double* total = static_cast<double*>(a.scratch) + 2 * p * n_padded;
-                backward_chunk(backward, a, chunks.begin(p), chunks.begin(p + 1), sums, total, n_padded);
+                backward_chunk(backward, a, chunks.begin(p), chunks.begin(p + 1), sums.data(),
+                               totals.data() + 2 * p * n_padded, n_padded, factors);
               }
-              release(sums);
             });
-  add_chunks(a, chunks.count, n_padded);
+  add_chunks(a, totals.data(), chunks.count, n_padded);
 }
 
 template <RowNorm kNorm>
@@ -279,7 +291,6 @@ static void row_backward_by_dtype(const RowNormBackward& a) {
 }
 
 static void row_norm_backward(const RowNormBackward& a) {
-  if (a.n_cols == 0) return;
   if (a.norm == RowNorm::kLayerNorm) return row_backward_by_dtype<RowNorm::kLayerNorm>(a);
   return row_backward_by_dtype<RowNorm::kRmsNorm>(a);
 }

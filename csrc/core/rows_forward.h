@@ -62,9 +62,16 @@ static void row_forward(const RowNormForward& a) {
   using A = Compute<T>;
   for_range(a.parallel_for, 0, a.n_rows, grain_for(a.n_cols), [&](int64_t first, int64_t last) {
     const RowForward<kNorm, T> forward(a);
+    const DropoutFactors<A> factors(a.dropout, a.n_cols);
     for (int64_t i = first; i < last; ++i) {
-      const T* x = static_cast<const T*>(a.x) + i * a.n_cols;
-      const RowStats<A> stats = forward.one_row(x, static_cast<T*>(a.y) + i * a.n_cols);
+      const int64_t at = i * a.n_cols;
+      const T* x = static_cast<const T*>(a.x) + at;
+      if (a.residual != nullptr) {
+        T* z = static_cast<T*>(a.z) + at;
+        add_row(x, static_cast<const T*>(a.residual) + at, factors.of(at, a.n_cols), z, a.n_cols);
+        x = z;
+      }
+      const RowStats<A> stats = forward.one_row(x, static_cast<T*>(a.y) + at);
       if (a.stats != nullptr) save_stats<kNorm>(static_cast<A*>(a.stats) + i * stats_per_row(kNorm), stats);
     }
   });
@@ -81,7 +88,6 @@ static void row_forward_by_dtype(const RowNormForward& a) {
 }
 
 static void row_norm_forward(const RowNormForward& a) {
-  if (a.n_rows == 0 || a.n_cols == 0) return;
   if (a.norm == RowNorm::kLayerNorm) return row_forward_by_dtype<RowNorm::kLayerNorm>(a);
   return row_forward_by_dtype<RowNorm::kRmsNorm>(a);
 }

@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from normkit import errors, functional, nn
-from normkit._info import info
+from normkit import errors
 from normkit._version import __version__
 from normkit.errors import NormkitError
-from normkit.surgery import UpgradeReport, upgrade
 
 if TYPE_CHECKING:
-    from normkit import lab, reference
+    from normkit import functional, lab, nn, reference
+    from normkit._info import info
+    from normkit.surgery.upgrade import UpgradeReport, upgrade
 
 __all__ = [
     "NormkitError",
@@ -31,14 +31,24 @@ __all__ = [
     "upgrade",
 ]
 
-# Loaded when first used, so that `import normkit` costs no more than the layers do.
-_ON_FIRST_USE = ("lab", "reference")
+# Name -> the module it is, or comes from. Loaded when first used, so that the command line, which imports this
+# package before any file of its own, answers `--help` without waiting for torch.
+_ON_FIRST_USE = {
+    "functional": "normkit.functional",
+    "lab": "normkit.lab",
+    "nn": "normkit.nn",
+    "reference": "normkit.reference",
+    "info": "normkit._info",
+    "UpgradeReport": "normkit.surgery",
+    "upgrade": "normkit.surgery",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_FIRST_USE:
-        return importlib.import_module(f"normkit.{name}")
-    raise AttributeError(f"module 'normkit' has no attribute {name!r}")
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'normkit' has no attribute {name!r}")
+    module = importlib.import_module(_ON_FIRST_USE[name])
+    return module if module.__name__ == f"normkit.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

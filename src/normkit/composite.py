@@ -32,13 +32,13 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     """Divide by the root of the mean square over the last ``n_axes`` axes."""
     wide = _widen(x)
     if wide.numel() == 0:
-        return _in_layout_of(x, _affine(wide, w, None).to(x.dtype))
+        return in_layout_of(x, _affine(wide, w, None).to(x.dtype))
     axes = tuple(range(-n_axes, 0))
     scale = power_of_two_scale(wide.detach().abs().amax(axes, keepdim=True), eps)
     scaled = wide * scale
     mean_square = (scaled * scaled).mean(axes, keepdim=True)
     x_hat = scaled * (1 / torch.sqrt(mean_square + scaled_eps(scale, eps)))
-    return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
+    return in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
 
 
 def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
@@ -46,7 +46,7 @@ def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tup
     axes = (0, *range(2, x.dim()))
     x_hat, moments = _normalize(_widen(x), axes, eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return _in_layout_of(x, y), moments
+    return in_layout_of(x, y), moments
 
 
 def apply_statistics(
@@ -57,7 +57,7 @@ def apply_statistics(
     mean, variance = (t.to(torch.promote_types(t.dtype, wide.dtype)) for t in (mean, variance))
     rstd = 1 / torch.sqrt(variance + eps)
     x_hat = ((wide - _per_channel(mean, x)) * _per_channel(rstd, x)).to(wide.dtype)
-    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
@@ -67,20 +67,20 @@ def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, e
         grouped = wide.unflatten(1, (num_groups, x.shape[1] // num_groups))
         x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
         wide = x_hat.flatten(1, 2)
-    return _in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
     """Normalize each channel of each sample over its positions. No moments for input without elements."""
     x_hat, moments = _normalize(_widen(x), tuple(range(2, x.dim())), eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return _in_layout_of(x, y), moments
+    return in_layout_of(x, y), moments
 
 
 def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the channels (axis 1) at each position of each sample."""
     x_hat, _ = _normalize(_widen(x), (1,), eps)
-    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments | None]:
@@ -110,7 +110,7 @@ def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
     return None if p is None else p.view(-1, *[1] * (x.dim() - 2))
 
 
-def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """y in channels_last where x is, else contiguous: the memory formats that torch's layers keep."""
     if y.is_contiguous() or under_functorch():
         return y

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from normkit import _checks, composite
+from normkit.kernels import choose, ops, rows
+from normkit.kernels.cpu import Norm
 from normkit.moments import Moments
 
 __all__ = [
@@ -41,6 +43,9 @@ def layer_norm(
         tensor([[-1.0000,  1.0000],
                 [-1.0000,  1.0000]])
     """
+    if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
+        n_axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+        return rows.row_norm("layer_norm", input, n_axes, weight, bias, eps)
     call = "layer_norm"
     shape = _checks.normalized_shape(call, normalized_shape)
     _checks.tensor(call, "input", input)
@@ -49,7 +54,7 @@ def layer_norm(
     _checks.eps(call, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
-    return composite.layer_norm(_autocast(input), len(shape), weight, bias, eps)
+    return _row_norm("layer_norm", _autocast(input), len(shape), weight, bias, eps)
 
 
 def rms_norm(
@@ -64,17 +69,21 @@ def rms_norm(
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
         tensor([0.8485, 1.1314])
     """
+    if eps is None and isinstance(input, Tensor):
+        eps = _rms_eps(input)
+    if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
+        n_axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+        return rows.row_norm("rms_norm", input, n_axes, weight, None, eps)
     call = "rms_norm"
     shape = _checks.normalized_shape(call, normalized_shape)
     _checks.tensor(call, "input", input)
     _checks.trailing(call, input, shape)
     _checks.parameter(call, "weight", weight, shape, input)  # of any floating dtype, as torch's
-    if eps is None:
-        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+    assert eps is not None
     _checks.eps(call, eps)
     if _exporting():
         return torch.nn.functional.rms_norm(input, list(shape), weight, eps)
-    return composite.rms_norm(_autocast(input), len(shape), weight, eps)
+    return _row_norm("rms_norm", _autocast(input), len(shape), weight, None, eps)
 
 
 def batch_norm(
@@ -247,8 +256,13 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
-    total = _add("add_layer_norm", input, residual, dropout_p, training)
-    return layer_norm(total, normalized_shape, weight, bias, eps), total
+    call = "add_layer_norm"
+    dropping = _check_add(call, input, residual, dropout_p, training)
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.trailing(call, input, shape)
+    _check_affine(call, input, weight, bias, shape)
+    _checks.eps(call, eps)
+    return _add_row_norm("layer_norm", input, residual, shape, weight, bias, eps, dropping)
 
 
 def add_rms_norm(
@@ -267,8 +281,14 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
-    total = _add("add_rms_norm", input, residual, dropout_p, training)
-    return rms_norm(total, normalized_shape, weight, eps), total
+    call = "add_rms_norm"
+    dropping = _check_add(call, input, residual, dropout_p, training)
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.trailing(call, input, shape)
+    _checks.parameter(call, "weight", weight, shape, input)
+    eps = _rms_eps(input) if eps is None else eps
+    _checks.eps(call, eps)
+    return _add_row_norm("rms_norm", input, residual, shape, weight, None, eps, dropping)
 
 
 def updated_statistics(
@@ -290,11 +310,51 @@ def updated_statistics(
     return new[0], new[1]
 
 
-def _add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> Tensor:
+def _row_norm(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """The kernel as a call or as an operator, or composite, for arguments that have been checked."""
+    path = choose.path_of(x, w, b)
+    if path == "composite":
+        return (
+            composite.rms_norm(x, n_axes, w, eps) if norm == "rms_norm" else composite.layer_norm(x, n_axes, w, b, eps)
+        )
+    y = (rows if path == "kernel" else ops).row_norm(norm, x, n_axes, w, b, eps)
+    return composite.in_layout_of(x, y) if norm == "rms_norm" else y
+
+
+def _add_row_norm(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    shape: tuple[int, ...],
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    p: float,
+) -> tuple[Tensor, Tensor]:
+    """Add and normalize in one kernel, for arguments that have been checked; p is the probability of dropping."""
+    path = "composite" if _exporting() else choose.path_of(x, residual, w, b)
+    if path == "kernel":
+        return rows.add_row_norm(norm, x, residual, len(shape), w, b, eps, p)
+    dropped = torch.nn.functional.dropout(x, p)
+    if path == "operator":
+        return ops.add_row_norm(norm, dropped, residual, len(shape), w, b, eps)
+    z = dropped + residual
+    if norm == "layer_norm":
+        return layer_norm(z, shape, w, b, eps), z
+    return rms_norm(z, shape, w, eps), z
+
+
+def _rms_eps(x: Tensor) -> float:
+    """The eps that stands for None: that of the dtype which x is computed in."""
+    return torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+
+
+def _check_add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> float:
+    """The probability of dropping, now."""
     _checks.tensor(call, "input", x)
     _checks.residual(call, x, residual)
     _checks.probability(call, "dropout_p", p)
-    return torch.nn.functional.dropout(x, p, training) + residual
+    return float(p) if training else 0.0
 
 
 def _check_batch_norm(

@@ -47,8 +47,13 @@ class Moments(NamedTuple):
 
 
 def scaled_eps(scale: Tensor, eps: float) -> Tensor:
-    """eps·s², in the order that does not overflow."""
-    return eps * scale * scale
+    """eps·s², through its root: eps itself may lie below the normal numbers of the dtype, as s² may above.
+
+    An eps that vanishes even so is held at the smallest normal number, so that a constant slice, whose variance
+    is 0, is not divided by 0. Beside any other variance of scaled values that is nothing.
+    """
+    scaled: Tensor = (eps**0.5 * scale) ** 2
+    return scaled.clamp(min=torch.finfo(scale.dtype).tiny) if eps > 0 else scaled
 
 
 def power_of_two_scale(magnitude: Tensor, eps: float) -> Tensor:

@@ -8,8 +8,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from normkit.lab.encoding import decode_record, encode_record
+from normkit.lab.engines.base import Event
 from normkit.lab.records import RunRecord, RunSpec
 
 # Mean test NLL of each norm at its best learning rate, and that learning rate.
@@ -30,6 +33,51 @@ def spec(**changes: object) -> RunSpec:
     return RunSpec(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+class Inline:
+    """An engine that computes in this process, one run a wait, as if it had two workers."""
+
+    name = "inline"
+    workers = 2
+
+    def __init__(self, run: Callable[[RunSpec], RunRecord]) -> None:
+        self.run = run
+        self.waiting: list[RunSpec] = []
+        self.ran: list[RunSpec] = []
+        self.n_idle: list[int] = []  # at each wait
+        self.is_closed = False
+
+    @property
+    def free(self) -> int:
+        return self.workers - len(self.waiting)
+
+    def submit(self, spec: RunSpec) -> None:
+        assert self.free
+        self.waiting.append(spec)
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        self.n_idle.append(self.free)
+        spec = self.waiting.pop(0)
+        self.ran.append(spec)
+        return [decode_record(execute_with(self.run, spec))]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def execute_with(run: Callable[[RunSpec], RunRecord], spec: RunSpec) -> str:
+    """As a worker does it: an error is an outcome."""
+    try:
+        return encode_record(run(spec))
+    except Exception as error:
+        return encode_record(RunRecord(spec, "failed", message=f"{type(error).__name__}: {error}"))
+
+
 def noise(text: str) -> float:
     """A number in [-0.5, 0.5) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48 - 0.5
@@ -39,7 +87,7 @@ def run(spec: RunSpec) -> RunRecord:
     """NLL is lowest at the norm's best learning rate; seeds shift all norms together and each a little alone."""
     level, best = BEST[spec.norm]
     loss = level + 0.3 * abs(math.log10(spec.learning_rate / best))
-    loss += 0.2 * noise(f"{spec.seed}") + 0.02 * noise(f"{spec.seed} {spec.norm} {spec.batch_size}")
+    loss += 0.2 * noise(f"{spec.seed}") + 0.02 * noise(f"{spec.seed}, {spec.norm}, {spec.batch_size}")
     metrics = {"val_nll": loss, "val_accuracy": math.exp(-loss)}
     if spec.role == "evaluate":
         metrics |= {"test_nll": loss + 0.01, "test_accuracy": math.exp(-loss)}
@@ -64,27 +112,34 @@ def run_slowly(spec: RunSpec) -> RunRecord:
     return run(spec)
 
 
+def run_quite_slowly(spec: RunSpec) -> RunRecord:
+    """The same, in 5 ms."""
+    time.sleep(0.005)
+    return run(spec)
+
+
 def run_for_long(spec: RunSpec) -> RunRecord:
     """Busy for longer than any test waits."""
     time.sleep(600)
     return run(spec)
 
 
-def die_once(spec: RunSpec) -> RunRecord:
-    """The process is killed in the middle of the first try of a run; the task names a folder that remembers."""
+def die(spec: RunSpec) -> RunRecord:
+    """batch kills its process always, none the first time; the task names a folder that remembers."""
     mark = Path(spec.task) / spec.key
-    if not mark.exists():
+    if spec.norm == "batch" or (spec.norm == "none" and not mark.exists()):
         mark.touch()
+        sys.stdout.write("about to die\n")
         os.kill(os.getpid(), signal.SIGKILL)
     return run(spec)
 
 
-def die_always(spec: RunSpec) -> RunRecord:
-    """The process is killed whenever the norm is "batch"."""
-    if spec.norm == "batch":
-        sys.stdout.write("about to die\n")
-        sys.stdout.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+def hang_once(spec: RunSpec) -> RunRecord:
+    """batch takes 6 s the first time; the task names a folder that remembers."""
+    mark = Path(spec.task) / spec.key
+    if spec.norm == "batch" and not mark.exists():
+        mark.touch()
+        time.sleep(6)
     return run(spec)
 
 
@@ -93,6 +148,29 @@ def talk(spec: RunSpec) -> RunRecord:
     sys.stdout.write("hello {\n")
     os.write(1, b"raw bytes\n")
     return run(spec)
+
+
+def look_around(spec: RunSpec) -> RunRecord:
+    """Tells about the process in which the run was."""
+    import torch
+
+    found = {
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "ignores_interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "leads_its_session": os.getsid(0) == os.getpid(),
+        "stdin": sys.stdin.read(),
+    }
+    time.sleep(0.2)
+    return RunRecord(spec, "done", provenance=found)
+
+
+def run_oddly(spec: RunSpec) -> RunRecord:
+    return RunRecord(spec, "done", provenance={"tags": {"a"}})
+
+
+def leave(spec: RunSpec) -> RunRecord:
+    sys.exit("enough")
 
 
 def fail(spec: RunSpec) -> RunRecord:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -240,3 +242,13 @@ def test_a_task_that_cannot_be_is_refused(changes: dict[str, object], message: s
 def test_a_tasks_norms_are_all_known() -> None:
     for text in TEXTS:
         assert set(load_task(text).norms) <= set(norm_names())
+
+
+def test_importing_the_lab_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, normkit.lab, normkit.lab.tasks\n"
+        "heavy = {'sklearn', 'scipy', 'plotly', 'jinja2', 'typer', 'rich', 'ray'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

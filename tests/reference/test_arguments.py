@@ -23,13 +23,24 @@ REFUSED = {
         lambda: reference.layer_norm(X, 6),
         ShapeError,
         "layer_norm: expected normalized_shape to be the last dimensions of x, got (6,) for x of shape "
-        "(2, 6, 3, 3); use normalized_shape=(3,) to normalize over the last dimension.",
+        "(2, 6, 3, 3); pass the sizes of the last dimensions, x.shape[-1:] for one.",
     ),
     "normalized_shape empty": (
         lambda: reference.rms_norm(X, (), None, 1e-5),
         ShapeError,
         "rms_norm: expected normalized_shape to be the last dimensions of x, got () for x of shape "
-        "(2, 6, 3, 3); use normalized_shape=(3,) to normalize over the last dimension.",
+        "(2, 6, 3, 3); pass the sizes of the last dimensions, x.shape[-1:] for one.",
+    ),
+    "a number without dimensions": (
+        lambda: reference.layer_norm(3.0, ()),
+        ShapeError,
+        "layer_norm: expected normalized_shape to be the last dimensions of x, got () for x of shape (); "
+        "pass the sizes of the last dimensions, x.shape[-1:] for one.",
+    ),
+    "weight of the right size in another shape": (
+        lambda: reference.batch_norm(X, weight=np.ones((6, 1))),
+        ShapeError,
+        "batch_norm: expected weight of shape (6,), got (6, 1); pass an array of that shape.",
     ),
     "weight that would broadcast": (
         lambda: reference.layer_norm(X, (3, 3), weight=np.ones(3)),

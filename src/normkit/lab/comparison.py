@@ -61,6 +61,7 @@ class TaskInfo:
     name: str
     description: str
     parameters: dict[str, int]  # norm -> parameters of its model
+    text: str = ""  # what its records have as ``spec.task``: the name, or the path of the user's file
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def write_template(path: str | Path) -> Path:
     path = Path(path)
     if not is_file(str(path)):
         raise ArgumentError(f"write_template: expected a name that ends in .py, got {str(path)!r}; add it.")
-    text = resources.files("normkit.lab").joinpath("templates", "my_task.py").read_text(encoding="utf-8")
+    text = (resources.files("normkit.lab") / "templates" / "my_task.py").read_text(encoding="utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text.replace("my_task.py", path.name))

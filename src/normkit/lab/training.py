@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from normkit.lab.records import RunRecord, RunSpec, Status
 from normkit.lab.task import Data, Split, Task
 
 CURVE_POINTS = 50
+DIVERGED_NATS = 1e4  # no network that can still learn is so sure and so wrong
 WARMUP_STEPS = 5  # the first steps pay for allocations and lazy set-up: not timed
 
 
@@ -31,10 +32,10 @@ WARMUP_STEPS = 5  # the first steps pay for allocations and lazy set-up: not tim
 class Training:
     """What a training loop leaves behind, also when it is cut short."""
 
-    losses: list[float] = field(default_factory=list)  # finite ones
+    losses: list[float] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
     epochs: float = 0.0
-    diverged: bool = False
+    diverged_at: float | None = None  # the loss that ended it
 
 
 def run(spec: RunSpec) -> RunRecord:
@@ -44,8 +45,9 @@ def run(spec: RunSpec) -> RunRecord:
     its own, so that every norm gets the same of all three. Role "tune" looks at the validation data only;
     role "evaluate" also at the test data. One thread, so that no sum depends on the number of cores.
 
-    The status is "diverged" if a loss or a metric was not finite, "impossible" if the norm cannot do this at
-    all (one value per channel, say), and "failed" if the task raised; the message says where in its file.
+    The status is "diverged" if a loss was not finite, or beyond DIVERGED_NATS, or if a metric was not finite;
+    "impossible" if the norm cannot do this at all (one value per channel, say); "failed" if the task raised.
+    The message says why, and where in the task's file.
     """
     started = time.perf_counter()
     provenance: dict[str, Any] = {**environment(), "threads": 1, "started_at": timestamp()}
@@ -55,7 +57,7 @@ def run(spec: RunSpec) -> RunRecord:
         with _one_thread_own_random_numbers():
             task, data, model = _prepare(spec)
             _train(model, task, data.train, spec, training)
-            if not training.diverged:
+            if training.diverged_at is None:
                 metrics, how = evaluate_model(model, task.loss, data, spec)
                 provenance.update(how)
         status, message = _outcome(training, metrics)
@@ -75,20 +77,6 @@ def run(spec: RunSpec) -> RunRecord:
         wall_s=time.perf_counter() - started,
         provenance=provenance,
     )
-
-
-def calibrate(spec: RunSpec, steps: int = 8) -> float:
-    """Milliseconds per training step of a run, the median of ``steps`` after a warm-up.
-
-    Raises:
-        NormkitError: if the run cannot be done; :func:`run` would record why.
-        Exception: whatever the task raises.
-    """
-    training = Training()
-    with _one_thread_own_random_numbers():
-        task, data, model = _prepare(spec)
-        _train(model, task, data.train, replace(spec, steps=WARMUP_STEPS + steps), training)
-    return _median_ms(training)
 
 
 @contextmanager
@@ -136,8 +124,8 @@ def _train(model: nn.Module, task: Task, split: Split, spec: RunSpec, training: 
         targets = split.targets[rows]
         loss = task.loss(_logits(model(*(x[rows] for x in split.inputs)), targets), targets)
         value = loss.item()
-        if not math.isfinite(value):
-            training.diverged = True
+        if not value < DIVERGED_NATS:
+            training.diverged_at = value
             return
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -181,8 +169,8 @@ def _logits(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def _outcome(training: Training, metrics: dict[str, float]) -> tuple[Status, str]:
-    if training.diverged:
-        return "diverged", f"the training loss was not finite at step {len(training.losses) + 1}"
+    if training.diverged_at is not None:
+        return "diverged", f"the training loss was {training.diverged_at:.1e} nats at step {len(training.losses) + 1}"
     wild = [name for name, value in metrics.items() if not math.isfinite(value)]
     if wild:
         return "diverged", f"after the last step {wild[0]} was not finite"

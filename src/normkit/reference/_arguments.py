@@ -51,7 +51,7 @@ def trailing_shape(call: str, x: Array, normalized_shape: int | Sequence[int]) -
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(
             f"{call}: expected normalized_shape to be the last dimensions of x, got {shape} for x of shape "
-            f"{x.shape}; use normalized_shape={x.shape[-1:]} to normalize over the last dimension."
+            f"{x.shape}; pass the sizes of the last dimensions, x.shape[-1:] for one."
         )
     return shape
 

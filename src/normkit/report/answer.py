@@ -41,15 +41,17 @@ class ScoreView:
     margin: str  # "±0.014", or empty
     accuracy: str
     note: str  # why there is no plain score: "diverged in 2 of 5 runs", or empty
-    behind: float | None  # nats behind the best of the row; None where there is no score
+    short_note: str  # the same for a narrow column: "2/5 diverged"
+    behind: float | None  # nats behind the best of the row; None without a score, or while nobody has won
     is_tuned: bool  # False: the best learning rate still sits at the edge of the grid
+    is_asked: bool = True  # False: the task does not compare this norm; another task does
 
 
 @dataclass(frozen=True)
 class RowView:
     task: str
     batch_size: int
-    scores: tuple[ScoreView, ...]
+    scores: tuple[ScoreView, ...]  # one for each norm of the comparison, in its order
     advice: str
 
 
@@ -94,11 +96,11 @@ class AnswerView:
 
 def answer(comparison: Comparison) -> AnswerView:
     """Everything that is said about who won."""
-    rows = tuple(_row(cell) for cell in comparison.cells)
+    rows = tuple(_row(cell, comparison.norms) for cell in comparison.cells)
     norms = tuple(_norm(name, rows) for name in comparison.norms)
     decided = [row for row in rows if any(s.standing in ("best", "tie") for s in row.scores)]
     return AnswerView(
-        headline=_headline(norms, decided),
+        headline=_headline(norms, decided, len(rows)),
         lead=_lead(norms, decided),
         n_rows=len(rows),
         norms=norms,
@@ -112,20 +114,25 @@ def in_words(norm: str) -> str:
     return FULL_NAMES.get(norm, norm)
 
 
-def best_mean(cell: Cell) -> float | None:
-    """The lowest mean of the winners, or of whoever has a score when nobody won."""
-    scored = [s for s in cell.scores if s.nll is not None]
-    winning = [s for s in scored if s.norm in cell.winners] or scored
-    return min((s.nll.mean for s in winning if s.nll is not None), default=None)
+def _best_mean(cell: Cell) -> float | None:
+    """The lowest mean of the winners; None while nobody has won."""
+    means = (s.nll.mean for s in cell.scores if s.norm in cell.winners and s.nll is not None)
+    return min(means, default=None)
 
 
 def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
     return TaskView(info.name, info.description, tuple(row for row in rows if row.task == info.name))
 
 
-def _row(cell: Cell) -> RowView:
-    best = best_mean(cell)
-    return RowView(cell.task, cell.batch_size, tuple(_score(s, cell, best) for s in cell.scores), cell.advice)
+def _row(cell: Cell, norms: Sequence[str]) -> RowView:
+    best = _best_mean(cell)
+    scores = {score.norm: _score(score, cell, best) for score in cell.scores}
+    return RowView(cell.task, cell.batch_size, tuple(scores.get(n) or _not_asked(n) for n in norms), cell.advice)
+
+
+def _not_asked(norm: str) -> ScoreView:
+    dash = wording.MISSING
+    return ScoreView(norm, "not-run", "none", "", "", "", "", dash, dash, None, is_tuned=True, is_asked=False)
 
 
 def _score(score: Score, cell: Cell, best: float | None) -> ScoreView:
@@ -140,22 +147,23 @@ def _score(score: Score, cell: Cell, best: float | None) -> ScoreView:
         span=wording.span(score.nll),
         margin=wording.margin(score.nll),
         accuracy="" if score.accuracy is None else wording.percent(score.accuracy.mean),
-        note=_status_note(score),
+        note=_status_note(score, "diverged in {} of {} runs"),
+        short_note=_status_note(score, "{}/{} diverged"),
         behind=None if score.nll is None or best is None else score.nll.mean - best,
         is_tuned=score.tuning_complete,
     )
 
 
-def _status_note(score: Score) -> str:
+def _status_note(score: Score, some_diverged: str) -> str:
     if score.status == "done":
         return ""
     if score.status == "diverged" and 0 < score.n_diverged < score.n_runs:
-        return f"diverged in {score.n_diverged} of {score.n_runs} runs"
+        return some_diverged.format(score.n_diverged, score.n_runs)
     return STATUS_WORDS[score.status]
 
 
 def _norm(name: str, rows: Sequence[RowView]) -> NormView:
-    mine = [(row, score) for row in rows for score in row.scores if score.norm == name]
+    mine = [(row, s) for row in rows for s in row.scores if s.norm == name and s.is_asked]
     behind = [(score.behind, _place(row)) for row, score in mine if score.behind is not None]
     worst, worst_where = max(behind, default=(None, ""))
     counts = {
@@ -177,15 +185,17 @@ def _place(row: RowView) -> str:
     return f"{row.task}, batch {row.batch_size}"
 
 
-def _headline(norms: Sequence[NormView], decided: Sequence[RowView]) -> str:
+def _headline(norms: Sequence[NormView], decided: Sequence[RowView], n_rows: int) -> str:
     if not decided:
         return "Nothing finished yet, so there is no answer."
     most = max(norm.n_best for norm in norms)
     leaders = [in_words(norm.name) for norm in norms if norm.n_best == most]
     first = _capital(wording.listing(leaders))
+    unfinished = "finished " if len(decided) < n_rows else ""
     if len(decided) == 1:
-        return f"{first} cannot be told apart." if len(leaders) > 1 else f"{first} beats every other norm."
-    rows = "every row" if most == len(decided) else f"{most} of {len(decided)} rows"
+        verb = "tie for best" if len(leaders) > 1 else "is best"
+        return f"{first} {verb}{' in the one row that finished' if unfinished else ''}."
+    rows = f"every {unfinished}row" if most == len(decided) else f"{most} of {len(decided)} {unfinished}rows"
     verb = "is" if len(leaders) == 1 else "are each"
     return f"{first} {verb} best or tied for best in {rows}."
 

@@ -118,6 +118,8 @@ def _nats_bar(top: float) -> dict[str, object]:
 
 def _patch_label(row: RowView, place: int) -> str:
     score = row.scores[place]
+    if not score.is_asked:
+        return score.note
     if score.status != "done" or score.behind is None:
         # A patch is narrow on a phone.
         return "n/a" if score.status == "impossible" else STATUS_WORDS[score.status]

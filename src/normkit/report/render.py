@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normkit.lab.comparison import Comparison
+from normkit.lab.export import table
 from normkit.lab.extras import require
 from normkit.report import wording
 from normkit.report.palette import DARK, LIGHT
@@ -50,12 +50,13 @@ def render(comparison: Comparison) -> str:
     """The page's text. The same comparison gives the same text."""
     markup = require("markupsafe", extra="lab", call="write_report").Markup
     plotly = require("plotly.offline", extra="lab", call="write_report")
+    columns, rows = table(comparison.records)
     return (
         _environment()
         .get_template("page.html")
         .render(
             view=page(comparison),
-            runs=[asdict(record) | {"key": record.spec.key} for record in comparison.records],
+            runs={"columns": columns, "rows": [[row.get(name) for name in columns] for row in rows]},
             light=LIGHT,
             dark=DARK,
             # Our own files and plotly's, not data: they go in as they are.

@@ -117,7 +117,8 @@ def evaluations(comparison: Comparison, task: str) -> dict[str, dict[str, tuple[
 
 
 def _records(comparison: Comparison, task: str, batch_size: int, norm: str, role: str) -> Iterable[RunRecord]:
-    wanted = (task, batch_size, norm, role)
+    texts = {info.name: info.text or info.name for info in comparison.tasks}
+    wanted = (texts.get(task, task), batch_size, norm, role)
     return (
         record
         for record in comparison.records

@@ -172,7 +172,7 @@ def _evaluation_finding(cells: Iterable[Cell]) -> str:
     if cost < figures.SMALL_NATS:
         return f"Here the running statistics cost next to nothing: at most {wording.number(cost)} nats."
     return (
-        f"The running statistics cost most in {cell.task} at batch {cell.batch_size}: {norm} scores "
+        f"The running statistics cost most in {cell.task} at batch {cell.batch_size}: {in_words(norm)} scores "
         f"{wording.number(running_nll)} with them and {wording.number(other_nll)} with "
         f"{EVALUATION_WORDS.get(kind, kind)}."
     )
@@ -188,7 +188,7 @@ def _step_time_finding(comparison: Comparison) -> str:
                 ratios.setdefault(norm, []).append(ms / times["none"])
     if not ratios:
         return ""
-    told = [f"{statistics.median(found):.2f}× with {norm}" for norm, found in ratios.items()]
+    told = [f"{statistics.median(found):.2f}× with {in_words(norm)}" for norm, found in ratios.items()]
     return f"Against {in_words('none')}, a step takes {wording.listing(told)} (median over the rows)."
 
 

@@ -10,7 +10,11 @@ from normkit.lab.task import Task
 
 
 def digits_cnn() -> Task:
-    """Convolutions of 16, 32 (stride 2) and 32 channels, the mean over the map, and a linear layer."""
+    """Convolutions of 16, 32 (stride 2) and 32 channels, and a linear layer on the last map.
+
+    On the map, not on its mean: after a mean the norms that look at one sample alone learn many times slower,
+    and within so few steps nothing else would be seen of them.
+    """
 
     def build(norm: NormFactory) -> nn.Module:
         return nn.Sequential(
@@ -23,9 +27,8 @@ def digits_cnn() -> Task:
             nn.Conv2d(32, 32, 3, padding=1),
             norm.image(32),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(32, 10),
+            nn.Linear(512, 10),
         )
 
     return Task(
@@ -33,8 +36,7 @@ def digits_cnn() -> Task:
         description="A convolutional network of 16, 32 and 32 channels reads handwritten digits.",
         data=lambda seed: digits(seed).map(lambda image: (image.unsqueeze(1),)),
         build=build,
-        steps=lambda batch_size: {1: 1000, 2: 1000}.get(batch_size, 300),
+        steps=lambda batch_size: round(240 * batch_size**-0.3),  # 195 at batch size 2, 56 at 128
         norms=("none", "batch", "layer", "rms", "group", "instance"),
-        learning_rates=(0.01, 0.03, 0.1, 0.3),
-        optimizer="sgd",
+        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
     )

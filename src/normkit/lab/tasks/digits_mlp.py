@@ -28,7 +28,8 @@ def digits_mlp() -> Task:
         description="A multilayer perceptron, 64-100-100-10, reads handwritten digits pixel by pixel.",
         data=lambda seed: digits(seed).map(lambda image: (image.flatten(1),)),
         build=build,
-        steps=lambda batch_size: {1: 1000, 2: 1000}.get(batch_size, 300),
-        learning_rates=(0.01, 0.03, 0.1, 0.3),
-        optimizer="sgd",
+        # 398 at batch size 2, 114 at 128: a compromise between equal steps and equal epochs that takes well under
+        # a second a run.
+        steps=lambda batch_size: round(490 * batch_size**-0.3),
+        learning_rates=(2e-3, 6e-3, 2e-2, 6e-2),
     )

@@ -2,9 +2,11 @@
 (() => {
   const palettes = JSON.parse(document.getElementById("palettes").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hidden = new Set();
-  const drawn = new Map(); // canvas -> its figure's JSON text
-  const sources = new Map();
+  const hidden = new Set(); // norms
+  const sources = new Map(); // canvas -> its figure's JSON text
+  const near = new Set(); // canvases in or near the window
+  const widths = new Map(); // canvas -> the width it was last drawn at
+  const fresh = new Set(); // canvases that show what they should
   for (const source of document.querySelectorAll("script[data-figure]")) {
     sources.set(document.getElementById(source.dataset.figure), source.textContent);
   }
@@ -22,34 +24,36 @@
 
   function draw(canvas) {
     const { data, layout } = figure(sources.get(canvas));
-    drawn.set(canvas, canvas.clientWidth);
-    return Plotly.react(canvas, data, layout, { displayModeBar: false, responsive: false });
+    fresh.add(canvas);
+    widths.set(canvas, canvas.clientWidth);
+    Plotly.react(canvas, data, layout, { displayModeBar: false, responsive: false });
+    sizes.observe(canvas);
+  }
+
+  const drawNear = () => [...near].filter((canvas) => !fresh.has(canvas)).forEach(draw);
+  function redraw() {
+    fresh.clear();
+    drawNear();
   }
 
   // Figures are drawn when they come near the window, and follow the width of their box.
-  const near = new IntersectionObserver(
+  const windows = new IntersectionObserver(
     (entries) => {
-      for (const { isIntersecting, target } of entries) {
-        if (isIntersecting) {
-          near.unobserve(target);
-          draw(target);
-          sizes.observe(target);
-        }
-      }
+      for (const { isIntersecting, target } of entries) near[isIntersecting ? "add" : "delete"](target);
+      drawNear();
     },
     { rootMargin: "600px" },
   );
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const width = target.clientWidth;
-      if (width > 0 && width !== drawn.get(target)) {
-        drawn.set(target, width);
+      if (width > 0 && width !== widths.get(target)) {
+        widths.set(target, width);
         Plotly.Plots.resize(target);
       }
     }
   });
-  for (const canvas of sources.keys()) near.observe(canvas);
-  const redraw = () => [...drawn.keys()].forEach(draw);
+  for (const canvas of sources.keys()) windows.observe(canvas);
   dark.addEventListener("change", redraw);
   addEventListener("beforeprint", () => [...sources.keys()].forEach(draw));
 
@@ -89,30 +93,23 @@
   }
   if (tabs.length) pick(tabs[0].dataset.task);
 
-  function csv(rows) {
-    const columns = [...new Set(rows.flatMap(Object.keys))];
-    const field = (value) => {
-      const text = value === null || value === undefined ? "" : String(value);
-      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-    };
-    return [columns, ...rows.map((row) => columns.map((column) => row[column]))]
-      .map((line) => line.map(field).join(",") + "\r\n")
-      .join("");
-  }
-  // The columns of a run: what determined it, what came of it; curve and provenance stay with the JSONL.
-  function flat({ spec, metrics, curve, provenance, ...outcome }) {
-    return { ...spec, ...outcome, ...metrics };
-  }
+  const field = (value) => {
+    const text = value === null ? "" : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const forms = {
-    csv: (runs) => ["text/csv", csv(runs.map(flat))],
-    jsonl: (runs) => ["application/x-ndjson", runs.map((run) => JSON.stringify(run) + "\n").join("")],
+    csv: ({ columns, rows }) => ["text/csv", [columns, ...rows].map((row) => row.map(field).join(",") + "\r\n")],
+    jsonl: ({ columns, rows }) => [
+      "application/x-ndjson",
+      rows.map((row) => JSON.stringify(Object.fromEntries(row.map((value, i) => [columns[i], value]))) + "\n"),
+    ],
   };
   for (const button of document.querySelectorAll("[data-download]")) {
     button.addEventListener("click", () => {
       const form = button.dataset.download;
-      const [type, text] = forms[form](JSON.parse(document.getElementById("runs").textContent));
+      const [type, lines] = forms[form](JSON.parse(document.getElementById("runs").textContent));
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([text], { type }));
+      link.href = URL.createObjectURL(new Blob(lines, { type }));
       link.download = `normkit-runs.${form}`;
       link.click();
       URL.revokeObjectURL(link.href);

@@ -1,0 +1,60 @@
+"""What users type, as values: lists, and files that may or may not be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from normkit.errors import ArgumentError
+
+
+def words(texts: Sequence[str]) -> list[str]:
+    """Repeated options and comma lists alike: ["a,b", "c"] is a, b, c. Each is kept once.
+
+    A task's own options hold commas too: in "digits-lstm:lengths=variable,sequence=pixels" the second part
+    has an equals sign and no colon, and so belongs to the first.
+    """
+    found: list[str] = []
+    for text in texts:
+        parts: list[str] = []
+        for part in (piece.strip() for piece in text.split(",")):
+            if parts and ":" in parts[-1] and "=" in part and ":" not in part:
+                parts[-1] += f",{part}"
+            elif part:
+                parts.append(part)
+        found.extend(parts)
+    return list(dict.fromkeys(found))
+
+
+def whole_numbers(texts: Sequence[str], option: str) -> list[int]:
+    """As :func:`words`, for numbers of at least 1."""
+    found = words(texts)
+    for text in found:
+        if not text.isdecimal() or int(text) < 1:
+            raise ArgumentError(
+                f"{option}: expected whole numbers of at least 1, got {text!r}; write {option} 2,16,128."
+            )
+    return [int(text) for text in found]
+
+
+def check_file(path: Path, option: str) -> None:
+    """Refuse, before any work is done, a place where no file can be written; its folder is made."""
+    if path.is_dir():
+        raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArgumentError(f"{option}: expected a place for {str(path)!r}, got {reason}; choose another.") from None
+
+
+def check_new_file(path: Path, option: str, suffixes: Sequence[str], *, may_replace: bool) -> None:
+    """Refuse another kind of file, and one that is there already."""
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        rule = f"{', '.join(most)} or {last}" if most else last
+        raise ArgumentError(f"{option}: expected a file that ends in {rule}, got {str(path)!r}; change its name.")
+    if path.exists() and not may_replace:
+        raise ArgumentError(
+            f"{option}: expected a path where nothing is, got {str(path)!r}; choose another name or add --force."
+        )

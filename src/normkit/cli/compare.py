@@ -1,0 +1,212 @@
+"""``normkit compare``: train with each norm, watch it, read the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
+from normkit.cli.watch import watch
+from normkit.errors import NormkitError
+
+if TYPE_CHECKING:
+    from normkit.lab import Comparison
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXPORT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+FILE_WIDTH = 1000  # a file or a pipe has no width; whoever reads it breaks the lines
+
+Files = dict[str, str | None]  # "report" and "export" -> the path written, or None
+
+
+class Engine(str, Enum):
+    local = "local"
+    ray = "ray"
+
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", metavar="T", help="A known task, or the path of your own file. [default: all]"),
+]
+Norms = Annotated[
+    list[str] | None,
+    typer.Option("--norm", "-n", metavar="N", help="A norm, or none. [default: those of each task]"),
+]
+BatchSizes = Annotated[
+    list[str] | None,
+    typer.Option("--batch-size", "-b", metavar="B", help="[default: those of each task]"),
+]
+Seeds = Annotated[int, typer.Option(help="Evaluation runs of each norm and batch size.")]
+Budget = Annotated[str, typer.Option(help="Longest time to work: 90s, 3m, 2h. What does not fit is cut, and said.")]
+EngineChoice = Annotated[Engine, typer.Option(help="Worker processes here, or a Ray cluster.")]
+Address = Annotated[str | None, typer.Option(help="An existing Ray cluster. [default: start one here]")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Runs at a time. [default: one a core]")]
+Store = Annotated[Path, typer.Option(help="File of finished runs; what is in it is not computed again.")]
+Report = Annotated[Path, typer.Option(help="The page to write; an older one is replaced.")]
+Export = Annotated[Path | None, typer.Option(help="Also write every run to a .csv, .jsonl or .parquet file.")]
+Init = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a task of your own to start from, and stop.")]
+Force = Annotated[bool, typer.Option("--force", help="Let --export and --init replace a file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+ShowProgress = Annotated[bool, typer.Option(help="Show what is running (on stderr).")]
+
+
+def compare(
+    task: Tasks = None,
+    norm: Norms = None,
+    batch_size: BatchSizes = None,
+    seeds: Seeds = 5,
+    budget: Budget = "3m",
+    engine: EngineChoice = Engine.local,
+    address: Address = None,
+    workers: Workers = None,
+    store: Store = Path("out/normkit.sqlite"),
+    report: Report = Path("out/report.html"),
+    export: Export = None,
+    init: Init = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    progress: ShowProgress = True,
+) -> None:
+    """Train the same network with each normalization on real data, and say which one wins.
+
+    Lists are given with commas or by repeating the option:
+
+        normkit compare --task digits-cnn,digits-lstm --norm batch,layer --batch-size 2,16
+
+    Ctrl-C loses nothing: what has finished is shown and kept, and the same command takes up where it stopped
+    (exit code 130).
+    """
+    if init is not None:
+        _write_template(init, force)
+        return
+    _check_outputs(store, report, export, force)
+    choices = {
+        "norms": words(norm or ()) or None,
+        "batch_sizes": whole_numbers(batch_size or (), "--batch-size") or None,
+        "seeds": seeds,
+        "budget": budget,
+        "engine": engine.value,
+        "address": address,
+        "workers": workers,
+        "store": store,
+    }
+    comparison = _watched(words(task or ()), choices, export, is_shown=progress)
+    files, problems = _write_files(comparison, report, export)
+    if as_json:
+        _print_json(comparison, files)
+    else:
+        _print_text(comparison, store, files)
+    for problem in problems + _failures(comparison):
+        typer.echo(f"normkit: {problem}", err=True)
+    if code := _exit_code(comparison, problems):
+        raise typer.Exit(code)
+
+
+def _check_outputs(store: Path, report: Path, export: Path | None, force: bool) -> None:
+    """Before minutes of work, not after. Folders are made."""
+    check_file(store, "--store")
+    check_file(report, "--report")
+    if export is not None:
+        check_file(export, "--export")
+        check_new_file(export, "--export", EXPORT_SUFFIXES, may_replace=force)
+
+
+def _write_template(path: Path, force: bool) -> None:
+    check_file(path, "--init")
+    check_new_file(path, "--init", (".py",), may_replace=force)
+    from normkit.lab.template import write_template
+
+    path.unlink(missing_ok=True)
+    write_template(path)
+    typer.echo(f"Wrote {path}. It runs as it is:\n\n  normkit compare --task {path}")
+
+
+def _watched(tasks: list[str], choices: dict[str, Any], export: Path | None, *, is_shown: bool) -> Comparison:
+    """The comparison, with a view of it that stands before anything heavy is imported."""
+    console = Console(stderr=True)
+    try:
+        with watch(console, is_shown=is_shown) as watcher:
+            from normkit.lab.compare import compare as run
+            from normkit.lab.export import check_export
+            from normkit.lab.tasks import TASKS
+
+            if export is not None:
+                check_export(export)
+            return run(tasks or list(TASKS), on_progress=watcher.update, **choices)
+    except KeyboardInterrupt:
+        console.print("Interrupted. Every finished run is kept; the same command takes up where this one stopped.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _write_files(comparison: Comparison, report: Path, export: Path | None) -> tuple[Files, list[str]]:
+    """The files written, and what went wrong: a full disk must not cost the reader the answer."""
+    from normkit.lab.export import export_records
+    from normkit.report import write_report
+
+    files: Files = {"report": None, "export": None}
+    problems = []
+    wanted: list[tuple[str, Path | None, Callable[[Path], object]]] = [
+        ("report", report, lambda path: write_report(comparison, path)),
+        ("export", export, lambda path: export_records(comparison.records, path)),
+    ]
+    for name, path, write in wanted:
+        if path is None:
+            continue
+        try:
+            write(path)
+            files[name] = str(path)
+        except (OSError, NormkitError) as error:
+            problems.append(f"--{name}: {path} could not be written ({error}); run the same command again.")
+    return files, problems
+
+
+def _print_json(comparison: Comparison, files: Files) -> None:
+    from normkit.cli.as_json import as_json
+
+    typer.echo(as_json(comparison, files))
+
+
+def _print_text(comparison: Comparison, store: Path, files: Files) -> None:
+    from normkit.cli.table import answer_table, reasons
+    from normkit.report import wording
+    from normkit.report.answer import answer
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    view = answer(comparison)
+    console.print(answer_table(view))
+    console.print()
+    console.print(reasons(view), style="dim")
+    for sentence in comparison.cut:
+        console.print(f"Cut: {sentence}", markup=False)
+    found = f"{wording.count(comparison.n_resumed, 'run')} found finished in {store}, " if comparison.n_resumed else ""
+    console.print(f"{found}{comparison.n_computed} computed in {wording.duration(comparison.wall_s)}.", markup=False)
+    if comparison.interrupted:
+        console.print(f"Interrupted. Every finished run is kept in {store}; the same command resumes.", markup=False)
+    for label, name in (("Runs   ", "export"), ("Report ", "report")):
+        if files[name] is not None:
+            console.print(f"{label} {files[name]}", markup=False, soft_wrap=True)
+
+
+def _failures(comparison: Comparison) -> list[str]:
+    """What could not be computed, though it should have been. A norm that diverges is a result."""
+    return [
+        f"{cell.task}, batch {cell.batch_size}, {score.norm} failed: {score.message}"
+        for cell in comparison.cells
+        for score in cell.scores
+        if score.status == "failed"
+    ]
+
+
+def _exit_code(comparison: Comparison, problems: list[str]) -> int:
+    if comparison.interrupted:
+        return INTERRUPTED
+    has_scores = any(score.n_runs for cell in comparison.cells for score in cell.scores)
+    return FAILED if problems or _failures(comparison) or not has_scores else 0

@@ -1,0 +1,109 @@
+"""Whether a call takes a compiled kernel, and if not, why.
+
+A kernel reads memory: it needs plain CPU tensors, and nobody who watches operations go by (functorch, forward AD,
+tracing, dispatch modes). Everything else takes ``composite``, which is right everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from normkit.kernels import cpu
+
+
+def accepts_row_norm(
+    x: object, shape: int | Sequence[int], w: object, b: object, eps: float | None, residual: object = None
+) -> bool:
+    """Whether this is a call, valid beyond doubt, that takes a kernel: the common case, decided in one look.
+
+    False means that the arguments must be checked; the call may be valid still.
+    """
+    if torch.compiler.is_compiling() or why_not_here() is not None:
+        return False
+    if not _is_plain(x) or not x.is_contiguous() or not (type(eps) is float and 0.0 <= eps < math.inf):  # type: ignore[attr-defined]
+        return False
+    shape = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
+    if not shape or x.shape[-len(shape) :] != shape:  # type: ignore[attr-defined]
+        return False
+    for p in (w, b):
+        if p is not None and not (_is_plain(p) and p.shape == shape and _goes_with(p.dtype, x.dtype)):  # type: ignore[attr-defined]
+            return False
+    if residual is None:
+        return True
+    return _is_plain(residual) and residual.shape == x.shape and residual.dtype == x.dtype  # type: ignore[attr-defined]
+
+
+def _is_plain(t: object) -> bool:
+    """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
+    return (
+        (type(t) is Tensor or type(t) is Parameter)
+        and t.is_cpu
+        and t.dtype in cpu.DTYPE_CODES
+        and t.layout is torch.strided
+        and not t.is_neg()
+    )
+
+
+def _goes_with(parameter: torch.dtype, x: torch.dtype) -> bool:
+    return parameter == x or (parameter == torch.float32 and x != torch.float64)
+
+
+Path = Literal["kernel", "operator", "composite"]
+
+
+def path_of(*tensors: Tensor | None) -> Path:
+    """How a call on these tensors is computed. An operator is the kernel inside a graph that is being made."""
+    if torch.compiler.is_compiling():
+        usable = cpu.LIBRARY is not None and all(
+            t is None or (t.device.type == "cpu" and t.dtype in cpu.DTYPE_CODES) for t in tensors
+        )
+        return "operator" if usable else "composite"
+    return "kernel" if why_not(*tensors) is None else "composite"
+
+
+def why_not_here() -> str | None:
+    """What about the surroundings keeps calls from the kernels; None if nothing does."""
+    if cpu.LIBRARY is None:
+        return cpu.DESCRIPTION
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a dispatch mode is active"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit is tracing"
+    return None
+
+
+def why_not(*tensors: Tensor | None) -> str | None:
+    """Why a call on these tensors does not take a kernel; None if it does."""
+    return why_not_here() or why_not_these(*tensors)
+
+
+def why_not_these(*tensors: Tensor | None) -> str | None:
+    """What about the tensors keeps them from a kernel; None if nothing does."""
+    for t in tensors:
+        if t is None:
+            continue
+        if type(t) is not Tensor and type(t) is not Parameter:
+            return f"{type(t).__name__} is a tensor subclass"
+        if not t.is_cpu:
+            return f"there is no kernel for device {t.device.type}"
+        if t.dtype not in cpu.DTYPE_CODES:
+            return f"there is no kernel for {t.dtype}"
+        if t.layout is not torch.strided or t.is_neg():
+            return "the tensor is not in plain memory"
+    return None
+
+
+def wants_composite_backward(*gradients: Tensor | None) -> bool:
+    """Whether a backward is itself to be differentiated, or its gradients are not plain memory."""
+    return torch.is_grad_enabled() or why_not(*gradients) is not None

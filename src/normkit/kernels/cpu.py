@@ -1,0 +1,115 @@
+"""The compiled library for the CPU: whether it is there, why not, and its functions on tensors.
+
+The functions here trust their caller (``choose``): contiguous CPU tensors of the dtypes in ``DTYPE_CODES``, whose
+memory may be read. They know nothing of autograd.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Norm = Literal["layer_norm", "rms_norm"]
+
+# As numbered in csrc/core.
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
+_STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+
+
+def _load() -> tuple[Any, str]:
+    """The library, or None; and which one it is, or why there is none."""
+    try:
+        from normkit import _C  # type: ignore[attr-defined, unused-ignore]
+    except ImportError as error:
+        note = Path(__file__).parents[1] / "_C.reason"
+        reason = note.read_text().strip() if note.exists() else str(error)
+        return None, f"the compiled library is not there: {reason}"
+    library: ModuleType = _C
+    return library, f"compiled kernels for {library.isa()}"
+
+
+# Found once, at import: it cannot change while the process lives.
+LIBRARY, DESCRIPTION = _load()
+
+
+def row_norm(
+    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, *, keep_stats: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and what the backward needs of the statistics if they are to be kept."""
+    n_rows = x.numel() // n_cols if n_cols else 0
+    y = torch.empty_like(x)
+    stats = _empty_stats(norm, x, n_rows) if keep_stats else None
+    LIBRARY.row_norm_forward(
+        _NORM_CODES[norm], DTYPE_CODES[x.dtype], n_rows, n_cols, eps,
+        x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), _address(stats), 0, 0, 0.0, 0,
+    )  # fmt: skip
+    return y, stats
+
+
+def add_row_norm(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    *,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, z = residual + dropout(x), and the statistics of z. The seed decides the mask."""
+    n_rows = x.numel() // n_cols if n_cols else 0
+    y, z = torch.empty_like(x), torch.empty_like(x)
+    stats = _empty_stats(norm, x, n_rows)
+    LIBRARY.row_norm_forward(
+        _NORM_CODES[norm], DTYPE_CODES[x.dtype], n_rows, n_cols, eps,
+        x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), stats.data_ptr(),
+        residual.data_ptr(), z.data_ptr(), dropout_p, seed,
+    )  # fmt: skip
+    return y, z, stats
+
+
+def row_norm_backward(
+    norm: Norm,
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    eps: float,
+    *,
+    need_dx: bool,
+    dw: Tensor | None,
+    db: Tensor | None,
+    dz: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dx, with dz added, and dx through the dropout if there was one; dw and db are written where given."""
+    dx = torch.empty_like(x) if need_dx else None
+    dropped = torch.empty_like(x) if need_dx and dropout_p > 0 else None
+    LIBRARY.row_norm_backward(
+        _NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
+        dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w), _address(dz),
+        _address(dx), _address(dropped), dropout_p, seed, *_array(dw), *_array(db),
+    )  # fmt: skip
+    return dx, dropped
+
+
+def _empty_stats(norm: Norm, x: Tensor, n_rows: int) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=dtype)
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _array(t: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if t is None else (t.data_ptr(), DTYPE_CODES[t.dtype])

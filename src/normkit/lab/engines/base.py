@@ -1,0 +1,86 @@
+"""What every engine can do, and what happens when a worker dies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from normkit.errors import ArgumentError
+from normkit.lab.records import RunRecord, RunSpec
+
+TRAINING = "normkit.lab.training:run"
+MAX_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker died on a run, which has been started again."""
+
+    spec: RunSpec
+    reason: str
+
+
+Event = RunRecord | Died
+
+
+class Engine(Protocol):
+    """Computes runs elsewhere, several at once.
+
+    An engine keeps no queue: whoever uses it submits while :attr:`free` is above 0, then waits. Leaving the
+    ``with`` block ends all that it started, without waiting for runs under way.
+    """
+
+    name: str
+
+    @property
+    def workers(self) -> int:
+        """Runs that can be under way at once, as of now."""
+
+    @property
+    def free(self) -> int:
+        """Runs that can be submitted now."""
+
+    def submit(self, spec: RunSpec) -> None:
+        """Start a run."""
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """What has happened since the last call; if nothing has, what happens first within ``timeout_s``."""
+
+    def close(self) -> None:
+        """End all that was started, at once."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Attempts:
+    """Counts the workers that died on each run: the run is tried again at most ``MAX_RETRIES`` times."""
+
+    def __init__(self) -> None:
+        self._deaths: Counter[str] = Counter()
+
+    def after_death(self, spec: RunSpec, reason: str) -> Event:
+        """``Died`` if the run is to be started again, else its record as failed."""
+        self._deaths[spec.key] += 1
+        deaths = self._deaths[spec.key]
+        if deaths <= MAX_RETRIES:
+            return Died(spec, reason)
+        return RunRecord(spec, "failed", message=f"{deaths} workers died on this run; the last one {reason}")
+
+
+def checked_workers(workers: int | None, default: int) -> int:
+    """The number of workers to use.
+
+    Raises:
+        ArgumentError: it is not a positive integer.
+    """
+    if workers is None:
+        return default
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ArgumentError(f"compare: expected workers to be a positive integer, got {workers!r}; pass 2, say.")
+    return workers

@@ -1,0 +1,72 @@
+"""What users type, as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
+from normkit.errors import ArgumentError
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ([], []),
+        (["a,b", "c"], ["a", "b", "c"]),
+        (["a, b ,"], ["a", "b"]),
+        (["a", "b,a"], ["a", "b"]),
+        (
+            ["digits-mlp,digits-lstm:lengths=variable,sequence=pixels,digits-cnn"],
+            ["digits-mlp", "digits-lstm:lengths=variable,sequence=pixels", "digits-cnn"],
+        ),
+        (["a:x=1,b:y=2"], ["a:x=1", "b:y=2"]),
+    ],
+)
+def test_commas_and_repetition_mean_the_same(typed: list[str], found: list[str]) -> None:
+    assert words(typed) == found
+
+
+def test_whole_numbers() -> None:
+    assert whole_numbers(["2,16", "128"], "--batch-size") == [2, 16, 128]
+
+
+@pytest.mark.parametrize("typed", ["0", "-4", "2.5", "many", "²"])
+def test_other_numbers_are_refused(typed: str) -> None:
+    message = f"--batch-size: expected whole numbers of at least 1, got '{typed}'; write --batch-size 2,16,128."
+    with pytest.raises(ArgumentError) as caught:
+        whole_numbers(["2", typed], "--batch-size")
+    assert str(caught.value) == message
+
+
+def test_a_file_gets_its_folder(tmp_path: Path) -> None:
+    check_file(tmp_path / "new" / "report.html", "--report")
+    assert (tmp_path / "new").is_dir()
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"--report: expected a file, got the folder '.*'; name a file in it\."):
+        check_file(tmp_path, "--report")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match=r"--store: expected a place for '.*', got .*; choose another\."):
+        check_file(tmp_path / "file" / "runs.sqlite", "--store")
+
+
+def test_an_export_must_have_a_known_ending() -> None:
+    message = r"--export: expected a file that ends in \.csv or \.jsonl, got 'runs\.xls'; change its name\."
+    with pytest.raises(ArgumentError, match=message):
+        check_new_file(Path("runs.xls"), "--export", (".csv", ".jsonl"), may_replace=True)
+
+
+def test_what_is_there_stays_unless_force_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    check_new_file(path, "--export", (".csv",), may_replace=False)
+    path.write_text("mine")
+    with pytest.raises(ArgumentError, match=r"choose another name or add --force\."):
+        check_new_file(path, "--export", (".csv",), may_replace=False)
+    check_new_file(path, "--export", (".csv",), may_replace=True)
+    assert path.read_text() == "mine"

@@ -1,0 +1,42 @@
+"""What every test may ask for: a device, a fixed seed, and memory that is poisoned before it is written."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_configure() -> None:
+    # One thread a process where several processes share the cores.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device of this machine in turn."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_every_time() -> None:
+    torch.manual_seed(20260101)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Memory that torch allocates without filling it holds NaN (floats) or the largest integer.
+
+    What is read before it is written then shows in the result. This reaches allocations in compiled code too,
+    which a replaced ``torch.empty`` would not.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(5).isnan().all(), "this torch does not fill uninitialized memory"
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
