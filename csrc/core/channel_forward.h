@@ -4,7 +4,7 @@ template <class T>
 static void channel_forward_of(const ChannelForward& a) {
   using A = Compute<T>;
   if (a.mean.data != nullptr) put_given_stats<A>(a);
-  planes_forward<T>(a);
+  a.shape.layout == ChannelLayout::kPlanes ? planes_forward<T>(a) : pixels_forward<T>(a);
   update_running<A>(a);
 }
 

@@ -111,6 +111,28 @@ NK_INLINE bool within_range(const SlabStats<A>& stats) {
   return !(double(stats.rstd) < SlabLimits<A>::kSmall || double(stats.rstd) > 1.0 / SlabLimits<A>::kSmall);
 }
 
+// The same for the backward, which takes the square of rstd.
+template <class A>
+NK_INLINE bool within_range_backward(const SlabStats<A>& stats) {
+  constexpr double kSmall = sizeof(A) == 4 ? 0x1p-40 : 0x1p-400;
+  return !(double(stats.rstd) < kSmall || double(stats.rstd) > 1.0 / kSmall);
+}
+
+// dx = dy * of_dy + (x - mean) * of_d + rest
+template <class A>
+struct GradientTerms {
+  A of_dy;
+  A of_d;
+  A rest;
+};
+
+// mean: s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab, or without w where the slab is one channel.
+template <class A>
+NK_INLINE GradientTerms<A> gradient_terms(const SlabStats<A>& stats, double w, bool one_channel, Sums mean) {
+  const double rstd = double(stats.rstd), outer = one_channel ? w * rstd : rstd;
+  return {A(w * rstd), A(-mean.s2 * rstd * outer), A(-mean.s1 * outer)};
+}
+
 template <class A>
 NK_INLINE SlabStats<A> slab_stats(const void* stats, int64_t slab) {
   const A* from = static_cast<const A*>(stats) + slab * kStatsPerSlab;

@@ -5,21 +5,6 @@ static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn,
   fn(begin, end, context);
 }
 
-// Memory for a kernel's own use, not initialized.
-template <class A>
-class Buffer {
- public:
-  explicit Buffer(int64_t n) : data_(static_cast<A*>(allocate(n * int64_t(sizeof(A))))) {}
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { release(data_); }
-  A* data() const { return data_; }
-  A& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  A* data_;
-};
-
 // The same 16 lanes in double.
 NK_INLINE Vec<double> widen(Vec<double> v) { return v; }
 NK_INLINE Vec<double> widen(Vec<float> v) {

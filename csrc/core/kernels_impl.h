@@ -34,8 +34,11 @@ namespace NK_ISA {
 #include "channel_stats.h"
 #include "planes.h"
 #include "planes_forward.h"
-#include "channel_forward.h"
 #include "planes_backward.h"
+#include "pixels.h"
+#include "pixels_forward.h"
+#include "pixels_backward.h"
+#include "channel_forward.h"
 #include "channel_backward.h"
 
 }  // namespace NK_ISA

@@ -113,7 +113,8 @@ template <class SumsOf>
 NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor parallel_for, const SumsOf& sums) {
   const int64_t count = blocks.count();
   if (count == 1) return sums(blocks.all(begin));
-  const Buffer<Sums> parts(count);
+  const Memory<Sums> memory(count);
+  Sums* const parts = memory.data();
   for_range(parallel_for, 0, count, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) parts[i] = sums(blocks.at(begin, i));
   });

@@ -3,7 +3,7 @@
 // Scalar math, with means over the slab:
 //   x_hat = ((x - m0) - dm) * rstd;  db = sum(dy), dw = sum(dy * x_hat)
 //   dx = (w * dy - mean(w * dy) - x_hat * mean(w * dy * x_hat)) * rstd
-// Where the slab is one channel, w is taken out of the brackets. Where statistics were given: dx = dy * (w * rstd).
+// Where statistics were given, they do not depend on x: dx = dy * (w * rstd).
 
 template <class T>
 struct PlanesBackward {
@@ -70,7 +70,8 @@ struct PlanesBackward {
       });
       return;
     }
-    const Buffer<Sums> parts(channels * blocks);
+    const Memory<Sums> memory(channels * blocks);
+    Sums* const parts = memory.data();
     for_range(parallel_for, 0, channels * blocks, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         parts[i] = sums_of(stats, planes.of_one_channel.at(begin + i / blocks * plane, i % blocks));
@@ -82,7 +83,7 @@ struct PlanesBackward {
     }
   }
 
-  // The two means over the slab that dx needs: s1 = mean(w * dy), s2 = mean(w * dy * x_hat); without w for one channel.
+  // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab; without w where it is one channel.
   Sums means(int64_t slab) const {
     const int64_t channels = args.shape.channels_per_slab();
     Sums total;
@@ -95,17 +96,6 @@ struct PlanesBackward {
     return {total.s1 * per_n, total.s2 * per_n};
   }
 
-  struct Coefficients {
-    Vec<A> m0, dm, rstd;
-    Vec<A> minus_c1, minus_c2;  // c1 = mean(w * dy * x_hat), c2 = mean(w * dy)
-    Vec<A> inner;               // w, where c1 and c2 hold it, and else
-    Vec<A> outer;               // rstd, times w where they do not
-    NK_MEMBER Vec<A> dx(Vec<A> dy, Vec<A> x) const {
-      const Vec<A> x_hat = ((x - m0) - dm) * rstd;
-      return fma(x_hat, minus_c1, fma(dy, inner, minus_c2)) * outer;
-    }
-  };
-
   void dx_of_runs(const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
     for (int64_t r = runs.count - 1; r >= 0; --r) {
       const int64_t begin = runs.begin + r * runs.stride;
@@ -115,9 +105,11 @@ struct PlanesBackward {
         map_run<T>(dx + begin, runs.length, [&](Vec<A> g) { return g * scale; }, dy + begin);
         continue;
       }
-      const Coefficients k{splat(stats.m0), splat(stats.dm), splat(stats.rstd), splat(A(-mean.s2)), splat(A(-mean.s1)),
-                           splat(one_channel ? A(1) : wc), splat(one_channel ? A(wc * stats.rstd) : stats.rstd)};
-      map_run<T>(dx + begin, runs.length, [&](Vec<A> g, Vec<A> v) { return k.dx(g, v); }, dy + begin, x + begin);
+      const GradientTerms<A> k = gradient_terms(stats, double(wc), one_channel, mean);
+      const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), of_dy = splat(k.of_dy), of_d = splat(k.of_d), rest = splat(k.rest);
+      map_run<T>(
+          dx + begin, runs.length, [&](Vec<A> g, Vec<A> v) { return fma((v - m0) - dm, of_d, fma(g, of_dy, rest)); },
+          dy + begin, x + begin);
     }
   }
 
@@ -159,7 +151,7 @@ struct PlanesBackward {
     for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(slab, parallel_for);
     for (int64_t slab = first; slab < first + count; ++slab) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
-      if (!within_range(stats)) {
+      if (!within_range_backward(stats)) {
         slab_exactly(slab);
         continue;
       }
