@@ -36,6 +36,10 @@ struct PixelsBackward {
       Vec<A> m0, dm, rstd;
     };
     NK_MEMBER Stats at(int64_t j) const { return {load(m0 + j), load(dm + j), load(rstd + j)}; }
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(dy + i);
+      prefetch(x + i);
+    }
     NK_MEMBER Pair<A> operator()(const Stats& k, int64_t i) const {
       return {load(dy + i), ((load(x + i) - k.m0) - k.dm) * k.rstd};
     }
@@ -94,6 +98,8 @@ struct PixelsBackward {
               const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
                            rest = load(k.rest + j);
               for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+                prefetch(dy + at + pixels.ahead());
+                prefetch(x + at + pixels.ahead());
                 store(dx + at, fma((load(x + at) - m0) - dm, of_d, fma(load(dy + at), of_dy, rest)));
               }
             },

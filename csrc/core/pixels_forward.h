@@ -44,6 +44,7 @@ struct PixelsForward {
     const T* x;
     const A* shift;  // of each column
     NK_MEMBER Vec<A> at(int64_t j) const { return load(shift + j); }
+    NK_MEMBER void fetch(int64_t i) const { prefetch(x + i); }
     NK_MEMBER Pair<A> operator()(Vec<A> k, int64_t i) const {
       const Vec<A> d = load(x + i) - k;
       return {d, d};
@@ -123,7 +124,10 @@ struct PixelsForward {
             pixels, pixels.part(i),
             [&](int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> m = load(m0 + j), d = load(dm + j), s = load(scale + j), c = load(bias + j);
-              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(y + at, fma((load(x + at) - m) - d, s, c));
+              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+                prefetch(x + at + pixels.ahead());
+                store(y + at, fma((load(x + at) - m) - d, s, c));
+              }
             },
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
               const Vec<A> v = (load_up_to(x + at, n) - load(m0 + j)) - load(dm + j);
