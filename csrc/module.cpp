@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/row_norm.h"
 #include "torch_parallel.h"
@@ -115,6 +116,53 @@ PyObject* row_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return in.ok() ? run(row_norm_backward, a, a.n_rows * a.n_cols) : nullptr;
 }
 
+ChannelShape channel_shape(Reader& in) {
+  ChannelShape shape{};
+  shape.layout = static_cast<ChannelLayout>(in.integer());
+  shape.dtype = in.dtype();
+  shape.n_samples = in.integer();
+  shape.n_channels = in.integer();
+  shape.n_positions = in.integer();
+  shape.n_groups = in.integer();
+  return shape;
+}
+
+PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 23);
+  ChannelForward a{};
+  a.shape = channel_shape(in);
+  a.eps = in.real();
+  a.x = in.address();
+  a.w = in.const_array();
+  a.b = in.const_array();
+  a.mean = in.const_array();
+  a.var = in.const_array();
+  a.y = in.address();
+  a.stats = in.address();
+  a.running.mean = in.mutable_array();
+  a.running.var = in.mutable_array();
+  a.running.momentum = in.real();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(channel_norm_forward, a, a.shape.size()) : nullptr;
+}
+
+PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 18);
+  ChannelBackward a{};
+  a.shape = channel_shape(in);
+  a.eps = in.real();
+  a.constant_stats = in.integer() != 0;
+  a.dy = in.address();
+  a.x = in.address();
+  a.stats = in.address();
+  a.w = in.const_array();
+  a.dx = in.address();
+  a.dw = in.mutable_array();
+  a.db = in.mutable_array();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(channel_norm_backward, a, a.shape.size()) : nullptr;
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
@@ -126,6 +174,14 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "(norm, dtype, n_rows, n_cols, eps, dy, x, stats, w, w_dtype, dz, dx, dropped, p, seed, dw, dw_dtype, db, "
      "db_dtype)"},
+    {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
+     METH_FASTCALL,
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, w, w_dtype, b, b_dtype, mean, mean_dtype, "
+     "var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+    {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
+     METH_FASTCALL,
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
+     "dw, dw_dtype, db, db_dtype)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -9,12 +9,14 @@
 #include <tuple>
 #include <vector>
 
+#include "core/channel_norm.h"
 #include "core/row_norm.h"
 #include "torch_parallel.h"
 
 namespace {
 
 using namespace normkit;
+using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
@@ -173,6 +175,86 @@ std::tuple<Tensor, Tensor> rms_norm_backward(Tensor dy, Tensor x, Tensor stats, 
   return {out.dx, out.dw};
 }
 
+// The memory format of a tensor of samples, channels and positions: contiguous, unless it is plainly channels_last.
+MemoryFormat format_of(const Tensor& x) {
+  const int64_t dims = x.dim();
+  if (x.is_contiguous() || (dims != 4 && dims != 5)) return MemoryFormat::Contiguous;
+  int64_t expected = 1;
+  for (int64_t k = 0; k < dims; ++k) {
+    const int64_t axis = k == 0 ? 1 : k == dims - 1 ? 0 : dims - k;  // channels, then the positions from the last
+    if (x.size(axis) != 1 && x.stride(axis) != expected) return MemoryFormat::Contiguous;
+    expected *= x.size(axis);
+  }
+  return dims == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
+}
+
+ChannelShape channel_shape(const Tensor& x, MemoryFormat format, int64_t n_groups) {
+  STD_TORCH_CHECK(x.dim() >= 2, "normkit: expected x of shape (N, C, *), got ", x.dim(),
+                  " axes; add the sample axis with .unsqueeze(0).");
+  ChannelShape shape{ChannelLayout::kPlanes, dtype_of(x), x.size(0), x.size(1), 1, n_groups};
+  for (int64_t i = 2; i < x.dim(); ++i) shape.n_positions *= x.size(i);
+  STD_TORCH_CHECK(n_groups == 0 || (n_groups > 0 && shape.n_channels % n_groups == 0),
+                  "normkit: expected num_channels divisible by num_groups, got ", shape.n_channels, " and ", n_groups,
+                  "; use a divisor.");
+  if (format != MemoryFormat::Contiguous || shape.n_positions == 1) shape.layout = ChannelLayout::kPixels;
+  return shape;
+}
+
+std::tuple<Tensor, Tensor> channel_norm(Tensor x_given, MaybeTensor weight, MaybeTensor bias, MaybeTensor mean,
+                                        MaybeTensor var, int64_t n_groups, double eps) {
+  const MemoryFormat format = format_of(x_given);
+  ChannelForward a{};
+  a.shape = channel_shape(x_given, format, n_groups);
+  STD_TORCH_CHECK(mean.has_value() == var.has_value() && (!mean.has_value() || n_groups == 0),
+                  "normkit: expected both mean and var or neither, and neither with num_groups, got another; give both.");
+  const Tensor x = torch::stable::contiguous(x_given, format);
+  const MaybeTensor w = in_order(weight), b = in_order(bias), m = in_order(mean), v = in_order(var);
+  Tensor y = torch::stable::empty_like(x);
+  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor stats = torch::stable::new_empty(x, std::vector<int64_t>{a.shape.slabs(), kStatsPerSlab}, dtype);
+  a.eps = eps;
+  a.x = x.const_data_ptr();
+  a.w = param(w, a.shape.n_channels, "weight");
+  a.b = param(b, a.shape.n_channels, "bias");
+  a.mean = param(m, a.shape.n_channels, "mean");
+  a.var = param(v, a.shape.n_channels, "var");
+  a.y = y.mutable_data_ptr();
+  a.stats = stats.mutable_data_ptr();
+  a.parallel_for = torch_parallel;
+  channel_norm_forward(a);
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tensor x_given, Tensor stats_given,
+                                                          MaybeTensor weight, MaybeTensor bias, int64_t n_groups,
+                                                          bool constant_stats, double eps, bool need_dx, bool need_dw,
+                                                          bool need_db) {
+  const MemoryFormat format = format_of(x_given);
+  ChannelBackward a{};
+  a.shape = channel_shape(x_given, format, n_groups);
+  check_same(dy_given, x_given, "dy");
+  const Tensor x = torch::stable::contiguous(x_given, format), dy = torch::stable::contiguous(dy_given, format);
+  const Tensor stats = in_order(stats_given);
+  STD_TORCH_CHECK(stats.numel() == a.shape.slabs() * kStatsPerSlab,
+                  "normkit: expected the statistics that the forward returned, got ", stats.numel(),
+                  " numbers; pass them on unchanged.");
+  const MaybeTensor w = in_order(weight);
+  Tensor dx = need_dx ? torch::stable::empty_like(x) : nothing(x);
+  Tensor dw = need_dw ? empty_as(*w) : nothing(x), db = need_db ? empty_as(*bias) : nothing(x);
+  a.eps = eps;
+  a.constant_stats = constant_stats;
+  a.dy = dy.const_data_ptr();
+  a.x = x.const_data_ptr();
+  a.stats = stats.const_data_ptr();
+  a.w = param(w, a.shape.n_channels, "weight");
+  if (need_dx) a.dx = dx.mutable_data_ptr();
+  if (need_dw) a.dw = {dw.mutable_data_ptr(), dtype_of(dw)};
+  if (need_db) a.db = {db.mutable_data_ptr(), dtype_of(db)};
+  a.parallel_for = torch_parallel;
+  channel_norm_backward(a);
+  return {dx, dw, db};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(normkit, m) {
@@ -188,6 +270,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(normkit, m) {
   m.def(
       "rms_norm_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? d_sum, int n_axes, float eps, bool "
       "need_dx, bool need_dw) -> (Tensor, Tensor)");
+  m.def(
+      "channel_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, int num_groups, float eps) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "channel_norm_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, int num_groups, bool "
+      "constant_stats, float eps, bool need_dx, bool need_dw, bool need_db) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(normkit, CPU, m) {
@@ -197,4 +285,6 @@ STABLE_TORCH_LIBRARY_IMPL(normkit, CPU, m) {
   m.impl("rms_norm", TORCH_BOX(&rms_norm));
   m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
   m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));
+  m.impl("channel_norm", TORCH_BOX(&channel_norm));
+  m.impl("channel_norm_backward", TORCH_BOX(&channel_norm_gradients));
 }

@@ -9,7 +9,6 @@ static void channel_forward_of(const ChannelForward& a) {
 }
 
 static void channel_forward(const ChannelForward& a) {
-  if (a.shape.size() == 0) return;
   switch (a.shape.dtype) {
     case DType::kFloat32: return channel_forward_of<float>(a);
     case DType::kBFloat16: return channel_forward_of<BFloat16>(a);

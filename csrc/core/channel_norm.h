@@ -48,7 +48,7 @@ struct ChannelForward {
   ConstArray mean;  // [n_channels], normalizing in place of the input's own; data may be null (BatchNorm only)
   ConstArray var;
   void* y;
-  void* stats;  // [slabs, kStatsPerSlab], written
+  void* stats;  // [slabs, kStatsPerSlab]
   RunningStats running;
   ParallelFor parallel_for;
 };
@@ -71,5 +71,9 @@ struct ChannelKernels {
   void (*forward)(const ChannelForward&);
   void (*backward)(const ChannelBackward&);
 };
+
+// With the kernels chosen for this processor.
+void channel_norm_forward(const ChannelForward& args);
+void channel_norm_backward(const ChannelBackward& args);
 
 }  // namespace normkit

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normkit import _checks, composite
+from normkit import _channel_norms, _checks, composite
 from normkit.kernels import choose, ops, rows
 from normkit.kernels.cpu import Norm
-from normkit.moments import Moments
 
 __all__ = [
     "add_layer_norm",
@@ -110,18 +109,11 @@ def batch_norm(
     if _exporting():
         factor = float(momentum)
         return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, factor, eps)
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
-    y, moments = composite.batch_norm(input, weight, bias, eps)
-    if running_mean is not None and running_var is not None and moments is not None:
-        count = input.numel() // input.shape[1]
-        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
-        with torch.no_grad():
-            running_mean.copy_(new_mean)
-            running_var.copy_(new_var)
-    return y
+    running = _pair(running_mean, running_var)
+    if training:
+        return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps)
+    assert running is not None
+    return _channel_norms.normalize_with(input, running, weight, bias, eps)
 
 
 def batch_norm_with_statistics(
@@ -139,7 +131,7 @@ def batch_norm_with_statistics(
     if moments is None:
         return y, running_mean, running_var
     count = input.numel() // input.shape[1]
-    return y, *updated_statistics(running_mean, running_var, moments, count, momentum)
+    return y, *_channel_norms.updated_statistics((running_mean, running_var), moments, count, momentum)
 
 
 def instance_norm(
@@ -176,18 +168,11 @@ def instance_norm(
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
-    if not use_input_stats:
-        assert running_mean is not None
-        assert running_var is not None
-        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
-    y, moments = composite.instance_norm(input, weight, bias, eps)
-    if running_mean is not None and running_var is not None and moments is not None:
-        count = input[0, 0].numel()
-        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
-        with torch.no_grad():
-            running_mean.copy_(new_mean)
-            running_var.copy_(new_var)
-    return y
+    running = _pair(running_mean, running_var)
+    if use_input_stats:
+        return _channel_norms.normalize_instances(input, running, weight, bias, momentum, eps)
+    assert running is not None
+    return _channel_norms.normalize_with(input, running, weight, bias, eps)
 
 
 def group_norm(
@@ -215,7 +200,7 @@ def group_norm(
     _checks.values_per_statistic(call, input, values, "group", advice)
     if _exporting():
         return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
-    return composite.group_norm(_autocast(input), num_groups, weight, bias, eps)
+    return _channel_norms.normalize_groups(_autocast(input), num_groups, weight, bias, eps)
 
 
 def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -291,25 +276,6 @@ def add_rms_norm(
     return _add_row_norm("rms_norm", input, residual, shape, weight, None, eps, dropping)
 
 
-def updated_statistics(
-    running_mean: Tensor, running_var: Tensor, moments: Moments, count: int, momentum: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """The running statistics after one more batch, averaged over whatever samples the moments keep apart.
-
-    ``count`` is the number of values behind each statistic. The unbiased variance is
-    population variance · count / (count - 1); computed in the wider of the buffer's and the moments' dtype.
-    """
-    bessel = count / max(count - 1, 1)
-    new = []
-    for running, batch in (
-        (running_mean, moments.mean()),
-        (running_var, moments.population_variance() * bessel),
-    ):
-        batch = batch.detach().flatten(1).mean(0)  # [samples or 1, channels] -> [channels]
-        new.append((running * (1 - momentum) + batch * momentum).to(running.dtype))
-    return new[0], new[1]
-
-
 def _row_norm(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """The kernel as a call or as an operator, or composite, for arguments that have been checked."""
     path = choose.path_of(x, w, b)
@@ -342,6 +308,10 @@ def _add_row_norm(
     if norm == "layer_norm":
         return layer_norm(z, shape, w, b, eps), z
     return rms_norm(z, shape, w, eps), z
+
+
+def _pair(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if mean is None or var is None else (mean, var)
 
 
 def _rms_eps(x: Tensor) -> float:

@@ -102,9 +102,69 @@ def row_norm_backward(
     return dx, dropped
 
 
+def channel_norm(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    *,
+    given: tuple[Tensor, Tensor] | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
+
+    A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
+    and variance normalize in place of x's own. ``running`` ones are updated.
+    """
+    y = torch.empty_like(x)
+    stats = torch.empty(x.shape[0] * n_groups or x.shape[1], 4, dtype=stats_dtype(x))
+    mean, var = given or (None, None)
+    running_mean, running_var = running or (None, None)
+    LIBRARY.channel_norm_forward(
+        *_channel_shape(x, n_groups), eps, x.data_ptr(), *_array(w), *_array(b), *_array(mean), *_array(var),
+        y.data_ptr(), stats.data_ptr(), *_array(running_mean), *_array(running_var), momentum,
+    )  # fmt: skip
+    return y, stats
+
+
+def channel_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    eps: float,
+    *,
+    constant_stats: bool,
+    need_dx: bool,
+    dw: Tensor | None,
+    db: Tensor | None,
+) -> Tensor | None:
+    """dx; dw and db are written where given. dy lies in memory as x does."""
+    dx = torch.empty_like(x) if need_dx else None
+    LIBRARY.channel_norm_backward(
+        *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
+        _address(dx), *_array(dw), *_array(db),
+    )  # fmt: skip
+    return dx
+
+
+def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, int]:
+    """Layout (0 planes, 1 pixels), dtype, and the sizes; x is contiguous or in a channels_last format."""
+    n, c = x.shape[:2]
+    positions = x.numel() // (n * c) if x.numel() else 0
+    pixels = positions == 1 or not x.is_contiguous()
+    return int(pixels), DTYPE_CODES[x.dtype], n, c, positions, n_groups
+
+
+def stats_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _empty_stats(norm: Norm, x: Tensor, n_rows: int) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=dtype)
+    return torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=stats_dtype(x))
 
 
 def _address(t: Tensor | None) -> int:

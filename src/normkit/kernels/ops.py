@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normkit.kernels import cpu
+from normkit.kernels import channels, cpu
 
 
 def row_norm(norm: cpu.Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
@@ -35,6 +35,15 @@ def add_row_norm(
     else:
         y, z, _ = torch.ops.normkit.add_rms_norm(x, residual, w, n_axes, eps)
     return y, z
+
+
+def channel_norm(
+    x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float, given: channels.MeanAndVar | None = None
+) -> tuple[Tensor, Tensor]:
+    """The operator that stands for ``channels.channel_norm`` in a graph; its statistics are those of ``cpu``."""
+    mean, var = given or (None, None)
+    y, stats = torch.ops.normkit.channel_norm(x, w, b, mean, var, n_groups, eps)
+    return y, stats
 
 
 def _stats_like(x: Tensor, n_axes: int, per_row: int) -> Tensor:
@@ -175,6 +184,55 @@ def _rms_norm_backward(
     return [g if needed else None for g, needed in zip(found, need, strict=True)]
 
 
+def _channel_norm_fake(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    num_groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    slabs = x.shape[1] if num_groups == 0 else x.shape[0] * num_groups
+    return _laid_out_like(x), x.new_empty((slabs, 4), dtype=cpu.stats_dtype(x))
+
+
+def _channel_norm_backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    constant_stats: bool,
+    eps: float,
+    need_dx: bool,
+    need_dw: bool,
+    need_db: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = _laid_out_like(x) if need_dx else x.new_empty(0)
+    return dx, _wanted(x, weight, need_dw), _wanted(x, bias, need_db)
+
+
+def _laid_out_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=channels.memory_format(x))
+
+
+def _save_channel_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, w, b, mean, _, ctx.n_groups, ctx.eps = inputs
+    ctx.constant_stats = mean is not None
+    ctx.save_for_backward(x, w, b, output[1])
+
+
+def _channel_norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
+    x, w, b, stats = ctx.saved_tensors
+    need = ctx.needs_input_grad[:3]
+    found = torch.ops.normkit.channel_norm_backward(
+        dy, x, stats, w, b, ctx.n_groups, ctx.constant_stats, ctx.eps, *need
+    )
+    return *(g if needed else None for g, needed in zip(found, need, strict=True)), None, None, None, None
+
+
 def _register() -> None:
     fakes: dict[str, Callable[..., Any]] = {
         "layer_norm": _layer_norm_fake,
@@ -183,12 +241,15 @@ def _register() -> None:
         "rms_norm": _rms_norm_fake,
         "add_rms_norm": _add_rms_norm_fake,
         "rms_norm_backward": _rms_norm_backward_fake,
+        "channel_norm": _channel_norm_fake,
+        "channel_norm_backward": _channel_norm_backward_fake,
     }
     derivatives: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "layer_norm": (_layer_norm_gradients, _save_layer_norm),
         "add_layer_norm": (_add_layer_norm_gradients, _save_add_layer_norm),
         "rms_norm": (_rms_norm_gradients, _save_rms_norm),
         "add_rms_norm": (_add_rms_norm_gradients, _save_add_rms_norm),
+        "channel_norm": (_channel_norm_gradients, _save_channel_norm),
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"normkit::{name}", fake)
