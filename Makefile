@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/core/*.*)
 
-.PHONY: compare test lint clean
+.PHONY: compare test lint bench clean
 
 compare: $(VENV)/.lab
 	$(BIN)/normkit compare --store out/normkit.sqlite --report out/report.html $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.lab
+	$(BIN)/normkit bench $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests
@@ -30,14 +33,15 @@ $(VENV)/.base: $(INPUTS)
 	$(PIP) setuptools wheel torch numpy
 	touch $@
 
+# Each set of packages holds the one before.
 $(VENV)/.lab: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[lab]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[test]'
-	touch $@
+	touch $(VENV)/.lab $@
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) --no-build-isolation -e '.[dev]'
-	touch $@
+	touch $(VENV)/.lab $(VENV)/.test $@

@@ -18,13 +18,14 @@ struct ChannelShape {
   int64_t n_positions;
   int64_t n_groups;  // in each sample; 0: BatchNorm, whose slabs are the channels of the batch
 
-  constexpr bool over_batch() const { return n_groups == 0; }
-  constexpr int64_t slabs() const { return over_batch() ? n_channels : n_samples * n_groups; }
-  constexpr int64_t channels_per_slab() const { return over_batch() ? 1 : n_channels / n_groups; }
-  constexpr int64_t slab_size() const {
-    return n_positions * (over_batch() ? n_samples : channels_per_slab());
-  }
-  constexpr int64_t size() const { return n_samples * n_channels * n_positions; }
+  // Inlined always: each instruction set keeps its own copy (see kernels_impl.h).
+#define NK_SHAPE __attribute__((always_inline)) constexpr
+  NK_SHAPE bool over_batch() const { return n_groups == 0; }
+  NK_SHAPE int64_t slabs() const { return over_batch() ? n_channels : n_samples * n_groups; }
+  NK_SHAPE int64_t channels_per_slab() const { return over_batch() ? 1 : n_channels / n_groups; }
+  NK_SHAPE int64_t slab_size() const { return n_positions * (over_batch() ? n_samples : channels_per_slab()); }
+  NK_SHAPE int64_t size() const { return n_samples * n_channels * n_positions; }
+#undef NK_SHAPE
 };
 
 // What is kept of a slab, as float32 (float64 for float64 data): m0, dm, rstd, var. m0 + dm is the mean to twice

@@ -16,7 +16,7 @@ struct Dropout {
 
 // What is kept of a row for the backward, as float32 (float64 for float64 data):
 // LayerNorm [n_rows, 3]: m0, dm, rstd, where m0 + dm is the mean to twice the precision; RMSNorm [n_rows]: rstd.
-constexpr int64_t stats_per_row(RowNorm norm) { return norm == RowNorm::kLayerNorm ? 3 : 1; }
+static constexpr int64_t stats_per_row(RowNorm norm) { return norm == RowNorm::kLayerNorm ? 3 : 1; }
 
 struct RowNormForward {
   RowNorm norm;
@@ -60,7 +60,7 @@ struct RowKernels {
 };
 
 // Rows are added up in chunks of this many or more; the second term bounds the memory that very long rows take.
-constexpr Chunks row_chunks(int64_t n_rows, int64_t n_cols) { return chunks_of(n_rows, n_cols <= 16384 ? 64 : 16); }
+static constexpr Chunks row_chunks(int64_t n_rows, int64_t n_cols) { return chunks_of(n_rows, n_cols <= 16384 ? 64 : 16); }
 
 // The kernels of this processor, after advising huge pages for what they are about to write.
 void row_norm_forward(const RowNormForward& args);

@@ -150,16 +150,16 @@ struct RowBackward {
     double c1 = 0.0, c2 = 0.0;
     for (int64_t j = 0; j < row.n; ++j) {
       const double g = value_at(dy + j) * double(w.values()[j * w.step()]);
-      c1 += (value_at(x + j) - exact.mean) * exact.rstd * g;
+      c1 += careful_x_hat(value_at(x + j), exact) * g;
       c2 += g;
     }
     c1 /= double(row.n);
     c2 = kCentred ? c2 / double(row.n) : 0.0;
     for (int64_t j = 0; j < row.n; ++j) {
-      const double xh = (value_at(x + j) - exact.mean) * exact.rstd;
+      const double xh = careful_x_hat(value_at(x + j), exact);
       const double g = value_at(dy + j) * double(w.values()[j * w.step()]);
       if (t.dx[0] != nullptr) {
-        const double dx = (g - c2 - xh * c1) * exact.rstd + (dz != nullptr ? value_at(dz + j) : 0.0);
+        const double dx = (g - c2 - xh * c1) * exact.rstd * exact.scale + (dz != nullptr ? value_at(dz + j) : 0.0);
         store_first(t.dx[0] + j, splat(A(dx)), 1);
       }
       if (sums.dw == nullptr) continue;

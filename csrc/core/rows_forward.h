@@ -35,7 +35,7 @@ struct RowForward {
 
   __attribute__((noinline)) void apply_careful(const T* x, T* y, CarefulStats exact) const {
     for (int64_t j = 0; j < row.n; ++j) {
-      const double v = (value_at(x + j) - exact.mean) * exact.rstd * double(w.values()[j * w.step()]) +
+      const double v = careful_x_hat(value_at(x + j), exact) * double(w.values()[j * w.step()]) +
                        double(b.values()[j * b.step()]);
       store_first(y + j, splat(A(v)), 1);
     }

@@ -178,10 +178,13 @@ NK_INLINE bool quick_stats(const T* x, const RowShape<A>& row, Vec<A> tail, doub
   }
 }
 
-// The same statistics in double, about the first value of the row: exact for a constant row, and with room for
-// the square of every float32. Slow and rare.
+// The same statistics in double, of the row times a power of two that brings its largest value into [1, 2), and
+// about its first value: nothing overflows or vanishes for any finite input. Slow and rare.
+// Scalar math: x_hat = ((x * scale - m0) - dm) * rstd.
 struct CarefulStats {
-  double mean;
+  double scale;
+  double m0;
+  double dm;
   double rstd;
 };
 
@@ -192,32 +195,54 @@ NK_INLINE double value_at(const T* x) {
 NK_INLINE double value_at(const float* x) { return double(*x); }
 NK_INLINE double value_at(const double* x) { return *x; }
 
+NK_INLINE double careful_x_hat(double x, const CarefulStats& stats) {
+  return ((x * stats.scale - stats.m0) - stats.dm) * stats.rstd;
+}
+
+// The power of two for a row whose largest magnitude, or sqrt(eps) beside which smaller ones do not matter, is given.
+NK_INLINE double careful_scale(double largest) {
+  if (!(largest > 0.0 && largest < __builtin_inf())) return 1.0;
+  int exponent;
+  frexp(largest, &exponent);
+  const int wanted = 1 - exponent;
+  return ldexp(1.0, wanted < -1022 ? -1022 : wanted > 1022 ? 1022 : wanted);
+}
+
 template <RowNorm kNorm, class T>
 static __attribute__((noinline)) CarefulStats careful_stats(const T* x, int64_t n, double eps) {
-  double s1 = 0.0, s2 = 0.0;
-  if constexpr (kNorm == RowNorm::kRmsNorm) {
-    for (int64_t j = 0; j < n; ++j) s2 += value_at(x + j) * value_at(x + j);
-    return {0.0, 1.0 / sqrt(s2 / double(n) + eps)};
-  } else {
-    const double shift = value_at(x);
-    for (int64_t j = 0; j < n; ++j) s1 += value_at(x + j) - shift;
-    const double m0 = shift + s1 / double(n);
-    s1 = 0.0;
-    for (int64_t j = 0; j < n; ++j) {
-      const double d = value_at(x + j) - m0;
-      s1 += d;
-      s2 += d * d;
-    }
-    const double dm = s1 / double(n);
-    const double var = s2 / double(n) - dm * dm;
-    return {m0 + dm, 1.0 / sqrt((var < 0.0 ? 0.0 : var) + eps)};
+  const double first = value_at(x);
+  double largest = square_root(eps);
+  bool constant = true;
+  for (int64_t j = 0; j < n; ++j) {
+    const double magnitude = __builtin_fabs(value_at(x + j));
+    largest = magnitude > largest ? magnitude : largest;
+    constant &= value_at(x + j) == first;
   }
+  if (kNorm == RowNorm::kLayerNorm && constant) return {1.0, first, 0.0, 1.0 / square_root(eps)};
+  const double scale = careful_scale(largest);
+  const double scaled_eps = eps * scale * scale;
+  double s1 = 0.0, s2 = 0.0;
+  if (kNorm == RowNorm::kRmsNorm) {
+    for (int64_t j = 0; j < n; ++j) s2 += value_at(x + j) * scale * (value_at(x + j) * scale);
+    return {scale, 0.0, 0.0, 1.0 / square_root(s2 / double(n) + scaled_eps)};
+  }
+  for (int64_t j = 0; j < n; ++j) s1 += value_at(x + j) * scale - first * scale;
+  const double m0 = first * scale + s1 / double(n);
+  s1 = 0.0;
+  for (int64_t j = 0; j < n; ++j) {
+    const double d = value_at(x + j) * scale - m0;
+    s1 += d;
+    s2 += d * d;
+  }
+  const double dm = s1 / double(n);
+  const double var = s2 / double(n) - dm * dm;
+  return {scale, m0, dm, 1.0 / square_root((var < 0.0 ? 0.0 : var) + scaled_eps)};
 }
 
 template <class A>
-NK_INLINE RowStats<A> rounded(CarefulStats exact) {
-  const A m0 = A(exact.mean);
-  return {m0, A(exact.mean - double(m0)), A(exact.rstd)};
+NK_INLINE RowStats<A> rounded(const CarefulStats& exact) {
+  const double m0 = exact.m0 / exact.scale;
+  return {A(m0), A((m0 - double(A(m0))) + exact.dm / exact.scale), A(exact.rstd * exact.scale)};
 }
 
 // Whether x_hat may be computed in A from these: else rstd is too small or large to be kept in A, or not a number.

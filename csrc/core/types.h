@@ -1,5 +1,5 @@
 // Types shared by every kernel and by the caller. No code here depends on the instruction set, and nothing
-// here knows torch.
+// here knows torch. Functions are static: each instruction set keeps its own copy (see kernels_impl.h).
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ struct Float16 {
   uint16_t bits;
 };
 
-constexpr int64_t size_of(DType dtype) {
+static constexpr int64_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
@@ -41,25 +41,25 @@ struct MutableArray {
 struct Chunks {
   int64_t n;
   int64_t count;
-  constexpr int64_t begin(int64_t chunk) const { return n * chunk / count; }
+  __attribute__((always_inline)) constexpr int64_t begin(int64_t chunk) const { return n * chunk / count; }
 };
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // 192 = 2^6 * 3 divides evenly among 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 and 96 threads.
-constexpr int64_t kMaxChunks = 192;
+static constexpr int64_t kMaxChunks = 192;
 
-constexpr Chunks chunks_of(int64_t n, int64_t least_per_chunk) {
+static constexpr Chunks chunks_of(int64_t n, int64_t least_per_chunk) {
   const int64_t wanted = ceil_div(n, least_per_chunk);
   return {n, wanted < 1 ? 1 : wanted < kMaxChunks ? wanted : kMaxChunks};
 }
 
 // Below this many elements a parallel region costs more than it saves.
-constexpr int64_t kParallelElements = 32768;
+static constexpr int64_t kParallelElements = 32768;
 
 // The grain for parallel_for over items of `elements_each` elements.
-constexpr int64_t grain_for(int64_t elements_each) {
+static constexpr int64_t grain_for(int64_t elements_each) {
   const int64_t grain = kParallelElements / (elements_each > 0 ? elements_each : 1);
   return grain > 1 ? grain : 1;
 }

@@ -7,15 +7,27 @@ call that raises leaves its tensors and its module as they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+from normkit.errors import ArgumentError, DeviceError, DtypeError, NormkitError, ShapeError, SingleValueError
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+T = TypeVar("T")
+
+
+def as_call(call: str, function: Callable[..., T], *args: object) -> T:
+    """``function(*args)``, whose errors name ``call``: the layer that the user called, for the function it calls."""
+    try:
+        return function(*args)
+    except NormkitError as error:
+        _, _, rest = str(error).partition(":")
+        raise type(error)(f"{call}:{rest}") from None
 
 
 def tensor(call: str, name: str, value: object) -> None:
@@ -36,14 +48,29 @@ def tensor(call: str, name: str, value: object) -> None:
             f"{call}: expected {name} of dtype float32, float64, bfloat16 or float16, "
             f"got {dtype_name(value)}; {advice}."
         )
+    if value.layout != torch.strided and not value.is_nested:
+        layout = str(value.layout).removeprefix("torch.")
+        raise DtypeError(f"{call}: expected {name} to be a dense tensor, got {layout}; call .to_dense() on it.")
 
 
-def eps(call: str, value: float, *, positive: bool = False) -> None:
+def eps(call: str, value: float, *, positive: bool = False) -> float:
     """eps is a finite number, not negative; positive where a zero would divide by zero."""
-    if isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or (value == 0 and not positive)):
-        return
+    number = _number(value)
+    if number is not None and 0 <= number < math.inf and not (positive and number == 0):
+        return number
     rule = "positive" if positive else "at least 0"
-    raise ArgumentError(f"{call}: expected eps to be a finite number, {rule}, got {value!r}; 1e-5 is usual.")
+    error = DtypeError if number is None else ArgumentError
+    raise error(f"{call}: expected eps to be a finite number, {rule}, got {value!r}; 1e-5 is usual.")
+
+
+def _number(value: object) -> float | None:
+    """The number that a Python or NumPy number, or a tensor of one element, stands for."""
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return None if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def probability(call: str, name: str, value: float) -> None:
@@ -62,9 +89,11 @@ def size(call: str, name: str, value: object) -> None:
 
 def momentum(call: str, value: object) -> None:
     """momentum is a number, or None for the cumulative average."""
-    if value is None or (isinstance(value, (int, float)) and math.isfinite(value)):
+    number = 0.0 if value is None else _number(value)
+    if number is not None and -math.inf < number < math.inf:
         return
-    raise ArgumentError(
+    error = DtypeError if number is None else ArgumentError
+    raise error(
         f"{call}: expected momentum to be a number or None, got {value!r}; "
         f"0.1 is usual, None averages over all batches."
     )
@@ -72,10 +101,11 @@ def momentum(call: str, value: object) -> None:
 
 def normalized_shape(call: str, value: int | Sequence[int]) -> tuple[int, ...]:
     """normalized_shape as a tuple of at least one size."""
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        value = (value.__index__(),)
+    sizes = value if hasattr(value, "__iter__") else (value,)
     try:
-        shape = tuple(int(s.__index__()) for s in value)  # type: ignore[union-attr]
+        if isinstance(value, bool):
+            raise TypeError
+        shape = tuple(int(size.__index__()) for size in sizes)
     except (TypeError, AttributeError):
         raise DtypeError(
             f"{call}: expected normalized_shape to be an integer or a sequence of integers, got {value!r}; "
@@ -95,8 +125,12 @@ def trailing(call: str, x: Tensor, shape: tuple[int, ...]) -> None:
         raise ShapeError(
             f"{call}: expected input of shape [*, {', '.join(map(str, shape))}] for "
             f"normalized_shape={list(shape)}, got {list(x.shape)}; "
-            f"build the layer for the sizes of the last {len(shape)} axes, or move them last."
+            f"build the layer for the sizes of the last {_axes(len(shape))}, or move what it normalizes there."
         )
+
+
+def _axes(n: int) -> str:
+    return "axis" if n == 1 else f"{n} axes"
 
 
 def groups(call: str, num_groups: int, num_channels: int) -> None:
@@ -105,7 +139,7 @@ def groups(call: str, num_groups: int, num_channels: int) -> None:
         raise DtypeError(f"{call}: expected num_groups to be an integer, got {num_groups!r}; 32 is usual.")
     if num_groups >= 1 and num_channels % num_groups == 0:
         return
-    raise ArgumentError(
+    raise ShapeError(
         f"{call}: expected num_channels divisible by num_groups, got {num_channels} and {num_groups}; "
         f"use num_groups={_nearest_divisors(num_channels, num_groups)}."
     )
@@ -159,7 +193,7 @@ def channels(call: str, x: Tensor, expected: int, axis: int = 1) -> None:
 def values_per_statistic(call: str, x: Tensor, count: int, unit: str, advice: str) -> None:
     """More than one value enters each statistic: of one value, the normalized output is 0 whatever it was."""
     if count == 1 and x.numel() > 0:
-        raise ShapeError(
+        raise SingleValueError(
             f"{call}: expected more than 1 value per {unit}, got 1 in input of shape {list(x.shape)}; "
             f"the output would not depend on the input; {advice}."
         )
@@ -217,9 +251,7 @@ def running_pair(call: str, running_mean: Tensor | None, running_var: Tensor | N
     """Both running statistics or none; both where they are what normalizes."""
     if (running_mean is None) != (running_var is None):
         given = "running_mean" if running_var is None else "running_var"
-        raise ArgumentError(
-            f"{call}: expected both running_mean and running_var or neither, got only {given}; give both."
-        )
+        raise ShapeError(f"{call}: expected both running_mean and running_var or neither, got only {given}; give both.")
     if needed and running_mean is None:
         raise ShapeError(
             f"{call}: expected running_mean and running_var when they are to normalize, got None; "

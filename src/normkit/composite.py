@@ -24,13 +24,13 @@ def under_functorch() -> bool:
 
 def layer_norm(x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the last ``n_axes`` axes; w and b have their sizes."""
-    x_hat, _ = _normalize(_widen(x), tuple(range(-n_axes, 0)), eps)
+    x_hat, _ = _normalize(widen(x), tuple(range(-n_axes, 0)), eps)
     return _affine(x_hat, w, b).to(x.dtype).contiguous()
 
 
 def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     """Divide by the root of the mean square over the last ``n_axes`` axes."""
-    wide = _widen(x)
+    wide = widen(x)
     if wide.numel() == 0:
         return in_layout_of(x, _affine(wide, w, None).to(x.dtype))
     axes = tuple(range(-n_axes, 0))
@@ -44,7 +44,7 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
 def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
     """Normalize each channel (axis 1) over all other axes. No moments for input without elements."""
     axes = (0, *range(2, x.dim()))
-    x_hat, moments = _normalize(_widen(x), axes, eps)
+    x_hat, moments = _normalize(widen(x), axes, eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
     return in_layout_of(x, y), moments
 
@@ -53,18 +53,19 @@ def apply_statistics(
     x: Tensor, mean: Tensor, variance: Tensor, w: Tensor | None, b: Tensor | None, eps: float
 ) -> Tensor:
     """Normalize each channel (axis 1) with the given statistics."""
-    wide = _widen(x)
+    wide = widen(x)
     mean, variance = (t.to(torch.promote_types(t.dtype, wide.dtype)) for t in (mean, variance))
     rstd = 1 / torch.sqrt(variance + eps)
-    x_hat = ((wide - _per_channel(mean, x)) * _per_channel(rstd, x)).to(wide.dtype)
+    shape = (-1, *[1] * (x.dim() - 2))
+    x_hat = ((wide - mean.view(shape)) * rstd.view(shape)).to(wide.dtype)
     return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
 def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize each group of channels of each sample over the group's channels and all positions."""
-    wide = _widen(x)
+    wide = widen(x)
     if x.numel() > 0:
-        grouped = wide.unflatten(1, (num_groups, x.shape[1] // num_groups))
+        grouped = torch.unflatten(wide, 1, (num_groups, x.shape[1] // num_groups))
         x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
         wide = x_hat.flatten(1, 2)
     return in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
@@ -72,14 +73,14 @@ def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, e
 
 def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
     """Normalize each channel of each sample over its positions. No moments for input without elements."""
-    x_hat, moments = _normalize(_widen(x), tuple(range(2, x.dim())), eps)
+    x_hat, moments = _normalize(widen(x), tuple(range(2, x.dim())), eps)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
     return in_layout_of(x, y), moments
 
 
 def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the channels (axis 1) at each position of each sample."""
-    x_hat, _ = _normalize(_widen(x), (1,), eps)
+    x_hat, _ = _normalize(widen(x), (1,), eps)
     return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
@@ -91,7 +92,7 @@ def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Mo
     return centred * moments.rstd(eps), moments
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """float32 for 16-bit input, so that statistics, products and gradients accumulate in it."""
     return x.to(torch.float32) if x.dtype in _LOW_PRECISION else x
 
@@ -99,9 +100,9 @@ def _widen(x: Tensor) -> Tensor:
 def _affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
     """x̂·w + b; parameters of 16 bits are widened, so that their gradients are summed in float32."""
     if w is not None:
-        x_hat = x_hat * _widen(w)
+        x_hat = x_hat * widen(w)
     if b is not None:
-        x_hat = x_hat + _widen(b)
+        x_hat = x_hat + widen(b)
     return x_hat
 
 

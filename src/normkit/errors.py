@@ -17,8 +17,15 @@ class ShapeError(NormkitError, ValueError, RuntimeError):
     """A tensor has the wrong rank or sizes. torch raises ValueError for some of these, RuntimeError for others."""
 
 
-class DtypeError(NormkitError, TypeError, RuntimeError):
-    """A tensor has a dtype that the call cannot normalize (integers, complex numbers)."""
+class SingleValueError(ShapeError):
+    """A mean and variance would be taken of a single value, and the output would not depend on the input."""
+
+
+class DtypeError(NormkitError, TypeError, NotImplementedError):
+    """An argument has another type than the call takes: integers, complex numbers, a list, a string for eps.
+
+    For these torch raises TypeError, RuntimeError or NotImplementedError, which is a RuntimeError.
+    """
 
 
 class DeviceError(NormkitError, RuntimeError):
@@ -39,3 +46,7 @@ class EngineError(NormkitError, RuntimeError):
 
 class TaskError(NormkitError, RuntimeError):
     """A task file of the user cannot be read, fails, or defines no task; the message says where in it."""
+
+
+class BenchError(NormkitError, RuntimeError):
+    """A benchmark cannot be run or stored as asked: a busy machine, a file that is not a record."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from normkit import _channel_norms, _checks, composite
-from normkit.kernels import choose, ops, rows
-from normkit.kernels.cpu import Norm
+from normkit._channel_norms import updated_statistics
+from normkit.kernels import choose, rows
 
 __all__ = [
     "add_layer_norm",
@@ -43,17 +43,11 @@ def layer_norm(
                 [-1.0000,  1.0000]])
     """
     if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
-        n_axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-        return rows.row_norm("layer_norm", input, n_axes, weight, bias, eps)
-    call = "layer_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", input)
-    _checks.trailing(call, input, shape)
-    _check_affine(call, input, weight, bias, shape)
-    _checks.eps(call, eps)
+        return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
+    shape, eps = _check_layer_norm(input, normalized_shape, weight, bias, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
-    return _row_norm("layer_norm", _autocast(input), len(shape), weight, bias, eps)
+    return rows.by_any("layer_norm", _autocast(input), len(shape), weight, bias, eps)
 
 
 def rms_norm(
@@ -68,21 +62,16 @@ def rms_norm(
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
         tensor([0.8485, 1.1314])
     """
-    if eps is None and isinstance(input, Tensor):
+    if eps is None:
         eps = _rms_eps(input)
     if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
-        n_axes = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-        return rows.row_norm("rms_norm", input, n_axes, weight, None, eps)
-    call = "rms_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", input)
-    _checks.trailing(call, input, shape)
-    _checks.parameter(call, "weight", weight, shape, input)  # of any floating dtype, as torch's
-    assert eps is not None
-    _checks.eps(call, eps)
+        return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
+    shape, eps = _check_rms_norm(input, normalized_shape, weight, eps)
     if _exporting():
+        if not torch.compiler.is_exporting():
+            return _rms_norm_of_the_old_exporter(input, len(shape), weight, eps)
         return torch.nn.functional.rms_norm(input, list(shape), weight, eps)
-    return _row_norm("rms_norm", _autocast(input), len(shape), weight, None, eps)
+    return rows.by_any("rms_norm", _autocast(input), len(shape), weight, None, eps)
 
 
 def batch_norm(
@@ -105,10 +94,9 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
-    _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
-    if _exporting():
-        factor = float(momentum)
-        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, factor, eps)
+    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
+        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     running = _pair(running_mean, running_var)
     if training:
         return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps)
@@ -126,12 +114,12 @@ def batch_norm_with_statistics(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalization in training without side effects: the output, and the new running mean and variance."""
-    _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
+    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
     y, moments = composite.batch_norm(input, weight, bias, eps)
     if moments is None:
         return y, running_mean, running_var
     count = input.numel() // input.shape[1]
-    return y, *_channel_norms.updated_statistics((running_mean, running_var), moments, count, momentum)
+    return y, *updated_statistics((running_mean, running_var), moments, count, momentum)
 
 
 def instance_norm(
@@ -153,17 +141,7 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
-    call = "instance_norm"
-    _checks.tensor(call, "input", input)
-    _checks.at_least_2d(call, input)
-    channels = (input.shape[1],)
-    _check_affine(call, input, weight, bias, channels)
-    _check_running(call, input, running_mean, running_var, needed=not use_input_stats)
-    _checks.eps(call, eps)
-    if use_input_stats:
-        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
-        positions = input[0, 0].numel() if input.numel() else 0
-        _checks.values_per_statistic(call, input, positions, "channel of a sample", advice)
+    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting():
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -173,6 +151,23 @@ def instance_norm(
         return _channel_norms.normalize_instances(input, running, weight, bias, momentum, eps)
     assert running is not None
     return _channel_norms.normalize_with(input, running, weight, bias, eps)
+
+
+def instance_norm_with_statistics(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Instance normalization in training without side effects: the output, and the new running mean and variance."""
+    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, True, eps)
+    y, moments = composite.instance_norm(input, weight, bias, eps)
+    if moments is None:
+        return y, running_mean, running_var
+    return y, *updated_statistics((running_mean, running_var), moments, input[0, 0].numel(), momentum)
 
 
 def group_norm(
@@ -194,7 +189,7 @@ def group_norm(
     channels = input.shape[1]
     _checks.groups(call, num_groups, channels)
     _check_affine(call, input, weight, bias, (channels,))
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     values = channels // num_groups * input[0, 0].numel() if input.numel() else 0
     advice = "use fewer groups, so that each holds more than one channel"
     _checks.values_per_statistic(call, input, values, "group", advice)
@@ -215,10 +210,10 @@ def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | Non
     _checks.rank(call, input, ("N, C, H, W", "C, H, W"))
     channels = (input.shape[-3],)
     _check_affine(call, input, weight, bias, channels)
-    _checks.eps(call, eps)
+    eps = _checks.eps(call, eps)
     if _exporting():
-        last = torch.nn.functional.layer_norm(input.movedim(-3, -1), channels, weight, bias, eps)
-        return last.movedim(-1, -3)
+        there, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if input.dim() == 4 else ((1, 2, 0), (2, 0, 1))
+        return torch.nn.functional.layer_norm(input.permute(there), channels, weight, bias, eps).permute(back)
     if input.dim() == 3:
         return composite.layer_norm2d(_autocast(input)[None], weight, bias, eps)[0]
     return composite.layer_norm2d(_autocast(input), weight, bias, eps)
@@ -241,13 +236,12 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
-    call = "add_layer_norm"
-    dropping = _check_add(call, input, residual, dropout_p, training)
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.trailing(call, input, shape)
-    _check_affine(call, input, weight, bias, shape)
-    _checks.eps(call, eps)
-    return _add_row_norm("layer_norm", input, residual, shape, weight, bias, eps, dropping)
+    p = _check_add("add_layer_norm", input, residual, dropout_p, training)
+    shape, eps = _checks.as_call("add_layer_norm", _check_layer_norm, input, normalized_shape, weight, bias, eps)
+    if _exporting():
+        total = torch.nn.functional.dropout(input, p) + residual
+        return layer_norm(total, shape, weight, bias, eps), total
+    return rows.add_by_any("layer_norm", _autocast(input), residual, len(shape), weight, bias, eps, p)
 
 
 def add_rms_norm(
@@ -266,61 +260,49 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
-    call = "add_rms_norm"
-    dropping = _check_add(call, input, residual, dropout_p, training)
+    p = _check_add("add_rms_norm", input, residual, dropout_p, training)
+    if eps is None:
+        eps = _rms_eps(input)
+    shape, eps = _checks.as_call("add_rms_norm", _check_rms_norm, input, normalized_shape, weight, eps)
+    if _exporting():
+        total = torch.nn.functional.dropout(input, p) + residual
+        return rms_norm(total, shape, weight, eps), total
+    return rows.add_by_any("rms_norm", input, residual, len(shape), weight, None, eps, p)
+
+
+def _check_layer_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float
+) -> tuple[tuple[int, ...], float]:
+    call = "layer_norm"
     shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.trailing(call, input, shape)
-    _checks.parameter(call, "weight", weight, shape, input)
-    eps = _rms_eps(input) if eps is None else eps
-    _checks.eps(call, eps)
-    return _add_row_norm("rms_norm", input, residual, shape, weight, None, eps, dropping)
+    _checks.tensor(call, "input", x)
+    _checks.trailing(call, x, shape)
+    _check_affine(call, x, w, b, shape)
+    return shape, _checks.eps(call, eps)
 
 
-def _row_norm(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
-    """The kernel as a call or as an operator, or composite, for arguments that have been checked."""
-    path = choose.path_of(x, w, b)
-    if path == "composite":
-        return (
-            composite.rms_norm(x, n_axes, w, eps) if norm == "rms_norm" else composite.layer_norm(x, n_axes, w, b, eps)
-        )
-    y = (rows if path == "kernel" else ops).row_norm(norm, x, n_axes, w, b, eps)
-    return composite.in_layout_of(x, y) if norm == "rms_norm" else y
-
-
-def _add_row_norm(
-    norm: Norm,
-    x: Tensor,
-    residual: Tensor,
-    shape: tuple[int, ...],
-    w: Tensor | None,
-    b: Tensor | None,
-    eps: float,
-    p: float,
-) -> tuple[Tensor, Tensor]:
-    """Add and normalize in one kernel, for arguments that have been checked; p is the probability of dropping."""
-    path = "composite" if _exporting() else choose.path_of(x, residual, w, b)
-    if path == "kernel":
-        return rows.add_row_norm(norm, x, residual, len(shape), w, b, eps, p)
-    dropped = torch.nn.functional.dropout(x, p)
-    if path == "operator":
-        return ops.add_row_norm(norm, dropped, residual, len(shape), w, b, eps)
-    z = dropped + residual
-    if norm == "layer_norm":
-        return layer_norm(z, shape, w, b, eps), z
-    return rms_norm(z, shape, w, eps), z
+def _check_rms_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, eps: float
+) -> tuple[tuple[int, ...], float]:
+    call = "rms_norm"
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.tensor(call, "input", x)
+    _checks.trailing(call, x, shape)
+    _checks.parameter(call, "weight", w, shape, x)  # of any floating dtype, as torch's
+    return shape, _checks.eps(call, eps)
 
 
 def _pair(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | None:
     return None if mean is None or var is None else (mean, var)
 
 
-def _rms_eps(x: Tensor) -> float:
+def _rms_eps(x: object) -> float:
     """The eps that stands for None: that of the dtype which x is computed in."""
-    return torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+    return torch.finfo(torch.float64 if getattr(x, "dtype", None) == torch.float64 else torch.float32).eps
 
 
 def _check_add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> float:
-    """The probability of dropping, now."""
+    """The probability of dropping, here and now."""
     _checks.tensor(call, "input", x)
     _checks.residual(call, x, residual)
     _checks.probability(call, "dropout_p", p)
@@ -335,17 +317,40 @@ def _check_batch_norm(
     bias: Tensor | None,
     training: bool,
     eps: float,
-) -> None:
+) -> float:
     call = "batch_norm"
     _checks.tensor(call, "input", x)
     _checks.at_least_2d(call, x)
     _check_affine(call, x, weight, bias, (x.shape[1],))
     _check_running(call, x, running_mean, running_var, needed=not training)
-    _checks.eps(call, eps, positive=training)
+    eps = _checks.eps(call, eps, positive=training)
     if training:
         advice = "use a larger batch, .eval(), or a norm that does not depend on the batch, such as LayerNorm"
         values = x.numel() // x.shape[1] if x.numel() else 0
         _checks.values_per_statistic(call, x, values, "channel when training", advice)
+    return eps
+
+
+def _check_instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    use_input_stats: bool,
+    eps: float,
+) -> float:
+    call = "instance_norm"
+    _checks.tensor(call, "input", x)
+    _checks.at_least_2d(call, x)
+    _check_affine(call, x, weight, bias, (x.shape[1],))
+    _check_running(call, x, running_mean, running_var, needed=not use_input_stats)
+    eps = _checks.eps(call, eps)
+    if use_input_stats:
+        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
+        positions = x[0, 0].numel() if x.numel() else 0
+        _checks.values_per_statistic(call, x, positions, "channel of a sample", advice)
+    return eps
 
 
 def _check_affine(call: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> None:
@@ -369,6 +374,13 @@ def _autocast(x: Tensor) -> Tensor:
     return x
 
 
+def _rms_norm_of_the_old_exporter(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
+    """The TorchScript exporter ends at an opset without RMSNormalization, and knows few operators."""
+    wide = composite.widen(x)
+    y = wide * torch.rsqrt(wide.square().mean(tuple(range(-n_axes, 0)), keepdim=True) + eps)
+    return (y if w is None else y * w).to(x.dtype)
+
+
 def _exporting() -> bool:
     """While a graph is exported, the call becomes torch's own operator, which every runtime knows."""
-    return torch.compiler.is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

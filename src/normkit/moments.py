@@ -20,9 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Powers of two whose reciprocals are normal numbers in float32 (and float64).
-_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-126, 2.0**126
-
 
 class Moments(NamedTuple):
     """Statistics over some axes, kept with size 1. The mean is (shift + correction) / scale."""
@@ -60,10 +57,11 @@ def power_of_two_scale(magnitude: Tensor, eps: float) -> Tensor:
     """The power of two that brings max(magnitude, sqrt(eps)) into [1, 2).
 
     With eps in the maximum the scale stays small enough that eps·s² cannot overflow: values far below
-    sqrt(eps) do not matter beside it.
+    sqrt(eps) do not matter beside it. Both the scale and its reciprocal are normal numbers.
     """
-    largest = magnitude.clamp(min=max(eps**0.5, torch.finfo(magnitude.dtype).tiny))
-    return torch.exp2(-torch.floor(torch.log2(largest))).clamp(_SMALLEST_SCALE, _LARGEST_SCALE)
+    tiny = torch.finfo(magnitude.dtype).tiny
+    largest = magnitude.clamp(min=max(eps**0.5, tiny))
+    return torch.exp2(-torch.floor(torch.log2(largest))).clamp(tiny, 1 / tiny)
 
 
 def centre(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments]:

@@ -17,7 +17,7 @@ from normkit import nn
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerCase:
     """One layer in one mode: how to build it, what it takes, and what it is to compute.
 

@@ -88,6 +88,22 @@ def test_any_scale_and_any_eps(case: LayerCase, scale: float, eps: float, device
     check_against_reference(case, layer, case.inputs(17, device=device, scale=scale))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "exponent"), [(torch.float32, 100), (torch.float32, -50), (torch.float64, 900), (torch.float64, -400)]
+)
+@pytest.mark.parametrize("case", [case for case in CASES if case.training], ids=str)
+def test_scale_does_not_matter_beside_a_vanishing_eps(
+    case: LayerCase, dtype: torch.dtype, exponent: int, device: torch.device
+) -> None:
+    """Beside an eps that vanishes, the scale of x does not matter: far beyond the range of its squares, too."""
+    layer = case.build(17, dtype, device, eps=1e-38 if dtype == torch.float32 else 1e-300)
+    inputs = case.inputs(17, dtype, device, offset=3.0)
+    expected = outputs(layer(*inputs))[0]
+    y = outputs(layer(*(x * 2.0**exponent for x in inputs)))[0]
+    few_ulp = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y, expected, rtol=few_ulp, atol=4 * few_ulp)
+
+
 @every_layer
 def test_an_outlier_beside_many_small_values(case: LayerCase, device: torch.device) -> None:
     layer = case.build(257, device=device)

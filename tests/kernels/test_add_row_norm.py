@@ -2,17 +2,19 @@
 
 import pytest
 import torch
-from kernels.row_norms import DTYPES, NORMS, same_bits
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from kernels.row_norms import DTYPES, NORMS, same_bits
 from normkit.kernels import cpu, rows
 
 norms = pytest.mark.parametrize("norm", NORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def arguments(norm: cpu.Norm, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def arguments(
+    norm: cpu.Norm, shape: tuple[int, int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     x, residual = torch.randn(2, *shape).to(dtype)
     w, b = torch.randn(2, shape[1]).to(dtype)
     return x, residual, w, b if norm == "layer_norm" else None
@@ -21,11 +23,13 @@ def arguments(norm: cpu.Norm, shape: tuple[int, int], dtype: torch.dtype) -> tup
 @norms
 @dtypes
 @pytest.mark.parametrize("shape", [(7, 100), (3, 5), (33, 768), (1, 1)], ids=str)
-def test_the_sum_is_rounded_once_and_then_normalized(norm: cpu.Norm, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+def test_the_sum_is_rounded_once_and_then_normalized(
+    norm: cpu.Norm, dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
     x, residual, w, b = arguments(norm, shape, dtype)
-    y, z = rows.add_row_norm(norm, x, residual, 1, w, b, 1e-5, 0.0)
+    y, z = rows.add_by_any(norm, x, residual, 1, w, b, 1e-5, 0.0)
     assert same_bits(z, x + residual)
-    assert same_bits(y, rows.row_norm(norm, z, 1, w, b, 1e-5))
+    assert same_bits(y, rows.by_any(norm, z, 1, w, b, 1e-5))
 
 
 @norms
@@ -35,7 +39,7 @@ def test_first_and_second_derivative_by_differences(norm: cpu.Norm, p: float) ->
 
     def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(7)  # the same mask at every call
-        return rows.add_row_norm(norm, tensors[0], tensors[1], 1, tensors[2], (*tensors, None)[3], 1e-5, p)
+        return rows.add_by_any(norm, tensors[0], tensors[1], 1, tensors[2], (*tensors, None)[3], 1e-5, p)
 
     tensors = [t for t in (x, residual, w, b) if t is not None]
     assert gradcheck(function, tensors)
@@ -53,10 +57,10 @@ def test_either_output_may_go_unused(norm: cpu.Norm, used: str) -> None:
         if fused:
             assert x is not None
             assert residual is not None
-            y, z = rows.add_row_norm(norm, x, residual, 1, w, b, 1e-5, 0.0)
+            y, z = rows.add_by_any(norm, x, residual, 1, w, b, 1e-5, 0.0)
         else:
             z = x + residual  # type: ignore[operator]
-            y = rows.row_norm(norm, z, 1, w, b, 1e-5)
+            y = rows.by_any(norm, z, 1, w, b, 1e-5)
         terms = {"y": [(y * dy).sum()], "sum": [(z * d_sum).sum()], "both": [(y * dy).sum(), (z * d_sum).sum()]}
         total = torch.stack(terms[used]).sum()
         results.append(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
@@ -67,14 +71,14 @@ def test_either_output_may_go_unused(norm: cpu.Norm, used: str) -> None:
 @pytest.mark.parametrize("width", [1, 3, 63, 64, 65, 1000])
 def test_dropout_keeps_or_drops_each_element(p: float, width: int) -> None:
     x = torch.ones(5, width)
-    _, z = rows.add_row_norm("layer_norm", x, torch.zeros_like(x), 1, None, None, 1e-5, p)
+    _, z = rows.add_by_any("layer_norm", x, torch.zeros_like(x), 1, None, None, 1e-5, p)
     kept = z != 0
     assert torch.equal(z[kept], torch.full_like(z[kept], 1 / (1 - p) if p < 1 else 0.0))
 
 
 def test_dropout_drops_its_share_independently() -> None:
     x = torch.ones(200, 500)
-    masks = [rows.add_row_norm("rms_norm", x, torch.zeros_like(x), 1, None, None, 1e-5, 0.3)[1] == 0 for _ in range(2)]
+    masks = [rows.add_by_any("rms_norm", x, torch.zeros_like(x), 1, None, None, 1e-5, 0.3)[1] == 0 for _ in range(2)]
     share = 0.3 * torch.ones(())
     sigma = (0.3 * 0.7 / x.numel()) ** 0.5
     assert abs(masks[0].double().mean() - share) < 5 * sigma
@@ -112,7 +116,7 @@ def test_dropout_again_under_checkpointing(norm: cpu.Norm) -> None:
     x.requires_grad_()
 
     def block(x: Tensor) -> Tensor:
-        y, z = rows.add_row_norm(norm, x, residual, 1, None, None, 1e-5, 0.5)
+        y, z = rows.add_by_any(norm, x, residual, 1, None, None, 1e-5, 0.5)
         return y * z
 
     torch.manual_seed(3)

@@ -17,10 +17,11 @@ from normkit.kernels import choose, cpu
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The calls that reached the compiled library."""
     reached: list[str] = []
+    library = cpu.LIBRARY
 
     class Library:
         def __getattr__(self, name: str) -> Callable[..., object]:
-            function: Callable[..., object] = getattr(cpu.LIBRARY, name)
+            function: Callable[..., object] = getattr(library, name)
             return lambda *args: (reached.append(name), function(*args))[1]
 
     monkeypatch.setattr(cpu, "LIBRARY", Library())
@@ -58,6 +59,10 @@ def _jvp() -> Tensor:
 def _dual() -> Tensor:
     with torch.autograd.forward_ad.dual_level():
         return normkit.functional.layer_norm(torch.autograd.forward_ad.make_dual(x, x), 8)
+
+
+# torch loads its own formulas of forward mode through torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 class Subclass(Tensor):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from kernels.row_norms import DTYPES, NORMS, row_case, same_bits
 
+from kernels.row_norms import DTYPES, NORMS, row_case, same_bits
 from normkit.kernels import cpu
 
 norms = pytest.mark.parametrize("norm", NORMS)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels.row_norms import DTYPES, NORMS, WIDTHS, check_against_reference, row_case
 
+from kernels.row_norms import DTYPES, NORMS, WIDTHS, check_against_reference, row_case
 from normkit.kernels import cpu
 
 norms = pytest.mark.parametrize("norm", NORMS)

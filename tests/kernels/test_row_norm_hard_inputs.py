@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from kernels.row_norms import DTYPES, NORMS, RowCase, check_against_reference, row_case, same_bits
 
+from kernels.row_norms import DTYPES, NORMS, RowCase, check_against_reference, row_case, same_bits
 from normkit.kernels import cpu
 
 norms = pytest.mark.parametrize("norm", NORMS)

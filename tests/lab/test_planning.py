@@ -104,6 +104,13 @@ def test_batch_sizes_go_from_the_middle() -> None:
     assert sizes == [[1, 2, 128, 512], [1, 2, 512], [1, 512], [1, 512]]
 
 
+def test_the_task_that_takes_longest_is_cut_first() -> None:
+    costs = {"a": 3.0, "b": 9.0, "c": 5.0}
+    remaining = lambda plan, cell: costs[cell.task] * by_runs(plan, cell)  # noqa: E731
+    tasks = [dict.fromkeys(cell.task for cell in cut(plan(), remaining, n * 32).cells) for n in (17, 16, 8, 3, 0)]
+    assert [list(names) for names in tasks] == [["a", "b", "c"], ["a", "c"], ["a", "c"], ["a"], ["a"]]
+
+
 def test_fewer_seeds_than_five_stay_as_asked() -> None:
     assert cut(plan(seeds=3), by_runs, 0).n_seeds == 3
 
@@ -161,14 +168,15 @@ def short(arm: Arm) -> RunSpec:
 def test_a_short_run_predicts_a_long_one() -> None:
     costs = Costs()
     assert not costs.knows(ARM)
-    costs.learn(timed(short(ARM), overhead_s=0.1, ms=2))
+    costs.learn_from_short(timed(short(ARM), overhead_s=0.1, ms=2))
     assert costs.knows(ARM)
     assert costs.run_s(ARM, "tune") == pytest.approx(0.1 + 2.0)
     assert costs.run_s(ARM, "evaluate") == pytest.approx(0.1 * EVALUATION_OVERHEAD + 2.0)
 
 
 def test_whole_runs_predict_themselves() -> None:
-    costs = Costs([timed(short(ARM), overhead_s=0.1, ms=2)])
+    costs = Costs()
+    costs.learn_from_short(timed(short(ARM), overhead_s=0.1, ms=2))
     for seed, overhead in enumerate((0.5, 0.6, 9.0)):
         costs.learn(timed(ARM.spec("evaluate", 1e-2, seed), overhead_s=overhead, ms=3))
     assert costs.run_s(ARM, "evaluate") == pytest.approx(3.6)
@@ -176,21 +184,30 @@ def test_whole_runs_predict_themselves() -> None:
 
 def test_the_first_runs_of_workers_do_not_spoil_the_prediction() -> None:
     costs = Costs()
-    for norm, overhead in (("none", 5.0), ("batch", 5.0), ("layer", 0.1), ("rms", 0.1), ("group", 0.1)):
-        costs.learn(timed(short(replace(ARM, norm=norm)), overhead_s=overhead, ms=1))
+    for norm, overhead in (("none", 5.0), ("batch", 5.0), ("layer", 0.1), ("rms", 0.1)):
+        costs.learn_from_short(timed(short(replace(ARM, norm=norm)), overhead_s=overhead, ms=1))
     assert costs.run_s(replace(ARM, norm="none"), "tune") == pytest.approx(1.1)
 
 
 def test_runs_of_another_machine_predict_nothing_here() -> None:
-    record = timed(short(ARM), overhead_s=0.1, ms=2)
+    record = timed(ARM.spec("tune", 1e-2, 1000), overhead_s=0.1, ms=2)
     assert not Costs([replace(record, provenance={**environment(), "cores": 4096})]).knows(ARM)
     assert Costs([record]).knows(ARM)
 
 
 def test_an_unknown_norm_costs_what_the_others_do() -> None:
-    costs = Costs([timed(short(replace(ARM, norm="none")), overhead_s=0.1, ms=2)])
+    costs = Costs()
+    costs.learn_from_short(timed(short(replace(ARM, norm="none")), overhead_s=0.1, ms=2))
     assert costs.run_s(ARM, "tune") == pytest.approx(2.1)
     assert costs.run_s(replace(ARM, task_hash="other"), "tune") == 1.0
+
+
+def test_short_runs_that_misled_are_corrected_by_whole_ones() -> None:
+    costs = Costs()
+    for size in (16, 128):
+        costs.learn_from_short(timed(short(replace(ARM, batch_size=size)), overhead_s=0, ms=size))
+    costs.learn(timed(ARM.spec("tune", 1e-2, 1000), overhead_s=0, ms=4))
+    assert costs.run_s(replace(ARM, batch_size=128), "tune") == pytest.approx(128 / 4)
 
 
 def test_remaining_work_counts_tuning_what_it_may_add_and_evaluation() -> None:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -83,6 +83,7 @@ def test_t_test_without_spread(differences: list[float], p: float | None) -> Non
     assert t_test(differences) == p
 
 
+@settings(deadline=None)  # time is not what is tested, and other tests run beside it
 @given(st.lists(st.integers(-320, 320).map(lambda i: i / 64), min_size=2, max_size=7))
 def test_sign_flips_are_enumerated(differences: list[float]) -> None:
     # Multiples of 1/64 add without rounding, so that the count below is exact.
@@ -116,6 +117,7 @@ def test_holm_of_one_or_none() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None)  # time is not what is tested, and other tests run beside it
 @given(st.lists(st.floats(0, 1), max_size=10))
 def test_holm_is_between_raw_and_bonferroni_and_keeps_the_order(p_values: list[float]) -> None:
     adjusted = holm(p_values)

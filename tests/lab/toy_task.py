@@ -20,7 +20,7 @@ task = Task(
     description="The sign of a sum.",
     data=data,
     build=build,
-    steps=lambda batch_size: 20 if batch_size == 2 else 12,
+    steps=lambda batch_size: 20 if batch_size == 2 else 16,
     norms=("none", "layer"),
     batch_sizes=(2, 128),
     learning_rates=(1e-2, 3e-2, 1e-1, 3e-1),

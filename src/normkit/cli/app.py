@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from normkit._version import __version__
+from normkit.cli.bench import bench
 from normkit.cli.compare import compare
 from normkit.cli.info import info
 from normkit.errors import ArgumentError, NormkitError
@@ -34,6 +35,7 @@ def _app() -> typer.Typer:
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_normkit)
     app.command(short_help="Train with each norm on real data, and say which wins.")(compare)
+    app.command(short_help="Time the layers beside torch's, after proving them right.")(bench)
     app.command(short_help="Show which path the layers take here, and why.")(info)
     return app
 

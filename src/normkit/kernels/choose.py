@@ -18,9 +18,7 @@ from torch.nn import Parameter
 from normkit.kernels import cpu
 
 
-def accepts_row_norm(
-    x: object, shape: int | Sequence[int], w: object, b: object, eps: float | None, residual: object = None
-) -> bool:
+def accepts_row_norm(x: object, shape: int | Sequence[int], w: object, b: object, eps: float) -> bool:
     """Whether this is a call, valid beyond doubt, that takes a kernel: the common case, decided in one look.
 
     False means that the arguments must be checked; the call may be valid still.
@@ -33,11 +31,11 @@ def accepts_row_norm(
     if not shape or x.shape[-len(shape) :] != shape:  # type: ignore[attr-defined]
         return False
     for p in (w, b):
-        if p is not None and not (_is_plain(p) and p.shape == shape and _goes_with(p.dtype, x.dtype)):  # type: ignore[attr-defined]
+        if p is None:
+            continue
+        if not (_is_plain(p) and p.is_contiguous() and p.shape == shape and _goes_with(p.dtype, x.dtype)):  # type: ignore[attr-defined]
             return False
-    if residual is None:
-        return True
-    return _is_plain(residual) and residual.shape == x.shape and residual.dtype == x.dtype  # type: ignore[attr-defined]
+    return True
 
 
 def _is_plain(t: object) -> bool:
@@ -47,6 +45,7 @@ def _is_plain(t: object) -> bool:
         and t.is_cpu
         and t.dtype in cpu.DTYPE_CODES
         and t.layout is torch.strided
+        and not t.is_nested
         and not t.is_neg()
     )
 
@@ -99,11 +98,14 @@ def why_not_these(*tensors: Tensor | None) -> str | None:
             return f"there is no kernel for device {t.device.type}"
         if t.dtype not in cpu.DTYPE_CODES:
             return f"there is no kernel for {t.dtype}"
-        if t.layout is not torch.strided or t.is_neg():
+        if t.layout is not torch.strided or t.is_nested or t.is_neg():
             return "the tensor is not in plain memory"
     return None
 
 
 def wants_composite_backward(*gradients: Tensor | None) -> bool:
     """Whether a backward is itself to be differentiated, or its gradients are not plain memory."""
-    return torch.is_grad_enabled() or why_not(*gradients) is not None
+    if torch.is_grad_enabled() or why_not(*gradients) is not None:
+        return True
+    # What torch.autograd.grad(is_grads_batched=True) passes.
+    return any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)

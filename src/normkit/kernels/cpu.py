@@ -6,8 +6,8 @@ memory may be read. They know nothing of autograd.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -24,12 +24,11 @@ _STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
 def _load() -> tuple[Any, str]:
     """The library, or None; and which one it is, or why there is none."""
     try:
-        from normkit import _C  # type: ignore[attr-defined, unused-ignore]
+        library = import_module("normkit._C")
     except ImportError as error:
         note = Path(__file__).parents[1] / "_C.reason"
         reason = note.read_text().strip() if note.exists() else str(error)
         return None, f"the compiled library is not there: {reason}"
-    library: ModuleType = _C
     return library, f"compiled kernels for {library.isa()}"
 
 

@@ -8,26 +8,38 @@ derivative is right.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import choose, cpu
+from normkit.kernels import choose, cpu, ops
 from normkit.kernels.cpu import Norm
 
 
-def row_norm(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
-    """Normalize over the last n_axes axes; ``choose.takes_rows`` has said yes."""
-    x, w, b = _in_order(x, w, b)
-    if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
-        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
-        return y
-    return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=False)[0]
+def by_any(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """Normalize over the last n_axes axes, whatever the arguments are: by kernel, operator or composite."""
+    path = choose.path_of(x, w, b)
+    if path == "composite":
+        return _by_composite(norm, x, n_axes, w, b, eps)
+    if path == "operator":
+        y = ops.row_norm(norm, x, n_axes, w, b, eps)
+    else:
+        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        y = _by_kernel(norm, x.contiguous(), n_axes, w, b, eps)
+    return composite.in_layout_of(x, y) if norm == "rms_norm" else y
 
 
-def add_row_norm(
+def by_kernel(
+    norm: Norm, x: Tensor, shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float
+) -> Tensor:
+    """Normalize over the last axes where ``choose.accepts_row_norm`` has said yes."""
+    return _by_kernel(norm, x, 1 if isinstance(shape, int) else len(shape), w, b, eps)
+
+
+def add_by_any(
     norm: Norm,
     x: Tensor,
     residual: Tensor,
@@ -37,18 +49,51 @@ def add_row_norm(
     eps: float,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
-    """The norm of z = residual + dropout(x), and z."""
-    x, w, b = _in_order(x, w, b)
-    residual = residual.contiguous()
+    """The norm of z = residual + dropout(x), and z, whatever the arguments are."""
+    path = choose.path_of(x, residual, w, b)
+    if path == "kernel":
+        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        return _add_by_kernel(norm, x.contiguous(), residual.contiguous(), n_axes, w, b, eps, dropout_p)
+    dropped = torch.nn.functional.dropout(x, dropout_p)
+    if path == "operator":
+        return ops.add_row_norm(norm, dropped, residual, n_axes, w, b, eps)
+    z = dropped + residual
+    return _by_composite(norm, z, n_axes, w, b, eps), z
+
+
+def _by_composite(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    if norm == "layer_norm":
+        return composite.layer_norm(x, n_axes, w, b, eps)
+    return composite.rms_norm(x, n_axes, w, eps)
+
+
+def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
+        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
+        return y
+    return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, keep_stats=False)[0]
+
+
+def _add_by_kernel(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    n_axes: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor]:
     seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout_p > 0 else 0
+    y: Tensor
+    z: Tensor
     if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
-        y: Tensor
-        z: Tensor
         y, z = _AddRowNorm.apply(  # type: ignore[no-untyped-call]
             x, residual, w, b, norm, n_axes, eps, dropout_p, seed
         )
-        return y, z
-    y, z, _ = cpu.add_row_norm(norm, x, residual, _n_cols(x, n_axes), w, b, eps, dropout_p=dropout_p, seed=seed)
+    else:
+        n_cols = _n_cols(x, n_axes)
+        y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p=dropout_p, seed=seed)
     return y, z
 
 
@@ -137,10 +182,7 @@ def _differentiable_gradients(
         assert xi is not None
         if not xi.requires_grad:
             xi.requires_grad_()
-        if ctx.norm == "layer_norm":
-            y = composite.layer_norm(xi, ctx.n_axes, wi, bi, ctx.eps)
-        else:
-            y = composite.rms_norm(xi, ctx.n_axes, wi, ctx.eps)
+        y = _by_composite(ctx.norm, xi, ctx.n_axes, wi, bi, ctx.eps)
         wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
     return [next(found) if need and t is not None else None for t, need in zip(inputs, needed, strict=True)]
@@ -158,10 +200,6 @@ def _dropout_factors(ctx: Any, z: Tensor) -> Tensor:
 
 def _n_cols(x: Tensor, n_axes: int) -> int:
     return x.shape[-1] if n_axes == 1 else math.prod(x.shape[x.dim() - n_axes :])
-
-
-def _in_order(x: Tensor, w: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    return x.contiguous(), None if w is None else w.contiguous(), None if b is None else b.contiguous()
 
 
 def _requires_grad(t: Tensor | None) -> bool:

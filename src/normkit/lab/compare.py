@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from normkit.errors import ArgumentError
 from normkit.lab.comparison import Cell, Comparison, Progress
 from normkit.lab.costs import Costs
-from normkit.lab.engines.base import Engine
+from normkit.lab.engines.base import Engine, NoEngine
 from normkit.lab.engines.local import LocalEngine
 from normkit.lab.engines.ray import RayEngine
 from normkit.lab.extras import require
@@ -19,7 +22,7 @@ from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
 from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, reductions
 from normkit.lab.provenance import environment, timestamp
-from normkit.lab.records import PROTOCOL, RunRecord
+from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
@@ -28,8 +31,11 @@ from normkit.lab.tuning import MAX_EXTENSIONS, POINTS_PER_EXTENSION, TUNING_SEED
 
 ENGINES = ("local", "ray")
 
+# Measuring how long steps take may use up this part of the budget; what is not measured is guessed from the rest.
+CALIBRATION_PART = 0.2
+
 # Predictions are rarely exact, and the last runs leave some workers idle: plan for this part of the time.
-USABLE_PART = 0.9
+USABLE_PART = 0.85
 
 # Kept back from the budget for ending the workers and for the statistics.
 RESERVE_S = 0.5
@@ -86,31 +92,18 @@ def compare(
     started_at, started = timestamp(), time.monotonic()
     _check_engine(engine, address)
     request = understand(tasks, norms, batch_sizes, seeds, budget)
-    ends_at = math.inf
-    if request.budget_s is not None:
-        ends_at = started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
-    with Store(store) as kept, _start_engine(engine, workers, address) as at_work:
-        # While the workers start: the statistics at the end need it, and then there may be no time left.
-        require("scipy.special", extra="lab", call="compare")
+    with Store(store) as kept:
         known = list(kept.records({cell.task_hash for cell in request.plan.cells}))
-        costs = Costs(known)
-        names = {info.text: info.name for info in request.tasks}
-        session = Session(at_work, kept, costs, names, ends_at, on_progress)
-        plans = [request.plan]
-        plan, schedule = request.plan, _schedule(request.plan, known)
-        is_interrupted = False
-        try:
-            if request.budget_s is not None:
-                session.calibrate(_unknown(schedule, costs))
-                remaining_s = _predictor(known, costs)
-                plans = list(reductions(request.plan, remaining_s))
-                plan = fit(plans, remaining_s, USABLE_PART * at_work.workers * session.left_s())
-                schedule = _schedule(plan, known)
-            session.work(schedule)
-        except KeyboardInterrupt:
-            is_interrupted = True
-        engine_text = f"{at_work.name}, {at_work.workers} workers, one thread each"
-    plan, schedule = _to_answer_with(plans, plan, [*known, *schedule.finished()])
+        is_done = _schedule(request.plan, known).is_complete
+        with _start_engine(engine, workers, address, is_needed=not is_done) as at_work:
+            # While the workers start: the statistics at the end need it, and then there may be no time left.
+            require("scipy.special", extra="lab", call="compare")
+            costs = Costs(known)
+            names = {info.text: info.name for info in request.tasks}
+            session = Session(at_work, kept, costs, names, _end(request, started), on_progress)
+            work = _work(request, session, costs, known, at_work.workers)
+            where = f"{at_work.workers} workers, one thread each" if at_work.workers else "every run was in the store"
+    plan, schedule = _to_answer_with(work)
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
     return Comparison(
@@ -119,12 +112,12 @@ def compare(
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
         records=records,
-        cut=_cuts(request, plan, cells, is_interrupted),
+        cut=_cuts(request, plan, cells, work.is_interrupted),
         n_resumed=sum(record.spec not in session.computed for record in records),
         n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
-        interrupted=is_interrupted,
-        provenance=_provenance(request, plan, engine_text, started_at),
+        interrupted=work.is_interrupted,
+        provenance=_provenance(request, plan, f"{at_work.name}, {where}", started_at),
     )
 
 
@@ -135,13 +128,72 @@ def _check_engine(engine: str | Engine, address: str | None) -> None:
         raise ArgumentError(f"compare: expected no address with engine {engine!r}, got {address!r}; use engine='ray'.")
 
 
-def _start_engine(engine: str | Engine, workers: int | None, address: str | None) -> Engine:
-    if engine == "local":
-        return LocalEngine(workers=workers)
+def _start_engine(engine: str | Engine, workers: int | None, address: str | None, *, is_needed: bool) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    if not is_needed:
+        return NoEngine(engine)
     if engine == "ray":
         return RayEngine(workers=workers, address=address)
-    assert not isinstance(engine, str)
-    return engine
+    return LocalEngine(workers=workers)
+
+
+def _end(request: Request, started: float) -> float:
+    """When to stop, on the clock of ``time.monotonic``."""
+    if request.budget_s is None:
+        return math.inf
+    return started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
+
+
+@dataclass
+class _Work:
+    """What is being worked on, and what it has brought so far."""
+
+    plans: Sequence[Plan]  # everything asked for, and what it may be cut to
+    plan: Plan
+    records: dict[RunSpec, RunRecord]
+    is_interrupted: bool = False
+
+
+def _work(request: Request, session: Session, costs: Costs, known: Sequence[RunRecord], workers: int) -> _Work:
+    """Compute as much as fits into the budget."""
+    work = _Work([request.plan], request.plan, {record.spec: record for record in known})
+    everything = _schedule(request.plan, known)
+    try:
+        if request.budget_s is None or everything.is_complete:
+            _work_on(request.plan, work, session)
+        else:
+            session.calibrate(_unknown(everything, costs), CALIBRATION_PART * request.budget_s)
+            _work_while_it_fits(request.plan, work, session, costs, workers)
+    except KeyboardInterrupt:
+        work.is_interrupted = True
+    return work
+
+
+def _work_while_it_fits(asked: Plan, work: _Work, session: Session, costs: Costs, workers: int) -> None:
+    """Plan by the predictions; if they were too long and time is left at the end, plan again."""
+    is_first = True
+    while True:
+        remaining_s = _predictor(list(work.records.values()), costs)
+        available_s = USABLE_PART * workers * session.left_s()
+        work.plans = list(reductions(asked, remaining_s))
+        plan = fit(work.plans, remaining_s, available_s)
+        if not is_first and not 0 < math.fsum(remaining_s(plan, cell) for cell in plan.cells) <= available_s:
+            return
+        if not _work_on(plan, work, session):
+            return
+        is_first = False
+
+
+def _work_on(plan: Plan, work: _Work, session: Session) -> bool:
+    """Compute what a plan lacks; whether it got complete."""
+    schedule = _schedule(plan, list(work.records.values()))
+    work.plan = plan
+    try:
+        session.work(schedule)
+    finally:
+        work.records.update((record.spec, record) for record in schedule.finished())
+    return schedule.is_complete
 
 
 def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
@@ -149,29 +201,36 @@ def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
 
 
 def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
-    """The arms that have runs to do, of a length that nobody knows."""
-    arms = [arm for cell in schedule.cells for arm in cell]
-    return [arm for arm in arms if schedule.stage(arm).missing and not costs.knows(arm)]
+    """The arms that have runs to do, of a length that nobody knows: first one of each cell, then the next."""
+    in_turn = [arm for arms in zip_longest(*schedule.cells) for arm in arms if arm is not None]
+    return [arm for arm in in_turn if schedule.stage(arm).missing and not costs.knows(arm)]
 
 
 def _predictor(known: Sequence[RunRecord], costs: Costs) -> Callable[[Plan, PlannedCell], float]:
     """Plan, cell -> seconds of work until the cell is finished, given what is finished already."""
+    by_cell: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
+    for record in known:
+        by_cell[record.spec.task_hash, record.spec.batch_size].append(record)
 
     def remaining_s(plan: Plan, cell: PlannedCell) -> float:
         arms = plan.arms(cell)
-        schedule = Schedule([arms], known)
+        schedule = Schedule([arms], by_cell[cell.task_hash, cell.batch_size])
         return math.fsum(costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
 
     return remaining_s
 
 
-def _to_answer_with(plans: Sequence[Plan], worked_on: Plan, records: Sequence[RunRecord]) -> tuple[Plan, Schedule]:
-    """The largest plan that is finished; if none is, the one that was worked on."""
-    for plan in plans:
-        schedule = _schedule(plan, records)
-        if schedule.is_complete:
-            return plan, schedule
-    return worked_on, _schedule(worked_on, records)
+def _to_answer_with(work: _Work) -> tuple[Plan, Schedule]:
+    """The plan with the most finished cells; of equals the one that was worked on, else one that lacks least."""
+    records = list(work.records.values())
+    schedules = {plan: _schedule(plan, records) for plan in (work.plan, *work.plans)}
+
+    def standing(plan: Plan) -> tuple[int, bool, int]:
+        n_finished = schedules[plan].n_complete
+        return n_finished, plan == work.plan, n_finished - len(plan.cells)
+
+    best = max(schedules, key=standing)
+    return best, schedules[best]
 
 
 def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: bool) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normkit import functional
 from normkit import nn as layers
-from normkit.errors import ArgumentError, ShapeError
+from normkit.errors import ArgumentError, SingleValueError
 
 
 class RecurrentNorm(nn.Module):
@@ -146,7 +146,7 @@ class BatchNormPerStep(RecurrentNorm):
     statistics of that step, as in evaluation, and updates nothing.
 
     Raises:
-        ShapeError: for a training batch of one sequence.
+        SingleValueError: for a training batch of one sequence.
 
     Source: Cooijmans et al. 2016, "Recurrent Batch Normalization", sections 3 and 4, https://arxiv.org/abs/1603.09025
     """
@@ -221,8 +221,8 @@ def _instance_features(num_features: int) -> nn.Module:
     raise _no_positions(num_features)
 
 
-def _no_positions(num_features: int) -> ShapeError:
-    return ShapeError(
+def _no_positions(num_features: int) -> SingleValueError:
+    return SingleValueError(
         f"instance: expected several positions in each channel of a sample, got one in each of {num_features} "
         "features, whose only value would always become 0; use layer or group."
     )

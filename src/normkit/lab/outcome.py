@@ -93,6 +93,8 @@ def advice(scores: Sequence[Score], found: Contest | None) -> str:
     waiting = [score for score in scores if score.status == "not-run"]
     if waiting:
         return f"Not finished: {_join(score.norm for score in waiting)} still to run. The same command goes on."
+    if all(score.status == "impossible" for score in scores):
+        return f"{_capital(_join(_called(score.norm) for score in scores))}: impossible at this batch size."
     troubles = "".join(f" {_trouble(score)}" for score in scores if score.status != "done")
     if found is None:
         return f"No norm finished all its runs.{troubles}"
@@ -100,18 +102,22 @@ def advice(scores: Sequence[Score], found: Contest | None) -> str:
 
 
 def _verdict(by_norm: Mapping[str, Score], found: Contest) -> str:
+    """Ties with how far apart the means are: not to be told apart is not the same as equal."""
     best = _called(found.best)
     if not found.versus_best:
         return f"{_capital(best)} is the only one that finished all its runs."
-    n_seeds = by_norm[found.best].n_runs
-    winners = [_called(norm) for norm in found.winners]
-    gaps = sorted((v.difference.mean, norm) for norm, v in found.versus_best.items() if norm not in found.winners)
-    if not gaps:
-        return f"No difference found between {_join(winners)} at {n_seeds} seeds."
-    behind = _join(f"{_called(norm)} is {gap:.2g} nats worse" for gap, norm in gaps)
-    if len(winners) == 1:
+    gaps = sorted((versus.difference.mean, norm) for norm, versus in found.versus_best.items())
+    ties = _join(f"{_called(norm)} (+{gap:.2g})" for gap, norm in gaps if norm in found.winners)
+    losers = [(gap, _called(norm)) for gap, norm in gaps if norm not in found.winners]
+    # "a is 0.2 nats worse, b 0.3 and c 0.7"
+    behind = _join(
+        f"{norm} {gap:.2g}" if n else f"{norm} is {gap:.2g} nats worse" for n, (gap, norm) in enumerate(losers)
+    )
+    if not ties:
         return f"Use {best}: {behind}."
-    return f"Use {_join(winners, 'or')}, a tie at {n_seeds} seeds: {behind} than {best}."
+    seeds = f"{by_norm[found.best].n_runs} seeds"
+    told = f"Use {best} (lowest mean); at {seeds} {ties} cannot be told from it."
+    return f"{told} {_capital(behind)}." if behind else told
 
 
 def _trouble(score: Score) -> str:
@@ -139,6 +145,7 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _join(parts: Iterable[str], word: str = "and") -> str:
-    *head, last = parts
-    return f"{', '.join(head)} {word} {last}" if head else last
+def _join(parts: Iterable[str]) -> str:
+    """A list in words: "a, b and c"; nothing for nothing."""
+    words = list(parts)
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)

@@ -6,7 +6,7 @@ The order of cuts, each only as far as needed:
 2. tuning seeds, down to 1;
 3. learning rates of the starting grid, from the lowest, down to 3 (tuning still extends the grid at its edges);
 4. batch sizes, from the middle, down to the smallest and the largest;
-5. tasks, from the last, down to one.
+5. tasks, the one that would take longest first, down to one.
 
 Never the steps of a run and never a rule by which winners are called. A cell that is finished already costs
 nothing and is never cut. What still does not fit is left for the same command to take up again: given often
@@ -125,7 +125,11 @@ def reductions(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float]) ->
         open_cells = [cell for cell in open_cells if cell not in cut]
         yield (plan := _without(plan, cut))
     while len(tasks := list(dict.fromkeys(cell.task for cell in open_cells))) > 1:
-        cut = [cell for cell in open_cells if cell.task == tasks[-1]]
+        left_s = dict.fromkeys(reversed(tasks), 0.0)  # of equals the last one goes first
+        for cell in open_cells:
+            left_s[cell.task] += remaining_s(plan, cell)
+        most_work = max(left_s, key=left_s.__getitem__)
+        cut = [cell for cell in open_cells if cell.task == most_work]
         open_cells = [cell for cell in open_cells if cell not in cut]
         yield (plan := _without(plan, cut))
 

@@ -162,9 +162,14 @@ class Schedule:
         return [record for records in self._records.values() for record in records.values()]
 
     @property
+    def n_complete(self) -> int:
+        """Cells of which every arm has ended."""
+        return sum(all(self._stages[arm].status != "not-run" for arm in cell) for cell in self.cells)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every arm has ended."""
-        return all(now.status != "not-run" for now in self._stages.values())
+        return self.n_complete == len(self.cells)
 
     def arm(self, spec: RunSpec) -> Arm:
         """The arm that a run belongs to."""

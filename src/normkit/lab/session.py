@@ -53,18 +53,23 @@ class Session:
         """Seconds until this session has to stop."""
         return self._ends_at - time.monotonic()
 
-    def calibrate(self, arms: Sequence[Arm]) -> None:
+    def calibrate(self, arms: Sequence[Arm], at_most_s: float) -> None:
         """Learn what runs of these arms cost, from runs of a few steps each, which are not kept."""
         waiting = [_calibration(arm) for arm in arms]
         running: set[RunSpec] = set()
+        ends_at = math.inf
         while (waiting or running) and self.left_s() > 0:
+            if time.monotonic() > ends_at:
+                waiting.clear()
             while waiting and self._engine.free:
                 running.add(waiting[0])
                 self._engine.submit(waiting.pop(0))
             for event in self._engine.wait(min(SNAPSHOT_EVERY_S, self.left_s())):
                 if isinstance(event, RunRecord):
                     running.discard(event.spec)
-                    self._costs.learn(event)
+                    self._costs.learn_from_short(event)
+                    # From the first result on: before it the workers start, which tells nothing about runs.
+                    ends_at = min(ends_at, time.monotonic() + at_most_s)
             if self._on_progress is not None:
                 done = len(arms) - len(waiting) - len(running)
                 note = "measuring how long a step takes"
@@ -152,7 +157,7 @@ class Session:
 
     def _remaining_s(self, schedule: Schedule, arms: Sequence[Arm]) -> float:
         work_s = math.fsum(self._costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
-        return max(0.0, min(work_s / self._engine.workers, self.left_s()))
+        return max(0.0, min(work_s / max(self._engine.workers, 1), self.left_s()))
 
     def _label(self, spec: RunSpec) -> str:
         parts = (self._names[spec.task], f"batch {spec.batch_size}", spec.norm, f"lr {spec.learning_rate:g}")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normkit.errors import ArgumentError, ShapeError, TaskError
+from normkit.errors import ArgumentError, SingleValueError, TaskError
 from normkit.lab.data import stream
 from normkit.lab.evaluation import evaluate_model
 from normkit.lab.loading import blame, load_task, task_hash
@@ -26,6 +26,10 @@ from normkit.lab.task import Data, Split, Task
 CURVE_POINTS = 50
 DIVERGED_NATS = 1e4  # no network that can still learn is so sure and so wrong
 WARMUP_STEPS = 5  # the first steps pay for allocations and lazy set-up: not timed
+
+
+class BatchSizeError(ArgumentError):
+    """A batch is larger than the training data."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ def run(spec: RunSpec) -> RunRecord:
                 metrics, how = evaluate_model(model, task.loss, data, spec)
                 provenance.update(how)
         status, message = _outcome(training, metrics)
-    except ShapeError as error:
+    except (SingleValueError, BatchSizeError) as error:
         status, message = "impossible", blame(error, spec.task)
     except Exception as error:
         status, message = "failed", blame(error, spec.task)
@@ -149,7 +153,7 @@ def _optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
 def _batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Rows of batch after batch, in a new order each epoch; what does not fill a batch waits for the next."""
     if batch_size > n:
-        raise ShapeError(
+        raise BatchSizeError(
             f"batch size: expected at most the {n} samples there are to train on, got {batch_size}; use less."
         )
     generator = stream(seed, "order")

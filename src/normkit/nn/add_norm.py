@@ -64,7 +64,9 @@ class AddLayerNorm(torch.nn.LayerNorm):
         self.dropout_p = dropout_p
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return add_layer_norm(
+        return _checks.as_call(
+            type(self).__name__,
+            add_layer_norm,
             x,
             residual,
             self.normalized_shape,
@@ -126,7 +128,17 @@ class AddRMSNorm(torch.nn.RMSNorm):
         self.dropout_p = dropout_p
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return add_rms_norm(x, residual, self.normalized_shape, self.weight, self.eps, self.dropout_p, self.training)
+        return _checks.as_call(
+            type(self).__name__,
+            add_rms_norm,
+            x,
+            residual,
+            self.normalized_shape,
+            self.weight,
+            self.eps,
+            self.dropout_p,
+            self.training,
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout_p={self.dropout_p}"

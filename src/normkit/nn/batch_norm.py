@@ -196,7 +196,8 @@ def checked_batch_norm(
     """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
     check_input(call, x, layouts, num_features)
     own_statistics = training or (mean is None and var is None)
-    y = batch_norm(x, mean, var, w, b, own_statistics, averaging_weight(momentum, tracked, training), eps)
+    weight_of_batch = averaging_weight(momentum, tracked, training)
+    y = _checks.as_call(call, batch_norm, x, mean, var, w, b, own_statistics, weight_of_batch, eps)
     if training and tracked is not None:
         tracked.add_(1)
     return y
@@ -229,7 +230,10 @@ def _train_in_transform(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor,
     """
     tracked = layer.num_batches_tracked
     momentum = averaging_weight(layer.momentum, tracked)
-    y, new_mean, new_var = batch_norm_with_statistics(x, mean, var, layer.weight, layer.bias, momentum, layer.eps)
+    call = type(layer).__name__
+    y, new_mean, new_var = _checks.as_call(
+        call, batch_norm_with_statistics, x, mean, var, layer.weight, layer.bias, momentum, layer.eps
+    )
     if torch._C._functorch.is_functorch_wrapped_tensor(mean):
         layer.running_mean, layer.running_var = new_mean, new_var
         if tracked is not None:

@@ -10,9 +10,6 @@ from torch import Tensor
 from normkit import _checks
 from normkit.functional import group_norm
 
-# torch.fx records one call, as it does for torch's own layers.
-torch.fx.wrap("group_norm")
-
 
 class GroupNorm(torch.nn.GroupNorm):
     """Normalizes each group of channels of each sample.
@@ -36,8 +33,9 @@ class GroupNorm(torch.nn.GroupNorm):
         As LayerNorm.
 
     Raises:
-        ArgumentError: num_groups does not divide num_channels; eps is negative or not finite.
-        ShapeError: the input has another number of channels, or one value a group.
+        ShapeError: num_groups does not divide num_channels; the input has another number of channels, or one
+            value a group.
+        ArgumentError: eps is negative or not finite.
         DtypeError: as LayerNorm.
 
     Example:
@@ -69,4 +67,20 @@ class GroupNorm(torch.nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        call = type(self).__name__
+        return checked_group_norm(call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps)
+
+
+def checked_group_norm(
+    call: str, x: Tensor, num_groups: int, num_channels: int, w: Tensor | None, b: Tensor | None, eps: float
+) -> Tensor:
+    """One call of the layer, as torch.fx records it. Without parameters it takes any number of channels."""
+    _checks.tensor(call, "input", x)
+    _checks.at_least_2d(call, x)
+    if w is not None or b is not None:
+        _checks.channels(call, x, num_channels)
+    return _checks.as_call(call, group_norm, x, num_groups, w, b, eps)
+
+
+# torch.fx records one call, as it does for torch's own layers.
+torch.fx.wrap("checked_group_norm")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
-from normkit.functional import instance_norm
+from normkit.composite import under_functorch
+from normkit.functional import instance_norm, instance_norm_with_statistics
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
 
 
@@ -47,8 +48,9 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
                  [ 0.0000,  0.0000]]])
 
     Differs from torch:
-        channels_last input gives channels_last output. Running statistics of a 16-bit module are float32.
-        Accuracy and derivatives as LayerNorm.
+        channels_last input gives channels_last output. Running statistics of a 16-bit module are float32. Under
+        torch.func transforms running statistics are treated as BatchNorm's are; torch updates them in place
+        under grad and jvp, and raises under vmap. Accuracy and derivatives as LayerNorm.
 
     Source:
         Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016; https://arxiv.org/abs/1607.08022
@@ -147,17 +149,22 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
 
 
 def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str]) -> Tensor:
+    mean, var = layer.running_mean, layer.running_var
+    own_statistics = layer.training or not layer.track_running_stats
+    momentum = layer.momentum if layer.momentum is not None else 0.0
+    if own_statistics and mean is not None and var is not None and under_functorch():
+        return _train_in_transform(layer, x, layouts, mean, var, momentum)
     return checked_instance_norm(
         type(layer).__name__,
         layouts,
         x,
         layer.num_features,
-        layer.running_mean,
-        layer.running_var,
+        mean,
+        var,
         layer.weight,
         layer.bias,
-        layer.training or not layer.track_running_stats,
-        layer.momentum if layer.momentum is not None else 0.0,
+        own_statistics,
+        momentum,
         layer.eps,
     )
 
@@ -176,21 +183,45 @@ def checked_instance_norm(
     eps: float,
 ) -> Tensor:
     """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
+    batch = _as_batch(call, layouts, x, num_features, exactly=w is not None or mean is not None)
+    y = _checks.as_call(call, instance_norm, batch, mean, var, w, b, own_statistics, momentum, eps)
+    return y if batch is x else y.squeeze(0)
+
+
+torch.fx.wrap("checked_instance_norm")
+
+
+def _as_batch(call: str, layouts: tuple[str, str], x: Tensor, num_features: int, *, exactly: bool) -> Tensor:
+    """The checked input with a sample axis; another number of channels is an error, or without parameters a warning."""
     _checks.tensor(call, "input", x)
     _checks.rank(call, x, layouts)
     batched = x.dim() == layouts[0].count(",") + 1
     axis = 1 if batched else 0
-    if w is not None or mean is not None:
+    if exactly:
         _checks.channels(call, x, num_features, axis)
     elif x.shape[axis] != num_features:
         warnings.warn(
             f"{call}: expected {num_features} channels, got {x.shape[axis]}; without parameters the layer "
             f"normalizes any number, so build it for the number it gets.",
-            stacklevel=4,
+            stacklevel=5,
         )
-    batch = x if batched else x.unsqueeze(0)
-    y = instance_norm(batch, mean, var, w, b, own_statistics, momentum, eps)
-    return y if batched else y.squeeze(0)
+    return x if batched else x.unsqueeze(0)
 
 
-torch.fx.wrap("checked_instance_norm")
+def _train_in_transform(
+    layer: torch.nn.modules.instancenorm._InstanceNorm,
+    x: Tensor,
+    layouts: tuple[str, str],
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+) -> Tensor:
+    """A training step inside torch.func, as BatchNorm's: given statistics are replaced, others left alone."""
+    call = type(layer).__name__
+    batch = _as_batch(call, layouts, x, layer.num_features, exactly=True)
+    y, new_mean, new_var = _checks.as_call(
+        call, instance_norm_with_statistics, batch, mean, var, layer.weight, layer.bias, momentum, layer.eps
+    )
+    if torch._C._functorch.is_functorch_wrapped_tensor(mean):
+        layer.running_mean, layer.running_var = new_mean, new_var
+    return y if batch is x else y.squeeze(0)

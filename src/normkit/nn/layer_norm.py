@@ -13,7 +13,7 @@ from normkit.functional import layer_norm, layer_norm2d
 
 # torch.fx records one call, as it does for torch's own layers.
 torch.fx.wrap("layer_norm")
-torch.fx.wrap("layer_norm2d")
+torch.fx.wrap("checked_layer_norm2d")
 
 
 class LayerNorm(torch.nn.LayerNorm):
@@ -69,7 +69,8 @@ class LayerNorm(torch.nn.LayerNorm):
         super().__init__(list(shape), eps, elementwise_affine, bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        call = type(self).__name__
+        return _checks.as_call(call, layer_norm, input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class LayerNorm2d(torch.nn.Module):
@@ -137,10 +138,20 @@ class LayerNorm2d(torch.nn.Module):
             torch.nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return layer_norm2d(input, self.weight, self.bias, self.eps)
+        return checked_layer_norm2d(type(self).__name__, input, self.num_channels, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
             f"bias={self.bias is not None}"
         )
+
+
+def checked_layer_norm2d(
+    call: str, x: Tensor, num_channels: int, w: Tensor | None, b: Tensor | None, eps: float
+) -> Tensor:
+    """One call of the layer, as torch.fx records it."""
+    _checks.tensor(call, "input", x)
+    _checks.rank(call, x, ("N, C, H, W", "C, H, W"))
+    _checks.channels(call, x, num_channels, x.dim() - 3)
+    return _checks.as_call(call, layer_norm2d, x, w, b, eps)

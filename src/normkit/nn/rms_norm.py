@@ -66,4 +66,4 @@ class RMSNorm(torch.nn.RMSNorm):
         super().__init__(list(shape), eps, elementwise_affine, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        return _checks.as_call(type(self).__name__, rms_norm, x, self.normalized_shape, self.weight, self.eps)

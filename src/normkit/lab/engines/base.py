@@ -58,6 +58,39 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+class NoEngine:
+    """Stands where no run is left to compute, so that no worker is started for nothing.
+
+    Args:
+        name: of the engine in whose place it stands.
+    """
+
+    workers = 0
+    free = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def submit(self, spec: RunSpec) -> None:
+        """Not to be called: nothing is ever free."""
+        raise AssertionError(f"{spec} has no engine to run on")
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """Nothing happens."""
+        return []
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def __enter__(self) -> NoEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Attempts:
     """Counts the workers that died on each run: the run is tried again at most ``MAX_RETRIES`` times."""
 

@@ -1,0 +1,28 @@
+"""The benchmark: normkit beside torch eager and torch.compile, correctness first, and a copy as the yardstick."""
+
+from normkit.bench.cases import GRIDS, Grid
+from normkit.bench.overhead import measure_overheads
+from normkit.bench.results import CellResult, ModelResult, OverheadResult, Record, below_par, geometric_mean
+from normkit.bench.runner import Options, Progress, run
+from normkit.bench.steps import measure_models
+from normkit.bench.threads import thread_count
+from normkit.bench.timing import Plan, Timing
+
+__all__ = [
+    "GRIDS",
+    "CellResult",
+    "Grid",
+    "ModelResult",
+    "Options",
+    "OverheadResult",
+    "Plan",
+    "Progress",
+    "Record",
+    "Timing",
+    "below_par",
+    "geometric_mean",
+    "measure_models",
+    "measure_overheads",
+    "run",
+    "thread_count",
+]

@@ -1,0 +1,139 @@
+"""Records of the benchmark as JSON lines: the machine first, then one line a result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normkit._info import info
+from normkit.bench.cases import Cell, Workload
+from normkit.bench.results import CellResult, ModelResult, OverheadResult, Record
+from normkit.bench.timing import Timing
+from normkit.errors import BenchError
+
+FORMAT = 1
+# What changes how memory is allocated or how threads run, and so every number.
+TELLING_VARIABLES = (
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_WAIT_POLICY",
+    "THP_MEM_ALLOC_ENABLE",
+)
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def provenance(environment: Mapping[str, Any], started_at: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the numbers hold. Nothing that names a person, a host or a path.
+
+    Args:
+        environment: versions, platform, processor and cores.
+        started_at: ISO 8601.
+        options: how the run was asked for.
+    """
+    return {
+        **environment,
+        "started_at": started_at,
+        "options": dict(options),
+        "threads": torch.get_num_threads(),
+        "vector_extensions": torch.backends.cpu.get_cpu_capability(),
+        "huge_pages": _huge_pages(),
+        "variables": {name: os.environ[name] for name in TELLING_VARIABLES if name in os.environ},
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "normkit": [line for line in info().splitlines() if line.startswith("path")],
+    }
+
+
+def encode(record: Record) -> str:
+    """The record as JSON lines."""
+    lines: list[dict[str, Any]] = [{"kind": "run", "format": FORMAT, **record.provenance}]
+    lines += [{"kind": "cell", **asdict(result)} for result in record.cells]
+    lines += [{"kind": "overhead", **asdict(result)} for result in record.overheads]
+    lines += [{"kind": "model", **asdict(result)} for result in record.models]
+    return "".join(json.dumps(line, allow_nan=True, ensure_ascii=False) + "\n" for line in lines)
+
+
+def decode(text: str) -> Record:
+    """The inverse of :func:`encode`.
+
+    Raises:
+        ValueError, TypeError, KeyError: the text is not such a record.
+    """
+    first, *rest = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if first.pop("kind") != "run" or first.pop("format") != FORMAT:
+        raise ValueError(f"the first line is not a run of format {FORMAT}")
+    found: dict[str, list[dict[str, Any]]] = {"cell": [], "overhead": [], "model": []}
+    for line in rest:
+        found[line.pop("kind")].append(line)
+    return Record(
+        first,
+        tuple(_cell_result(line) for line in found["cell"]),
+        tuple(OverheadResult(line["op"], _timings(line["times"])) for line in found["overhead"]),
+        tuple(ModelResult(**line | {"times": _timings(line["times"])}) for line in found["model"]),
+    )
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Write the record into a new file of the folder, named by its time and grid; records are never changed.
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
+    stamp = str(record.provenance["started_at"])[:19].replace(":", "").replace("T", "-")
+    path = folder / f"{stamp}-{record.provenance['options'].get('grid', 'cells')}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(encode(record))
+    except OSError as error:
+        raise BenchError(
+            f"bench: expected to write the record {str(path)!r}, got {error}; free it or choose another folder."
+        ) from None
+    return path
+
+
+def read(path: Path) -> Record:
+    """A stored record.
+
+    Raises:
+        BenchError: the file cannot be read, or is not a record.
+    """
+    try:
+        return decode(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BenchError(
+            f"bench: expected a record written by `normkit bench --save`, got {str(path)!r}: "
+            f"{type(error).__name__}: {error}; name another file."
+        ) from None
+
+
+def _cell_result(line: dict[str, Any]) -> CellResult:
+    cell = line.pop("cell")
+    workload = cell["workload"]
+    workload["shape"] = tuple(workload["shape"])
+    return CellResult(cell=Cell(Workload(**workload), cell["mode"]), **line | {"times": _timings(line["times"])})
+
+
+def _timings(times: dict[str, dict[str, Any]]) -> dict[str, Timing]:
+    return {name: Timing(**timing) for name, timing in times.items()}
+
+
+def _huge_pages() -> str:
+    """always, madvise or never; empty where the system does not say."""
+    try:
+        text = HUGE_PAGES.read_text(encoding="ascii")
+    except OSError:
+        return ""
+    return text.partition("[")[2].partition("]")[0]

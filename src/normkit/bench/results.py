@@ -1,0 +1,114 @@
+"""What a benchmark leaves behind: plain data, and the few numbers that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from normkit.bench.cases import Cell
+from normkit.bench.timing import Timing
+
+Status = Literal["timed", "red", "skipped"]
+COPY = "copy"
+NOISE = 0.95  # a ratio from here to 1 is within what two runs on the same machine differ by
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell. A red one has no times: a side gave wrong results."""
+
+    cell: Cell
+    status: Status
+    floor_bytes: int
+    message: str = ""  # why, for every status but "timed"
+    times: dict[str, Timing] = field(default_factory=dict)  # by side, and of the copy
+    error_shares: dict[str, float] = field(default_factory=dict)  # by side: largest error as a share of what is allowed
+    saved_bytes: dict[str, int] = field(default_factory=dict)  # by side, for the backward
+    absent: dict[str, str] = field(default_factory=dict)  # a side that did not run, and why
+
+    @property
+    def best_torch(self) -> str | None:
+        """The faster of torch's two sides."""
+        sides = [side for side in ("torch", "compile") if side in self.times]
+        return min(sides, key=lambda side: self.times[side].median_ns) if sides else None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as the faster of torch eager and torch.compile."""
+        best = self.best_torch
+        if best is None or "normkit" not in self.times:
+            return None
+        return self.times[best].median_ns / self.times["normkit"].median_ns
+
+    @property
+    def gb_per_s(self) -> float | None:
+        """normkit's, over the least bytes that the operation must move."""
+        return self.floor_bytes / self.times["normkit"].median_ns if "normkit" in self.times else None
+
+    @property
+    def copy_share(self) -> float | None:
+        """normkit's speed as a share of a copy of the same bytes."""
+        if "normkit" not in self.times or COPY not in self.times:
+            return None
+        return self.times[COPY].median_ns / self.times["normkit"].median_ns
+
+
+@dataclass(frozen=True)
+class OverheadResult:
+    """What a call costs where there is next to nothing to compute."""
+
+    op: str
+    times: dict[str, Timing]
+
+    @property
+    def ratio(self) -> float:
+        return self.times["torch"].median_ns / self.times["normkit"].median_ns
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A whole training step before and after ``normkit.upgrade``."""
+
+    model: str
+    status: Status
+    n_swapped: int
+    n_left: int
+    message: str = ""
+    times: dict[str, Timing] = field(default_factory=dict)  # "before", "after"
+
+    @property
+    def ratio(self) -> float | None:
+        return self.times["before"].median_ns / self.times["after"].median_ns if self.times else None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of the benchmark."""
+
+    provenance: Mapping[str, Any]  # versions, machine, flags, options, date: where the numbers hold
+    cells: tuple[CellResult, ...] = ()
+    overheads: tuple[OverheadResult, ...] = ()
+    models: tuple[ModelResult, ...] = ()
+
+    @property
+    def is_red(self) -> bool:
+        return "red" in {*(cell.status for cell in self.cells), *(model.status for model in self.models)}
+
+
+def geometric_mean(ratios: Iterable[float | None]) -> float | None:
+    """Of those that are known; None if none is.
+
+    Example:
+        >>> geometric_mean([2.0, None, 8.0])
+        4.0
+    """
+    known = [ratio for ratio in ratios if ratio is not None]
+    return math.exp(math.fsum(map(math.log, known)) / len(known)) if known else None
+
+
+def below_par(cells: Iterable[CellResult]) -> list[tuple[CellResult, float]]:
+    """The cells where torch is faster, the worst first."""
+    slower = [(cell, cell.ratio) for cell in cells if cell.ratio is not None and cell.ratio < 1]
+    return sorted(slower, key=lambda pair: pair[1])

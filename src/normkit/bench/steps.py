@@ -1,0 +1,100 @@
+"""Whole training steps, before and after ``normkit.upgrade``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normkit.bench.models import ARCHITECTURES, CLASSES, IMAGE, SEQUENCES, TOKENS, VOCABULARY, Architecture
+from normkit.bench.problem import SEED
+from normkit.bench.results import ModelResult
+from normkit.bench.timing import Plan, take_turns
+from normkit.surgery import UpgradeReport, upgrade
+
+# A parameter's step after the upgrade may be this many times as far from the float64 step as it was before, or this
+# share of the step's length, whichever is more. The first allows for networks that amplify rounding.
+TIMES_AS_FAR = 4.0
+SHARE_OF_STEP = 1e-3
+LEARNING_RATE = 1e-3  # small enough for the loss to stay finite over the thousand steps of a measurement
+
+
+@dataclass
+class Step:
+    """Forward, loss, backward and an update."""
+
+    model: nn.Module
+    x: Tensor
+    target: Tensor
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.SGD(self.model.parameters(), LEARNING_RATE)
+
+    def __call__(self) -> Tensor:
+        """The loss before the update."""
+        loss = F.cross_entropy(self.model(self.x), self.target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+
+def measure_models(
+    plan: Plan, on_start: Callable[[str], None], architectures: Sequence[Architecture] = ARCHITECTURES
+) -> tuple[ModelResult, ...]:
+    """Every architecture, the two models by turns on the same weights and data."""
+    results = []
+    for architecture in architectures:
+        on_start(architecture.name)
+        results.append(measure_model(architecture, plan))
+    return tuple(results)
+
+
+def measure_model(
+    architecture: Architecture, plan: Plan, swap: Callable[[nn.Module], UpgradeReport] = upgrade
+) -> ModelResult:
+    """One architecture: the gate, then the clock."""
+    torch.manual_seed(SEED)
+    before = architecture.build()
+    after = copy.deepcopy(before)
+    report = swap(after)
+    x, target = _data(architecture)
+    steps = {"before": Step(before, x, target), "after": Step(after, x, target)}
+    exact = Step(copy.deepcopy(before).double(), x.double() if x.is_floating_point() else x, target)
+    problem = _difference(exact, **steps)
+    if problem:
+        return ModelResult(architecture.name, "red", len(report.swapped), len(report.left), problem)
+    times = take_turns(steps, plan)
+    return ModelResult(architecture.name, "timed", len(report.swapped), len(report.left), times=times)
+
+
+def _data(architecture: Architecture) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    if architecture.data == "images":
+        return torch.randn(IMAGE, generator=generator), torch.randint(CLASSES, IMAGE[:1], generator=generator)
+    n, length = TOKENS if architecture.data == "tokens" else SEQUENCES
+    tokens = torch.randint(VOCABULARY, (n, length + 1), generator=generator)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()
+
+
+def _difference(exact: Step, before: Step, after: Step) -> str:
+    """Take one step with each: where the upgraded model goes wrong, or nothing."""
+    starts = [p.detach().clone() for p in exact.model.parameters()]
+    right, loss_before, loss_after = exact(), before(), after()
+    if not _is_as_close(right, loss_before, loss_after, right):
+        return f"the loss is {loss_after:.6g}, and was {loss_before:.6g} before the upgrade"
+    befores, afters = dict(before.model.named_parameters()), dict(after.model.named_parameters())
+    for start, (name, value) in zip(starts, exact.model.named_parameters(), strict=True):
+        if not _is_as_close(value.detach(), befores[name].detach(), afters[name].detach(), value.detach() - start):
+            return f"the step of {name} is not what it was before the upgrade"
+    return ""
+
+
+def _is_as_close(right: Tensor, before: Tensor, after: Tensor, scale: Tensor) -> bool:
+    """Whether ``after`` is right, as near as ``before`` lets one expect; False where it is not a number."""
+    allowed = TIMES_AS_FAR * (before - right).norm() + SHARE_OF_STEP * scale.norm()
+    return bool((after - right).norm() <= allowed)

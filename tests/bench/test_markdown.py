@@ -1,0 +1,98 @@
+"""The tables of a Markdown file, from a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.example import record
+from normkit.bench.markdown import every_cell, summary, update
+from normkit.bench.results import Record
+from normkit.errors import BenchError
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of the table row that starts so."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start} "))
+    return [part.strip() for part in line.strip("|").split(" | ")]
+
+
+def test_the_summary_says_where_it_was_measured() -> None:
+    first = summary(record(), "benchmarks/a.jsonl").splitlines()[0]
+    assert first == (
+        "Measured on A processor (2 cores, 2 threads, AVX2), normkit 0.1.0, torch 2.13.0, 2026-11-20; "
+        "record: `benchmarks/a.jsonl`."
+    )
+
+
+def test_the_summary_has_a_row_an_operation_and_one_for_all() -> None:
+    text = summary(record(), "")
+    assert row(text, "`layer_norm`") == ["`layer_norm`", "4.00 (4.00)", "–", "0.50 (0.50)", "–", "57%", "0.50"]
+    assert row(text, "`batch_norm`") == ["`batch_norm`", "–", "0.97 (0.97)", "–", "–", "80%", "–"]
+    assert row(text, "**all**")[:3] == ["**all**", "4.00 (4.00)", "0.97 (0.97)"]
+    assert "3 cells, 2 of them with `torch.compile`; 1.25 in all." in text
+
+
+def test_cells_where_torch_is_faster_are_listed_with_its_best() -> None:
+    text = summary(record(), "")
+    assert "torch is faster in 2 of 3 cells (1 of them within noise, 0.95 and more):" in text
+    assert row(text, "layer_norm 512x768 float32 fwd+bwd") == [
+        "layer_norm 512x768 float32 fwd+bwd",
+        "0.1",
+        "torch",
+        "0.2",
+        "0.50",
+    ]
+
+
+def test_none_slower_is_said_too() -> None:
+    example = record()
+    assert "torch is faster in none of 1 cells." in summary(Record(example.provenance, example.cells[:1]), "")
+
+
+def test_what_was_not_timed_is_listed_with_the_reason_and_bars_stay_text() -> None:
+    text = summary(record(), "")
+    assert "| rms_norm 4x8 float32 fwd | skipped | no time \\| left |" in text
+    assert row(text, "batch_norm 32x64x56x56 channels_last bfloat16 fwd+bwd")[1:] == ["red", "normkit: output 0 is off"]
+
+
+def test_models_and_calls_have_tables_of_their_own() -> None:
+    text = summary(record(), "")
+    assert row(text, "llama") == ["llama", "9 of 10", "3", "2", "1.50"]
+    assert row(text, "gpt") == ["gpt", "9 of 9", "–", "–", "red: the loss is nan"]
+    assert row(text, "`layer_norm` | 2000") == ["`layer_norm`", "2000", "4000", "0.50"]
+
+
+def test_every_cell_has_a_row_with_its_numbers() -> None:
+    lines = every_cell(record()).splitlines()
+    assert len(lines) == 2 + 5
+    assert lines[3] == (
+        "| layer_norm 512x768 float32 fwd+bwd | 0.1 | 0.4 | 0.2 | 1 | 0.50 | 15.0 | 40% | 1.00 / 0.50 |"
+    )
+    assert "skipped: no time" in lines[-1]
+
+
+def test_tables_replace_what_is_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(
+        "# Title\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nmiddle\n"
+        "<!-- bench-cells:begin -->\n<!-- bench-cells:end -->\nend\n",
+        encoding="utf-8",
+    )
+    update(path, record(), "benchmarks/a.jsonl")
+    once = path.read_text(encoding="utf-8")
+    assert once.startswith("# Title\n<!-- bench:begin -->\nMeasured on")
+    assert "\n<!-- bench:end -->\nmiddle\n<!-- bench-cells:begin -->\n| cell |" in once
+    assert once.endswith("<!-- bench-cells:end -->\nend\n")
+    assert "old" not in once
+    update(path, record(), "benchmarks/a.jsonl")
+    assert path.read_text(encoding="utf-8") == once
+
+
+def test_a_file_without_markers_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("nothing", encoding="utf-8")
+    with pytest.raises(BenchError, match="expected the markers <!-- bench:begin --> and <!-- bench:end -->"):
+        update(path, record(), "a")
+    assert path.read_text(encoding="utf-8") == "nothing"

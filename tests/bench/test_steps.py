@@ -1,0 +1,83 @@
+"""Whole steps: the architectures run, upgrade meets their norms, and a wrong swap is not timed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from normkit.bench.models import ARCHITECTURES, CLASSES, VOCABULARY, Architecture, LanguageModel, LayerNormLSTM
+from normkit.bench.overhead import calls, measure_overheads
+from normkit.bench.steps import measure_model, measure_models
+from normkit.bench.timing import Plan
+from normkit.surgery import UpgradeReport, upgrade
+
+SHORT = Plan(slice_s=0.01, min_rounds=2, warm_up_rounds=0)
+TINY = Architecture("tiny", lambda: LanguageModel([LayerNormLSTM(8)], 8, nn.LayerNorm(8)), "sequences")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_every_architecture_trains(architecture: Architecture) -> None:
+    torch.manual_seed(0)
+    model = architecture.build()
+    if architecture.data == "images":
+        scores, shape = model(torch.randn(2, 3, 32, 32)), (2, CLASSES)
+    else:
+        scores, shape = model(torch.randint(VOCABULARY, (2, 6))), (12, VOCABULARY)
+    assert scores.shape == shape
+    scores.square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert without == []
+
+
+def test_a_model_is_timed_before_and_after() -> None:
+    result = measure_model(TINY, SHORT)
+    assert (result.status, result.n_swapped, result.n_left) == ("timed", 4, 0)
+    assert set(result.times) == {"before", "after"}
+    assert result.ratio is not None
+    assert result.ratio > 0
+
+
+def test_a_swap_that_changes_the_step_is_red() -> None:
+    def wrong(model: nn.Module) -> UpgradeReport:
+        report = upgrade(model)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 0.5
+        return report
+
+    result = measure_model(TINY, SHORT, swap=wrong)
+    assert result.status == "red"
+    assert "before the upgrade" in result.message
+    assert result.times == {}
+    assert result.ratio is None
+
+
+def test_a_swap_that_loses_a_gradient_is_red() -> None:
+    def freezes(model: nn.Module) -> UpgradeReport:
+        report = upgrade(model)
+        model.get_parameter("norm.weight").register_hook(torch.zeros_like)
+        return report
+
+    result = measure_model(TINY, SHORT, swap=freezes)
+    assert (result.status, result.message) == ("red", "the step of norm.weight is not what it was before the upgrade")
+
+
+def test_models_come_in_order_and_are_announced() -> None:
+    started: list[str] = []
+    results = measure_models(SHORT, started.append, [TINY])
+    assert started == [result.model for result in results] == ["tiny"]
+
+
+def test_both_sides_of_every_overhead_give_the_same() -> None:
+    for op, sides in calls().items():
+        theirs, ours = sides["torch"](), sides["normkit"]()
+        ours = ours[0] if isinstance(ours, tuple) else ours
+        torch.testing.assert_close(ours, theirs, msg=op)
+
+
+def test_overheads_are_per_call() -> None:
+    for result in measure_overheads(SHORT):
+        assert set(result.times) == {"torch", "normkit"}
+        assert 0 < result.times["torch"].median_ns < 1e8
+        assert result.ratio > 0

@@ -1,0 +1,187 @@
+"""What torch's layers get wrong and ours get right: each row measures both on the same input.
+
+``python tests/better_than_torch.py`` prints the table that the README shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, jvp
+
+import normkit
+
+U = 2.0**-24  # half a unit in the last place of 1 in float32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one side did, in words, and whether that is right."""
+
+    words: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    measure: Callable[[Any], Outcome]  # of torch.nn or normkit.nn
+    rule: str
+
+
+def _error_in_ulp(y: Tensor, x: Tensor, axes: tuple[int, ...]) -> Outcome:
+    """Largest error of a norm without parameters, in units in the last place of 1 + |x̂|; right up to 4."""
+    wide = x.double()
+    centred = wide - wide.mean(axes, keepdim=True)
+    x_hat = centred / torch.sqrt(centred.square().mean(axes, keepdim=True) + 1e-5)
+    ulp = torch.exp2(torch.floor(torch.log2(1 + x_hat.abs())) - 23)
+    error = ((y.double() - x_hat).abs() / ulp).max().item()
+    return Outcome(f"{error:.2g} ulp" if error < 100 else f"{error:,.0f} ulp", error <= 4)
+
+
+def _random(*shape: int, offset: float = 0.0) -> Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + offset).float()
+
+
+def layer_norm_offset(nn: Any, offset: float) -> Outcome:
+    x = _random(64, 1024, offset=offset)
+    return _error_in_ulp(nn.LayerNorm(1024, elementwise_affine=False)(x), x, (1,))
+
+
+def batch_norm_channels_last(nn: Any) -> Outcome:
+    x = _random(8, 16, 64, 64, offset=1e4).to(memory_format=torch.channels_last)
+    return _error_in_ulp(nn.BatchNorm2d(16, affine=False)(x), x, (0, 2, 3))
+
+
+def bfloat16_weight_gradient(nn: Any) -> Outcome:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(65536, 64, generator=generator).bfloat16()
+    dy = (1 + torch.randn(65536, 64, generator=generator)).bfloat16()
+    layer = nn.LayerNorm(64, dtype=torch.bfloat16)
+    layer(x).backward(dy)
+    exact = dy.double().sum(0)
+    error = ((layer.bias.grad.double() - exact).abs() / exact.abs()).max().item()
+    return Outcome(f"off by {100 * error:.2g} %", error <= 2.0**-8)
+
+
+def huge_values(nn: Any) -> Outcome:
+    y = nn.LayerNorm(8)(_random(2, 8) * 1e30)
+    finite = bool(y.isfinite().all())
+    return Outcome("normalized" if finite else "NaN", finite)
+
+
+def constant_channel(nn: Any) -> Outcome:
+    y = nn.BatchNorm1d(1)(torch.full((1000, 1), 3.33e6)).abs().max().item()
+    return Outcome(f"{y:.2g}", y == 0)
+
+
+def _along(function: Callable[[Tensor], Tensor], v: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: (grad(function)(x) * v).sum()
+
+
+def third_derivative(nn: Any) -> Outcome:
+    generator = torch.Generator().manual_seed(0)
+    x, v, c = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+    layer = nn.LayerNorm(5, elementwise_affine=False)
+    second = _along(_along(lambda x: (layer(x) ** 3 * c).sum(), v), v)
+    # Central differences of the second derivative: error h²·f⁽⁵⁾/6 and rounding u/h, both far below 1e-3 here.
+    h = 1e-4
+    expected = ((second(x + h * v) - second(x - h * v)) / (2 * h)).item()
+    error = abs(_along(second, v)(x).item() - expected) / abs(expected)
+    return Outcome("right" if error < 1e-3 else f"wrong by {100 * error:.0f} %", error < 1e-3)
+
+
+def forward_over_forward(nn: Any) -> Outcome:
+    generator = torch.Generator().manual_seed(0)
+    x, v, c = (torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    layer = nn.BatchNorm1d(4, affine=False, track_running_stats=False)
+
+    def first(x: Tensor) -> Tensor:
+        return jvp(lambda x: (layer(x) ** 3 * c).sum(), (x,), (v,))[1]
+
+    h = 1e-4
+    expected = ((first(x + h * v) - first(x - h * v)) / (2 * h)).item()
+    error = abs(jvp(first, (x,), (v,))[1].item() - expected) / abs(expected)
+    return Outcome("right" if error < 1e-3 else f"wrong by {100 * error:.0f} %", error < 1e-3)
+
+
+def bfloat16_running_mean(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(1, dtype=torch.bfloat16)
+    x = torch.full((4, 1), 100.0, dtype=torch.bfloat16) + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]).bfloat16()
+    for _ in range(300):
+        layer(x)
+    mean = layer.running_mean.item()
+    return Outcome(f"{mean:.4g}", abs(mean - 100) < 0.01)
+
+
+def one_value_a_group(nn: Any) -> Outcome:
+    with contextlib.suppress(ValueError):
+        y = nn.GroupNorm(4, 4)(_random(3, 4))
+        return Outcome(f"zeros, up to {y.abs().max().item():.1g}", False)
+    return Outcome("an error that says so", True)
+
+
+def gradient_of_a_training_batch_norm(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4)
+    parameters, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+    x = _random(8, 4)
+    try:
+        found = grad(lambda p: (functional_call(layer, (p, buffers), x) ** 3).sum())(parameters)
+    except RuntimeError:
+        return Outcome("raises", False)
+    return Outcome("works", bool(found["weight"].isfinite().all()))
+
+
+def compiled_cumulative_average(nn: Any) -> Outcome:
+    torch.compiler.reset()
+    layer = nn.BatchNorm1d(4, momentum=None)
+    try:
+        torch.compile(layer, fullgraph=True, backend="eager")(_random(8, 4))
+    except Exception:
+        return Outcome("raises", False)
+    return Outcome("works", True)
+
+
+def instance_norm_layout(nn: Any) -> Outcome:
+    x = _random(2, 4, 5, 5).to(memory_format=torch.channels_last)
+    kept = nn.InstanceNorm2d(4)(x).is_contiguous(memory_format=torch.channels_last)
+    return Outcome("kept" if kept else "lost", kept)
+
+
+def channels_of_an_image(nn: Any) -> Outcome:
+    x = _random(2, 4, 5, 6)
+    y = nn.LayerNorm(4)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if nn is torch.nn else nn.LayerNorm2d(4)(x)
+    return Outcome("kept" if y.is_contiguous() else "lost", y.is_contiguous())
+
+
+ROWS = (
+    Row("LayerNorm, mean 10⁴ σ: largest error", lambda nn: layer_norm_offset(nn, 1e4), "at most 4 ulp"),
+    Row("LayerNorm, mean 10⁶ σ: largest error", lambda nn: layer_norm_offset(nn, 1e6), "at most 4 ulp"),
+    Row("BatchNorm2d, channels_last, mean 10⁴ σ: largest error", batch_norm_channels_last, "at most 4 ulp"),
+    Row("LayerNorm in bfloat16: bias gradient over 65,536 rows", bfloat16_weight_gradient, "one rounding, 0.4 %"),
+    Row("LayerNorm of values around 10³⁰", huge_values, "normalized"),
+    Row("BatchNorm of a constant 3.33·10⁶", constant_channel, "0"),
+    Row("LayerNorm: third derivative", third_derivative, "finite differences"),
+    Row("BatchNorm in training: forward over forward derivative", forward_over_forward, "finite differences"),
+    Row("BatchNorm in bfloat16: running mean of 100", bfloat16_running_mean, "100"),
+    Row("GroupNorm with one value a group", one_value_a_group, "an error"),
+    Row("`torch.func.grad` through a training BatchNorm", gradient_of_a_training_batch_norm, "a gradient"),
+    Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
+    Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
+    Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),
+)
+
+
+def table() -> str:
+    lines = ["| | torch | normkit |", "|---|---|---|"]
+    lines += [f"| {r.what} | {r.measure(torch.nn).words} | {r.measure(normkit.nn).words} |" for r in ROWS]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201
