@@ -51,57 +51,56 @@ NK_INLINE bool finish_stats(double per_n, A shift, Sums sums, double eps, SlabSt
 }
 
 template <class T>
-NK_INLINE double item_at(const T* p) {
-  return double(sum(load_first(p, 1)));
-}
-NK_INLINE double item_at(const float* p) { return double(*p); }
-NK_INLINE double item_at(const double* p) { return *p; }
-
-template <class T>
 NK_INLINE void put_item(T* p, double value) {
   store_first(p, splat(Compute<T>(value)), 1);
 }
 
-// Statistics in double, where the square of every float32 has room. Slow and rare.
+// Statistics in double, and the variance that goes with them. Slow and rare.
 struct ExactStats {
-  double mean;
-  double rstd;
+  CarefulStats x_hat;
   double var;
 
   template <class A>
   SlabStats<A> rounded() const {
-    const A m0 = A(mean);
-    return {m0, A(mean - double(m0)), A(rstd), A(var)};
+    const double m0 = x_hat.m0 / x_hat.scale;
+    return {A(m0), A((m0 - double(A(m0))) + x_hat.dm / x_hat.scale), A(x_hat.rstd * x_hat.scale), A(var)};
   }
 };
 
-// each(visit) calls visit(offset) for each value of the slab.
+// As careful_stats(), of a slab that is not one row: each(visit) calls visit(offset) for each of its values.
 template <class T, class Each>
 static __attribute__((noinline)) ExactStats exact_stats(const T* x, int64_t n, double eps, const Each& each) {
-  double shift = 0.0, s1 = 0.0, s2 = 0.0;
-  bool first = true;
+  double first = 0.0, largest = square_root(eps);
+  bool constant = true, begun = false;
   each([&](int64_t at) {
-    if (first) shift = item_at(x + at);
-    first = false;
-    s1 += item_at(x + at) - shift;
+    const double value = value_at(x + at), magnitude = __builtin_fabs(value);
+    if (!begun) first = value;
+    begun = true;
+    largest = magnitude > largest ? magnitude : largest;
+    constant &= value == first;
   });
-  const double m0 = shift + s1 / double(n);
+  if (constant) return {{1.0, first, 0.0, 1.0 / square_root(eps)}, 0.0};
+  const double scale = careful_scale(largest);
+  double s1 = 0.0, s2 = 0.0;
+  each([&](int64_t at) { s1 += value_at(x + at) * scale - first * scale; });
+  const double m0 = first * scale + s1 / double(n);
   s1 = 0.0;
   each([&](int64_t at) {
-    const double d = item_at(x + at) - m0;
+    const double d = value_at(x + at) * scale - m0;
     s1 += d;
     s2 += d * d;
   });
   const double dm = s1 / double(n);
   double var = s2 / double(n) - dm * dm;
   if (var < 0.0) var = 0.0;
-  return {m0 + dm, 1.0 / square_root(var + eps), var};
+  return {{scale, m0, dm, 1.0 / square_root(var + eps * scale * scale)}, var / scale / scale};
 }
 
+// Of statistics that were given.
 template <class A>
 NK_INLINE ExactStats exactly(const SlabStats<A>& stats, double eps) {
   const double var = double(stats.var);
-  return {double(stats.m0) + double(stats.dm), 1.0 / square_root(var + eps), var};
+  return {{1.0, double(stats.m0), double(stats.dm), 1.0 / square_root(var + eps)}, var};
 }
 
 // Whether the kernels may use these: else rstd has left the range of A, and the slab goes through double. NaN may:
@@ -153,13 +152,13 @@ template <class A>
 static void put_given_stats(const ChannelForward& a) {
   const Param<double> mean(a.mean, a.shape.n_channels, 0.0), var(a.var, a.shape.n_channels, 1.0);
   for (int64_t c = 0; c < a.shape.n_channels; ++c) {
-    const ExactStats exact{mean.values()[c], 1.0 / square_root(var.values()[c] + a.eps), var.values()[c]};
-    put_slab_stats(a.stats, c, exact.rounded<A>());
+    const ExactStats given{{1.0, mean.values()[c], 0.0, 1.0 / square_root(var.values()[c] + a.eps)}, var.values()[c]};
+    put_slab_stats(a.stats, c, given.rounded<A>());
   }
 }
 
 NK_INLINE void update_one(MutableArray running, int64_t c, double momentum, double batch) {
-  const auto update = [&](auto* p) { put_item(p, (1.0 - momentum) * item_at(p) + momentum * batch); };
+  const auto update = [&](auto* p) { put_item(p, (1.0 - momentum) * value_at(p) + momentum * batch); };
   switch (running.dtype) {
     case DType::kFloat32: return update(static_cast<float*>(running.data) + c);
     case DType::kFloat64: return update(static_cast<double*>(running.data) + c);

@@ -146,16 +146,16 @@ struct PixelsBackward {
                                 each_item(s, [&](int64_t i, int64_t) { visit(i); });
                               });
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
-    const auto x_hat = [&](int64_t i) { return (item_at(x + i) - stats.mean) * stats.rstd; };
+    const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
     if (of_channel != nullptr) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) of_channel[c] = Sums();
-      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({item_at(dy + i), item_at(dy + i) * x_hat(i)}); });
+      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({value_at(dy + i), value_at(dy + i) * x_hat(i)}); });
     }
     if (dx == nullptr) return;
     const Sums mean = means(of_channel, s);
     each_item(s, [&](int64_t i, int64_t c) {
-      const double inner = item_at(dy + i) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
-      put_item(dx + i, inner * (one_channel ? weight(c) : 1.0) * stats.rstd);
+      const double inner = value_at(dy + i) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
+      put_item(dx + i, inner * (one_channel ? weight(c) : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
     });
   }
 

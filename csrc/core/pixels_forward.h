@@ -146,7 +146,7 @@ struct PixelsForward {
     const T* x = image_of(args.x, image);
     T* y = const_cast<T*>(image_of(args.y, image));
     each_item(s, [&](int64_t i, int64_t c) {
-      const double x_hat = (item_at(x + i) - stats.mean) * stats.rstd;
+      const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
       put_item(y + i, x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]));
     });
   }

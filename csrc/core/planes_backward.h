@@ -130,7 +130,7 @@ struct PlanesBackward {
       for (int64_t c = 0; c < channels; ++c) {
         Sums total;
         each_offset(runs_of(c), [&](int64_t i) {
-          total.add({item_at(dy + i), item_at(dy + i) * ((item_at(x + i) - stats.mean) * stats.rstd)});
+          total.add({value_at(dy + i), value_at(dy + i) * (careful_x_hat(value_at(x + i), stats.x_hat))});
         });
         sums[slab * channels + c] = total;
       }
@@ -140,9 +140,9 @@ struct PlanesBackward {
     for (int64_t c = 0; c < channels; ++c) {
       const double wc = double(weight(planes.first_channel(slab) + c));
       each_offset(runs_of(c), [&](int64_t i) {
-        const double x_hat = (item_at(x + i) - stats.mean) * stats.rstd;
-        const double inner = item_at(dy + i) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
-        put_item(dx + i, inner * (one_channel ? wc : 1.0) * stats.rstd);
+        const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
+        const double inner = value_at(dy + i) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
+        put_item(dx + i, inner * (one_channel ? wc : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
       });
     }
   }

@@ -88,7 +88,7 @@ struct PlanesForward {
       const int64_t c = planes.first_channel(slab) + r * planes.channel_step();
       const double wc = double(w.values()[c * w.step()]), bc = double(b.values()[c * b.step()]);
       for (int64_t i = runs.begin + r * runs.stride; i < runs.begin + r * runs.stride + runs.length; ++i) {
-        put_item(y + i, (item_at(x + i) - stats.mean) * stats.rstd * wc + bc);
+        put_item(y + i, careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc);
       }
     }
   }
