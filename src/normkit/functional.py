@@ -214,9 +214,8 @@ def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | Non
     if _exporting():
         there, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if input.dim() == 4 else ((1, 2, 0), (2, 0, 1))
         return torch.nn.functional.layer_norm(input.permute(there), channels, weight, bias, eps).permute(back)
-    if input.dim() == 3:
-        return composite.layer_norm2d(_autocast(input)[None], weight, bias, eps)[0]
-    return composite.layer_norm2d(_autocast(input), weight, bias, eps)
+    x = _autocast(input)
+    return normalize_pixels(x[None], weight, bias, eps)[0] if x.dim() == 3 else normalize_pixels(x, weight, bias, eps)
 
 
 def add_layer_norm(

@@ -7,13 +7,14 @@ channel of the whole batch. Derivatives of the first order are a kernel, higher 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import choose, cpu
+from normkit.kernels import choose, cpu, derivatives
 
 MeanAndVar = tuple[Tensor, Tensor]
 
@@ -101,7 +102,8 @@ class _ChannelNorm(torch.autograd.Function):
         need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
         unused = (None,) * 5
         if choose.wants_composite_backward(dy):
-            return *_differentiable_gradients(ctx, x, w, stats, dy, (need_dx, need_dw, need_db)), *unused
+            b = None if ctx.b_dtype is None else torch.zeros(x.shape[1], dtype=ctx.b_dtype)
+            return *derivatives.through(_composite(ctx, stats), x, w, b, dy, (need_dx, need_dw, need_db)), *unused
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(
@@ -111,25 +113,10 @@ class _ChannelNorm(torch.autograd.Function):
         return dx, dw, db, *unused
 
 
-def _differentiable_gradients(
-    ctx: Any, x: Tensor, w: Tensor | None, stats: Tensor, dy: Tensor, needed: tuple[bool, bool, bool]
-) -> list[Tensor | None]:
-    """The gradients of x, w and b as differentiable functions of x, w and dy."""
-    with torch.enable_grad():
-        # Views, so that one tensor given twice keeps two gradients. b's value enters none of them.
-        inputs: list[Tensor | None] = [x.view_as(x), None if w is None else w.view_as(w), None]
-        if ctx.b_dtype is not None:
-            inputs[2] = torch.zeros(x.shape[1], dtype=ctx.b_dtype, requires_grad=True)
-        xi, wi, bi = inputs
-        assert xi is not None
-        if not xi.requires_grad:
-            xi.requires_grad_()
-        if ctx.constant_stats:
-            y = composite.apply_statistics(xi, stats[:, 0] + stats[:, 1], stats[:, 3], wi, bi, ctx.eps)
-        elif ctx.n_groups == 0:
-            y = composite.batch_norm(xi, wi, bi, ctx.eps)[0]
-        else:
-            y = composite.group_norm(xi, ctx.n_groups, wi, bi, ctx.eps)
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
-        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
-    return [next(found) if need and t is not None else None for t, need in zip(inputs, needed, strict=True)]
+def _composite(ctx: Any, stats: Tensor) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
+    """The forward of ctx in differentiable operations."""
+    if ctx.constant_stats:
+        return lambda x, w, b: composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, ctx.eps)
+    if ctx.n_groups == 0:
+        return lambda x, w, b: composite.batch_norm(x, w, b, ctx.eps)[0]
+    return lambda x, w, b: composite.group_norm(x, ctx.n_groups, w, b, ctx.eps)
