@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from normkit._version import __version__
+from normkit.kernels import cpu
 
 
 def info() -> str:
@@ -23,6 +24,13 @@ def info() -> str:
             f"normkit {__version__}",
             f"torch {torch.__version__} · numpy {numpy.__version__} · Python {platform.python_version()}",
             f"{platform.machine()} · {torch.get_num_threads()} threads · CUDA device: {device}",
-            "path: composite (torch operations, every device and dtype); this version has no compiled kernels",
+            f"path: {_path()}",
         ]
     )
+
+
+def _path() -> str:
+    everywhere = "composite (torch operations, every device and dtype)"
+    if cpu.LIBRARY is None:
+        return f"{everywhere}; {cpu.DESCRIPTION}"
+    return f"{cpu.DESCRIPTION} on the CPU; elsewhere {everywhere}"

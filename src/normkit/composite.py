@@ -113,7 +113,7 @@ def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """y in channels_last where x is, else contiguous: the memory formats that torch's layers keep."""
-    if y.is_contiguous() or under_functorch():
+    if under_functorch() or (x.is_contiguous() and y.is_contiguous()):
         return y
     for memory_format, n_axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if x.dim() == n_axes and x.is_contiguous(memory_format=memory_format):

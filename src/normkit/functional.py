@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normkit import _checks, composite
-from normkit.moments import Moments
+from normkit import _channel_norms, _checks, composite
+from normkit._channel_norms import updated_statistics
+from normkit.kernels import choose, rows
 
 __all__ = [
     "add_layer_norm",
@@ -41,15 +42,12 @@ def layer_norm(
         tensor([[-1.0000,  1.0000],
                 [-1.0000,  1.0000]])
     """
-    call = "layer_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", input)
-    _checks.trailing(call, input, shape)
-    _check_affine(call, input, weight, bias, shape)
-    eps = _checks.eps(call, eps)
+    if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
+        return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
+    shape, eps = _check_layer_norm(input, normalized_shape, weight, bias, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
-    return composite.layer_norm(_autocast(input), len(shape), weight, bias, eps)
+    return rows.by_any("layer_norm", _autocast(input), len(shape), weight, bias, eps)
 
 
 def rms_norm(
@@ -64,19 +62,16 @@ def rms_norm(
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
         tensor([0.8485, 1.1314])
     """
-    call = "rms_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", input)
-    _checks.trailing(call, input, shape)
-    _checks.parameter(call, "weight", weight, shape, input)  # of any floating dtype, as torch's
     if eps is None:
-        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
-    eps = _checks.eps(call, eps)
+        eps = _rms_eps(input)
+    if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
+        return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
+    shape, eps = _check_rms_norm(input, normalized_shape, weight, eps)
     if _exporting():
         if not torch.compiler.is_exporting():
             return _rms_norm_of_the_old_exporter(input, len(shape), weight, eps)
         return torch.nn.functional.rms_norm(input, list(shape), weight, eps)
-    return composite.rms_norm(_autocast(input), len(shape), weight, eps)
+    return rows.by_any("rms_norm", _autocast(input), len(shape), weight, None, eps)
 
 
 def batch_norm(
@@ -102,18 +97,11 @@ def batch_norm(
     eps = _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
     if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
         return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
-    y, moments = composite.batch_norm(input, weight, bias, eps)
-    if running_mean is not None and running_var is not None and moments is not None:
-        count = input.numel() // input.shape[1]
-        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
-        with torch.no_grad():
-            running_mean.copy_(new_mean)
-            running_var.copy_(new_var)
-    return y
+    running = _pair(running_mean, running_var)
+    if training:
+        return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps)
+    assert running is not None
+    return _channel_norms.normalize_with(input, running, weight, bias, eps)
 
 
 def batch_norm_with_statistics(
@@ -131,7 +119,7 @@ def batch_norm_with_statistics(
     if moments is None:
         return y, running_mean, running_var
     count = input.numel() // input.shape[1]
-    return y, *updated_statistics(running_mean, running_var, moments, count, momentum)
+    return y, *updated_statistics((running_mean, running_var), moments, count, momentum)
 
 
 def instance_norm(
@@ -158,18 +146,11 @@ def instance_norm(
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
-    if not use_input_stats:
-        assert running_mean is not None
-        assert running_var is not None
-        return composite.apply_statistics(input, running_mean, running_var, weight, bias, eps)
-    y, moments = composite.instance_norm(input, weight, bias, eps)
-    if running_mean is not None and running_var is not None and moments is not None:
-        count = input[0, 0].numel()
-        new_mean, new_var = updated_statistics(running_mean, running_var, moments, count, momentum)
-        with torch.no_grad():
-            running_mean.copy_(new_mean)
-            running_var.copy_(new_var)
-    return y
+    running = _pair(running_mean, running_var)
+    if use_input_stats:
+        return _channel_norms.normalize_instances(input, running, weight, bias, momentum, eps)
+    assert running is not None
+    return _channel_norms.normalize_with(input, running, weight, bias, eps)
 
 
 def instance_norm_with_statistics(
@@ -186,7 +167,7 @@ def instance_norm_with_statistics(
     y, moments = composite.instance_norm(input, weight, bias, eps)
     if moments is None:
         return y, running_mean, running_var
-    return y, *updated_statistics(running_mean, running_var, moments, input[0, 0].numel(), momentum)
+    return y, *updated_statistics((running_mean, running_var), moments, input[0, 0].numel(), momentum)
 
 
 def group_norm(
@@ -214,7 +195,7 @@ def group_norm(
     _checks.values_per_statistic(call, input, values, "group", advice)
     if _exporting():
         return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
-    return composite.group_norm(_autocast(input), num_groups, weight, bias, eps)
+    return _channel_norms.normalize_groups(_autocast(input), num_groups, weight, bias, eps)
 
 
 def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -233,9 +214,10 @@ def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | Non
     if _exporting():
         there, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if input.dim() == 4 else ((1, 2, 0), (2, 0, 1))
         return torch.nn.functional.layer_norm(input.permute(there), channels, weight, bias, eps).permute(back)
-    if input.dim() == 3:
-        return composite.layer_norm2d(_autocast(input)[None], weight, bias, eps)[0]
-    return composite.layer_norm2d(_autocast(input), weight, bias, eps)
+    x = _autocast(input)
+    if x.dim() == 3:
+        return _channel_norms.normalize_pixels(x[None], weight, bias, eps)[0]
+    return _channel_norms.normalize_pixels(x, weight, bias, eps)
 
 
 def add_layer_norm(
@@ -255,8 +237,12 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
-    total = _add("add_layer_norm", input, residual, dropout_p, training)
-    return _checks.as_call("add_layer_norm", layer_norm, total, normalized_shape, weight, bias, eps), total
+    p = _check_add("add_layer_norm", input, residual, dropout_p, training)
+    shape, eps = _checks.as_call("add_layer_norm", _check_layer_norm, input, normalized_shape, weight, bias, eps)
+    if _exporting():
+        total = torch.nn.functional.dropout(input, dropout_p, training) + residual
+        return layer_norm(total, shape, weight, bias, eps), total
+    return rows.add_by_any("layer_norm", _autocast(input), residual, len(shape), weight, bias, eps, p)
 
 
 def add_rms_norm(
@@ -275,34 +261,53 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
-    total = _add("add_rms_norm", input, residual, dropout_p, training)
-    return _checks.as_call("add_rms_norm", rms_norm, total, normalized_shape, weight, eps), total
+    p = _check_add("add_rms_norm", input, residual, dropout_p, training)
+    if eps is None:
+        eps = _rms_eps(input)
+    shape, eps = _checks.as_call("add_rms_norm", _check_rms_norm, input, normalized_shape, weight, eps)
+    if _exporting():
+        total = torch.nn.functional.dropout(input, dropout_p, training) + residual
+        return rms_norm(total, shape, weight, eps), total
+    return rows.add_by_any("rms_norm", input, residual, len(shape), weight, None, eps, p)
 
 
-def updated_statistics(
-    running_mean: Tensor, running_var: Tensor, moments: Moments, count: int, momentum: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """The running statistics after one more batch, averaged over whatever samples the moments keep apart.
-
-    ``count`` is the number of values behind each statistic. The unbiased variance is
-    population variance · count / (count - 1); computed in the wider of the buffer's and the moments' dtype.
-    """
-    bessel = count / max(count - 1, 1)
-    new = []
-    for running, batch in (
-        (running_mean, moments.mean()),
-        (running_var, moments.population_variance() * bessel),
-    ):
-        batch = batch.detach().flatten(1).mean(0)  # [samples or 1, channels] -> [channels]
-        new.append((running * (1 - momentum) + batch * momentum).to(running.dtype))
-    return new[0], new[1]
+def _check_layer_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float
+) -> tuple[tuple[int, ...], float]:
+    call = "layer_norm"
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.tensor(call, "input", x)
+    _checks.trailing(call, x, shape)
+    _check_affine(call, x, w, b, shape)
+    return shape, _checks.eps(call, eps)
 
 
-def _add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> Tensor:
+def _check_rms_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, eps: float
+) -> tuple[tuple[int, ...], float]:
+    call = "rms_norm"
+    shape = _checks.normalized_shape(call, normalized_shape)
+    _checks.tensor(call, "input", x)
+    _checks.trailing(call, x, shape)
+    _checks.parameter(call, "weight", w, shape, x)  # of any floating dtype, as torch's
+    return shape, _checks.eps(call, eps)
+
+
+def _pair(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if mean is None or var is None else (mean, var)
+
+
+def _rms_eps(x: object) -> float:
+    """The eps that stands for None: that of the dtype which x is computed in."""
+    return torch.finfo(torch.float64 if getattr(x, "dtype", None) == torch.float64 else torch.float32).eps
+
+
+def _check_add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> float:
+    """The probability of dropping, here and now."""
     _checks.tensor(call, "input", x)
     _checks.residual(call, x, residual)
     _checks.probability(call, "dropout_p", p)
-    return torch.nn.functional.dropout(x, p, training) + residual
+    return float(p) if training else 0.0
 
 
 def _check_batch_norm(

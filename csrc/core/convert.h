@@ -1,0 +1,104 @@
+// One register of compute values from and to memory, for each storage type. Rounding is to nearest even, by
+// integer arithmetic where the processor has no instruction that treats subnormals and NaN the same everywhere.
+// Included by simd.h.
+
+using FloatBits = RegisterOf<float>::Bits;
+typedef uint32_t UnsignedBits __attribute__((vector_size(NK_REGISTER_BYTES)));
+typedef uint16_t HalfBits __attribute__((vector_size(NK_REGISTER_BYTES / 2)));
+
+NK_INLINE FloatValues load_register(const float* p) {
+  FloatValues v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+NK_INLINE void store_register(float* p, FloatValues v) { __builtin_memcpy(p, &v, sizeof v); }
+
+NK_INLINE DoubleValues load_register(const double* p) {
+  DoubleValues v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+NK_INLINE void store_register(double* p, DoubleValues v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// 16-bit items as 32-bit lanes and back (values fit). The generic form is two shuffles a register slower.
+#if defined(__AVX512F__)
+NK_INLINE UnsignedBits load_halves(const void* p) {
+  return (UnsignedBits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+}
+NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bits));
+}
+#elif defined(__AVX2__)
+NK_INLINE UnsignedBits load_halves(const void* p) {
+  return (UnsignedBits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+}
+NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+  const __m256i v = (__m256i)bits;
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+#else
+NK_INLINE UnsignedBits load_halves(const void* p) {
+  HalfBits h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, UnsignedBits);
+}
+NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+  const HalfBits h = __builtin_convertvector(bits, HalfBits);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+#endif
+
+// ---- bfloat16: the upper half of a float32 ----
+
+NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(load_halves(p) << 16); }
+NK_INLINE void store_register(BFloat16* p, FloatValues v) {
+  const UnsignedBits bits = (UnsignedBits)v;
+  const UnsignedBits nearest_even = bits + (((bits >> 16) & 1u) + 0x7fffu);
+  const UnsignedBits nan = UnsignedBits{} + 0x7fc00000u;
+  store_halves(p, (v == v ? nearest_even : nan) >> 16);
+}
+
+// ---- float16 ----
+
+#if defined(__AVX512F__)
+NK_INLINE FloatValues load_register(const Float16* p) {
+  return (FloatValues)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+}
+NK_INLINE void store_register(Float16* p, FloatValues v) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+NK_INLINE FloatValues load_register(const Float16* p) {
+  return (FloatValues)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+NK_INLINE void store_register(Float16* p, FloatValues v) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+NK_INLINE FloatValues load_register(const Float16* p) {
+  const UnsignedBits h = load_halves(p);
+  const UnsignedBits magnitude = (h & 0x7fffu) << 13;
+  const UnsignedBits rebiased = magnitude + (112u << 23);
+  // Subnormal: the bits count units of 2^-24; an exact subtraction normalizes them.
+  const FloatValues unit = (FloatValues)(UnsignedBits{} + (113u << 23));
+  const UnsignedBits subnormal = (UnsignedBits)((FloatValues)(magnitude + (113u << 23)) - unit);
+  const UnsignedBits special = magnitude | 0x7f800000u;
+  const UnsignedBits quiet = (FloatBits)magnitude > 0x0f800000 ? special | 0x400000u : special;
+  UnsignedBits bits = (FloatBits)magnitude < 0x00800000 ? subnormal : rebiased;
+  bits = (FloatBits)magnitude >= 0x0f800000 ? quiet : bits;
+  return (FloatValues)(bits | ((h & 0x8000u) << 16));
+}
+NK_INLINE void store_register(Float16* p, FloatValues v) {
+  const UnsignedBits bits = (UnsignedBits)v;
+  const UnsignedBits magnitude = bits & 0x7fffffffu;
+  const UnsignedBits normal = (magnitude + (((magnitude >> 13) & 1u) + (0xfffu - (112u << 23)))) >> 13;
+  // Below 2^-14: adding 0.5 makes the float adder round at 2^-24, to nearest even.
+  const UnsignedBits half = UnsignedBits{} + 0x3f000000u;
+  const UnsignedBits subnormal = (UnsignedBits)((FloatValues)magnitude + (FloatValues)half) - half;
+  const UnsignedBits nan = ((magnitude >> 13) & 0x3ffu) | 0x7e00u;
+  UnsignedBits h = (FloatBits)magnitude < 0x38800000 ? subnormal : normal;
+  h = (FloatBits)magnitude >= 0x47800000 ? UnsignedBits{} + 0x7c00u : h;
+  h = (FloatBits)magnitude > 0x7f800000 ? nan : h;
+  store_halves(p, h | ((bits >> 16) & 0x8000u));
+}
+#endif

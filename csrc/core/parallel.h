@@ -1,0 +1,28 @@
+// parallel_for over a lambda, and memory of its own for each part. Included by kernels_impl.h.
+
+template <class Body>
+static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
+  if (begin >= end) return;
+  if (end - begin <= grain) {
+    body(begin, end);
+    return;
+  }
+  parallel_for(
+      begin, end, grain,
+      [](int64_t first, int64_t last, void* context) { (*static_cast<const Body*>(context))(first, last); },
+      const_cast<Body*>(&body));
+}
+
+// Memory that lives as long as this does.
+template <class A>
+class Memory {
+ public:
+  explicit Memory(int64_t n) : data_(static_cast<A*>(allocate(n * int64_t(sizeof(A))))) {}
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { release(data_); }
+  A* data() const { return data_; }
+
+ private:
+  A* data_;
+};

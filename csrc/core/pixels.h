@@ -1,0 +1,175 @@
+// Channels as pixels: an image is a matrix with a row of channels for each position, and statistics run down its
+// columns. BatchNorm sees the whole batch as one image. Included by kernels_impl.h.
+//
+// Narrow rows are folded: `fold` of them are taken as one, so that it is a number of whole vectors. What is left over
+// of an image is a shorter row (`rest`).
+
+struct Pixels {
+  explicit Pixels(const ChannelShape& s)
+      : shape(s),
+        images(s.over_batch() ? 1 : s.n_samples),
+        n_pixels(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions),
+        fold(fold_of(s.n_channels)),
+        n_cols(fold * s.n_channels),
+        n_rows(n_pixels / fold),
+        rest(n_pixels % fold * s.n_channels),
+        chunks(chunks_of(n_rows, chunk_rows(n_cols))),
+        columns(ceil_div(n_cols, kColumns)) {}
+
+  static constexpr int64_t fold_of(int64_t n_channels) {
+    int64_t fold = 1;
+    while (fold * n_channels % kLanes != 0 || fold * n_channels < 8 * kLanes) fold *= 2;
+    return fold * n_channels <= 2048 ? fold : 1;
+  }
+  static constexpr int64_t chunk_rows(int64_t n_cols) {
+    const int64_t rows = ceil_div(int64_t(32768), n_cols);
+    return rows < 64 ? 64 : rows;
+  }
+
+  int64_t slab_of(int64_t image, int64_t channel) const {
+    return shape.over_batch() ? channel : image * shape.n_groups + channel / shape.channels_per_slab();
+  }
+  // A part of the work on an image: some rows, some columns.
+  struct Part {
+    int64_t first_row, last_row;
+    int64_t first_col, last_col;
+    bool last;  // the rest of the image comes after it
+  };
+  int64_t parts() const { return chunks.count * columns; }
+  Part part(int64_t i) const {
+    const int64_t chunk = i / columns, first = i % columns * kColumns;
+    return {chunks.begin(chunk), chunks.begin(chunk + 1), first, first + kColumns < n_cols ? first + kColumns : n_cols,
+            chunk + 1 == chunks.count};
+  }
+  int64_t padded() const { return round_up(n_cols, kLanes); }
+
+  // How far ahead to ask for memory: narrow rows defeat the processor's own foresight.
+  int64_t ahead() const { return n_cols <= 512 ? 8 * n_cols : 256; }
+
+  static constexpr int64_t kColumns = 4096;
+  ChannelShape shape;
+  int64_t images;
+  int64_t n_pixels;  // of an image
+  int64_t fold;
+  int64_t n_cols;
+  int64_t n_rows;
+  int64_t rest;
+  Chunks chunks;  // of the rows
+  int64_t columns;
+};
+
+// An array of one value a column, filled from one a channel and padded to whole vectors.
+template <class A, class Of>
+NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of_channel) {
+  const int64_t channels = pixels.shape.n_channels;
+  for (int64_t c = 0; c < channels; ++c) to[c] = of_channel(c);
+  for (int64_t j = channels; j < pixels.n_cols; ++j) to[j] = to[j - channels];
+  for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
+}
+
+// work(at, column, n) for the items of a part, n <= 16 at a time; four(at, column) for whole vectors of four rows.
+template <class Four, class One>
+NK_INLINE void each_vector(const Pixels& pixels, const Pixels::Part& part, const Four& four, const One& one) {
+  const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
+  int64_t i = part.first_row;
+  for (; i + 4 <= part.last_row; i += 4) {
+    for (int64_t j = part.first_col; j < whole; j += kLanes) four(i * pixels.n_cols + j, j);
+  }
+  for (int64_t row = part.first_row; row < part.last_row; ++row) {
+    for (int64_t j = row < i ? whole : part.first_col; j < part.last_col; j += kLanes) {
+      one(row * pixels.n_cols + j, j, part.last_col - j < kLanes ? int(part.last_col - j) : kLanes);
+    }
+  }
+  if (!part.last) return;
+  const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
+  for (int64_t j = part.first_col; j < end; j += kLanes) {
+    one(pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
+  }
+}
+
+template <class T>
+NK_INLINE void prefetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
+// total1[j] = sum(p), total2[j] = sum(p * q) down the columns of a part, of the pairs that term(coefficients, at) gives
+// for 16 items from `at` and term(coefficients, at, n) for n of them (0 beyond), with coefficients = term.at(column).
+// A lane adds up to 16 sums of four terms in A before it goes on in double.
+template <class A, class Term>
+NK_INLINE void sum_columns(const Pixels& pixels, const Pixels::Part& part, const Term& term, double* total1,
+                           double* total2) {
+  constexpr int64_t kRows = 64, kBlock = 512;
+  for (int64_t j = part.first_col; j < round_up(part.last_col, kLanes); ++j) total1[j] = total2[j] = 0.0;
+  A sums1[kBlock], sums2[kBlock];
+  for (int64_t row = part.first_row; row < part.last_row || (row == part.first_row && part.last); row += kRows) {
+    Pixels::Part block = part;
+    block.first_row = row;
+    block.last_row = row + kRows < part.last_row ? row + kRows : part.last_row;
+    block.last = part.last && block.last_row == part.last_row;
+    for (int64_t first = part.first_col; first < part.last_col; first += kBlock) {
+      block.first_col = first;
+      block.last_col = first + kBlock < part.last_col ? first + kBlock : part.last_col;
+      const int64_t padded = round_up(block.last_col - first, kLanes);
+      for (int64_t j = 0; j < padded; ++j) sums1[j] = sums2[j] = A(0);
+      each_vector(
+          pixels, block,
+          [&](int64_t at, int64_t j) NK_LAMBDA {
+            const auto k = term.at(j);
+            for (int64_t r = 0; r < 4; ++r) term.fetch(at + r * pixels.n_cols + pixels.ahead());
+            const int64_t row_items = pixels.n_cols;
+            const Pair<A> a = term(k, at), b = term(k, at + row_items), c = term(k, at + 2 * row_items),
+                          d = term(k, at + 3 * row_items);
+            A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
+            store(to1, load(to1) + ((a.p + b.p) + (c.p + d.p)));
+            store(to2, load(to2) + (fma(b.p, b.q, a.p * a.q) + fma(d.p, d.q, c.p * c.q)));
+          },
+          [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+            const Pair<A> a = term(term.at(j), at, n);
+            A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
+            store(to1, load(to1) + a.p);
+            store(to2, fma(a.p, a.q, load(to2)));
+          });
+      for (int64_t j = 0; j < padded; j += kLanes) {
+        double *to1 = total1 + first + j, *to2 = total2 + first + j;
+        store(to1, load(to1) + widen(load(sums1 + j)));
+        store(to2, load(to2) + widen(load(sums2 + j)));
+      }
+    }
+  }
+}
+
+// The sums of each channel of an image: its parts one after the other or shared among the threads.
+template <class A, class Term>
+NK_INLINE void sum_channels(const Pixels& pixels, const Term& term, ParallelFor parallel_for, Sums* of_channel) {
+  const int64_t padded = pixels.padded(), count = pixels.chunks.count;
+  const Memory<double> memory(count * 2 * padded);
+  for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      double* totals = memory.data() + i / pixels.columns * 2 * padded;
+      sum_columns<A>(pixels, pixels.part(i), term, totals, totals + padded);
+    }
+  });
+  double* const total = memory.data();
+  for (int64_t chunk = 1; chunk < count; ++chunk) {
+    const double* more = total + chunk * 2 * padded;
+    for (int64_t j = 0; j < 2 * padded; ++j) total[j] += more[j];
+  }
+  const int64_t channels = pixels.shape.n_channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    of_channel[c] = {total[c], total[padded + c]};
+    for (int64_t j = c + channels; j < pixels.n_cols; j += channels) of_channel[c].add({total[j], total[padded + j]});
+  }
+}
+
+// Calls work.one_image(image, parallel_for) for all images: large ones are shared among the threads, small ones dealt out.
+template <class Work>
+NK_INLINE void for_each_image(const Work& work, const Pixels& pixels, ParallelFor parallel_for) {
+  const int64_t items = pixels.n_pixels * pixels.shape.n_channels;
+  if (pixels.images < 32 && items > 2 * kParallelElements) {
+    for (int64_t image = 0; image < pixels.images; ++image) work.one_image(image, parallel_for);
+    return;
+  }
+  for_range(parallel_for, 0, pixels.images, grain_for(items), [&](int64_t first, int64_t last) {
+    for (int64_t image = first; image < last; ++image) work.one_image(image, one_after_the_other);
+  });
+}

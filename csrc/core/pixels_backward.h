@@ -1,0 +1,189 @@
+// BatchNorm, GroupNorm and InstanceNorm backward over pixels; the mathematics as in planes_backward.h. Included by
+// kernels_impl.h.
+
+template <class T>
+struct PixelsBackward {
+  using A = Compute<T>;
+  const ChannelBackward& args;
+  Pixels pixels;
+  Param<A> w;
+  double per_n;
+  bool one_channel;
+  Sums* sums;  // s1 = db, s2 = dw of each channel of each image; null if nobody wants them
+
+  PixelsBackward(const ChannelBackward& a, Sums* channel_sums)
+      : args(a),
+        pixels(a.shape),
+        w(a.w, a.shape.n_channels, 1),
+        per_n(1.0 / double(a.shape.slab_size())),
+        one_channel(a.shape.over_batch()),
+        sums(channel_sums) {}
+
+  NK_MEMBER double weight(int64_t c) const { return double(w.values()[c * w.step()]); }
+
+  template <class U>
+  U* image_of(U* data, int64_t image) const {
+    return data + image * pixels.n_pixels * args.shape.n_channels;
+  }
+
+  struct Term {
+    const T* dy;
+    const T* x;
+    const A* m0;
+    const A* dm;
+    const A* rstd;
+    struct Stats {
+      Vec<A> m0, dm, rstd;
+    };
+    NK_MEMBER Stats at(int64_t j) const { return {load(m0 + j), load(dm + j), load(rstd + j)}; }
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(dy + i);
+      prefetch(x + i);
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& k, int64_t i) const {
+      return {load(dy + i), ((load(x + i) - k.m0) - k.dm) * k.rstd};
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& k, int64_t i, int n) const {
+      return {load_up_to(dy + i, n), keep(((load_up_to(x + i, n) - k.m0) - k.dm) * k.rstd, first_lanes<A>(n))};
+    }
+  };
+
+  // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over slab s of an image; without w where it is one channel.
+  Sums means(const Sums* of_channel, int64_t s) const {
+    const int64_t group = args.shape.channels_per_slab();
+    Sums total;
+    if (args.constant_stats) return total;
+    for (int64_t c = s * group; c < (s + 1) * group; ++c) {
+      const double wc = one_channel ? 1.0 : weight(c);
+      total.add({wc * of_channel[c].s1, wc * of_channel[c].s2});
+    }
+    return {total.s1 * per_n, total.s2 * per_n};
+  }
+
+  // Columns of what the kernels multiply with.
+  struct Columns {
+    A *m0, *dm, *rstd, *of_dy, *of_d, *rest;
+    static constexpr int64_t kCount = 6;
+    Columns(A* memory, int64_t padded)
+        : m0(memory),
+          dm(m0 + padded),
+          rstd(dm + padded),
+          of_dy(rstd + padded),
+          of_d(of_dy + padded),
+          rest(of_d + padded) {}
+  };
+
+  void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
+    const int64_t group = args.shape.channels_per_slab();
+    const Memory<GradientTerms<A>> memory(args.shape.n_channels);
+    GradientTerms<A>* const terms = memory.data();
+    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s * group));
+      const Sums mean = means(of_channel, s);
+      for (int64_t c = s * group; c < (s + 1) * group; ++c) {
+        terms[c] = gradient_terms(stats, weight(c), one_channel, mean);
+      }
+    }
+    fill_columns(pixels, k.of_dy, [&](int64_t c) { return terms[c].of_dy; });
+    fill_columns(pixels, k.of_d, [&](int64_t c) { return terms[c].of_d; });
+    fill_columns(pixels, k.rest, [&](int64_t c) { return terms[c].rest; });
+  }
+
+  void find_dx(const T* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
+    for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = last - 1; i >= first; --i) {
+        each_vector(
+            pixels, pixels.part(i),
+            [&](int64_t at, int64_t j) NK_LAMBDA {
+              const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
+                           rest = load(k.rest + j);
+              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+                prefetch(dy + at + pixels.ahead());
+                prefetch(x + at + pixels.ahead());
+                store(dx + at, fma((load(x + at) - m0) - dm, of_d, fma(load(dy + at), of_dy, rest)));
+              }
+            },
+            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+              const Vec<A> d = (load_up_to(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+              const Vec<A> inner = fma(load_up_to(dy + at, n), load(k.of_dy + j), load(k.rest + j));
+              store_up_to(dx + at, fma(d, load(k.of_d + j), inner), n);
+            });
+      }
+    });
+  }
+
+  // Where statistics were given: dx = dy * (w * rstd).
+  void scale_dy(const T* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
+    for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = last - 1; i >= first; --i) {
+        each_vector(
+            pixels, pixels.part(i),
+            [&](int64_t at, int64_t j) NK_LAMBDA {
+              const Vec<A> of_dy = load(k.of_dy + j);
+              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(dx + at, load(dy + at) * of_dy);
+            },
+            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+              store_up_to(dx + at, load_up_to(dy + at, n) * load(k.of_dy + j), n);
+            });
+      }
+    });
+  }
+
+  template <class Visit>
+  NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
+    const int64_t group = args.shape.channels_per_slab();
+    for (int64_t i = 0; i < pixels.n_pixels; ++i) {
+      for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
+    }
+  }
+
+  // A slab whose rstd has left the range of A, in double.
+  __attribute__((noinline)) void slab_exactly(int64_t image, int64_t s, const T* dy, const T* x, T* dx) const {
+    const int64_t group = args.shape.channels_per_slab();
+    const ExactStats stats =
+        args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s * group)), args.eps)
+                            : exact_stats(x, args.shape.slab_size(), args.eps, [&](const auto& visit) {
+                                each_item(s, [&](int64_t i, int64_t) { visit(i); });
+                              });
+    Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
+    const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
+    if (of_channel != nullptr) {
+      for (int64_t c = s * group; c < (s + 1) * group; ++c) of_channel[c] = Sums();
+      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({value_at(dy + i), value_at(dy + i) * x_hat(i)}); });
+    }
+    if (dx == nullptr) return;
+    const Sums mean = means(of_channel, s);
+    each_item(s, [&](int64_t i, int64_t c) {
+      const double inner = value_at(dy + i) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
+      put_item(dx + i, inner * (one_channel ? weight(c) : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
+    });
+  }
+
+  void one_image(int64_t image, ParallelFor parallel_for) const {
+    const T* const dy = image_of(static_cast<const T*>(args.dy), image);
+    const T* const x = image_of(static_cast<const T*>(args.x), image);
+    T* const dx = args.dx == nullptr ? nullptr : image_of(static_cast<T*>(args.dx), image);
+    Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
+    const Memory<A> memory(Columns::kCount * pixels.padded());
+    const Columns k(memory.data(), pixels.padded());
+    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
+    fill_columns(pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
+    fill_columns(pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
+    fill_columns(pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
+    if (sums != nullptr) sum_channels<A>(pixels, Term{dy, x, k.m0, k.dm, k.rstd}, parallel_for, of_channel);
+    if (dx != nullptr) {
+      fill_terms(image, of_channel, k);
+      args.constant_stats ? scale_dy(dy, dx, k, parallel_for) : find_dx(dy, x, dx, k, parallel_for);
+    }
+    const int64_t group = args.shape.channels_per_slab();
+    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
+      if (!within_range_backward(stats(s * group))) slab_exactly(image, s, dy, x, dx);
+    }
+  }
+};
+
+template <class T>
+static void pixels_backward(const ChannelBackward& a, Sums* channel_sums) {
+  const PixelsBackward<T> backward(a, channel_sums);
+  for_each_image(backward, backward.pixels, a.parallel_for);
+}

@@ -1,0 +1,164 @@
+// BatchNorm, GroupNorm and InstanceNorm forward over pixels. Included by kernels_impl.h.
+// Scalar math: y = ((x - m0) - dm) * (rstd * w) + b
+
+template <class T>
+struct PixelsForward {
+  using A = Compute<T>;
+  const ChannelForward& args;
+  Pixels pixels;
+  Param<A> w;
+  Param<A> b;
+  double per_n;
+
+  explicit PixelsForward(const ChannelForward& a)
+      : args(a),
+        pixels(a.shape),
+        w(a.w, a.shape.n_channels, 1),
+        b(a.b, a.shape.n_channels, A(-0.0)),
+        per_n(1.0 / double(a.shape.slab_size())) {}
+
+  // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
+  // values have that value as their mean exactly.
+  void sample_means(const T* x, A* of_slab) const {
+    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    int64_t n = kLanes, m = kLanes;
+    while (n > pixels.n_pixels) n /= 2;
+    while (m > group) m /= 2;
+    const Memory<A> memory(round_up(channels, kLanes));
+    A* const of_channel = memory.data();
+    for (int64_t j = 0; j < channels; j += kLanes) {
+      const int few = channels - j < kLanes ? int(channels - j) : kLanes;
+      Vec<A> v[kLanes];
+      for (int64_t i = 0; i < n; ++i) v[i] = load_up_to(x + pixels.n_pixels * (2 * i + 1) / (2 * n) * channels + j, few);
+      for (int64_t half = n / 2; half > 0; half /= 2) {
+        for (int64_t i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
+      }
+      store(of_channel + j, v[0] * splat(A(1) / A(n)));
+    }
+    for (int64_t s = 0; s < channels / group; ++s) {
+      of_slab[s] = group == 1 ? of_channel[s] : sum(load_up_to(of_channel + s * group, int(m))) * (A(1) / A(m));
+    }
+  }
+
+  struct Term {
+    const T* x;
+    const A* shift;  // of each column
+    NK_MEMBER Vec<A> at(int64_t j) const { return load(shift + j); }
+    NK_MEMBER void fetch(int64_t i) const { prefetch(x + i); }
+    NK_MEMBER Pair<A> operator()(Vec<A> k, int64_t i) const {
+      const Vec<A> d = load(x + i) - k;
+      return {d, d};
+    }
+    NK_MEMBER Pair<A> operator()(Vec<A> k, int64_t i, int n) const {
+      const Vec<A> d = keep(load_up_to(x + i, n) - k, first_lanes<A>(n));
+      return {d, d};
+    }
+  };
+
+  // Finishes the slabs of an image from sums about `shift`. False if some need the sums again, about their new shift.
+  bool finish(int64_t image, const Sums* of_channel, A* shift, bool last_time) const {
+    const int64_t group = args.shape.channels_per_slab(), slabs = args.shape.n_channels / group;
+    bool all_good = true;
+    for (int64_t s = 0; s < slabs; ++s) {
+      Sums sums;
+      for (int64_t c = s * group; c < (s + 1) * group; ++c) sums.add(of_channel[c]);
+      const int64_t slab = pixels.slab_of(image, s * group);
+      SlabStats<A> stats;
+      const bool good = finish_stats(per_n, shift[s], sums, args.eps, stats);
+      if (!good && last_time) stats = exact(image, s).template rounded<A>();
+      if (!good && !last_time) shift[s] = stats.m0;
+      put_slab_stats(args.stats, slab, stats);
+      all_good = all_good && good;
+    }
+    return all_good;
+  }
+
+  const T* image_of(const void* data, int64_t image) const {
+    return static_cast<const T*>(data) + image * pixels.n_pixels * args.shape.n_channels;
+  }
+
+  // Calls visit(offset in the image, channel) for each value of slab s of an image.
+  template <class Visit>
+  NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
+    const int64_t group = args.shape.channels_per_slab();
+    for (int64_t i = 0; i < pixels.n_pixels; ++i) {
+      for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
+    }
+  }
+
+  ExactStats exact(int64_t image, int64_t s) const {
+    const int64_t slab = pixels.slab_of(image, s * args.shape.channels_per_slab());
+    if (args.mean.data != nullptr) return exactly(slab_stats<A>(args.stats, slab), args.eps);
+    return exact_stats(image_of(args.x, image), args.shape.slab_size(), args.eps,
+                       [&](const auto& visit) { each_item(s, [&](int64_t i, int64_t) { visit(i); }); });
+  }
+
+  void find_stats(int64_t image, ParallelFor parallel_for) const {
+    const T* x = image_of(args.x, image);
+    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    const Memory<A> memory(channels + pixels.padded());
+    A *const of_slab = memory.data(), *const of_column = of_slab + channels;
+    const Memory<Sums> sums(channels);
+    sample_means(x, of_slab);
+    for (int time = 0; time < 2; ++time) {
+      fill_columns(pixels, of_column, [&](int64_t c) { return of_slab[c / group]; });
+      sum_channels<A>(pixels, Term{x, of_column}, parallel_for, sums.data());
+      if (finish(image, sums.data(), of_slab, time == 1)) return;
+    }
+  }
+
+  void normalize(int64_t image, ParallelFor parallel_for) const {
+    const T* x = image_of(args.x, image);
+    T* y = const_cast<T*>(image_of(args.y, image));
+    const int64_t padded = pixels.padded();
+    const Memory<A> memory(4 * padded);
+    A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
+    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
+    fill_columns(pixels, m0, [&](int64_t c) { return stats(c).m0; });
+    fill_columns(pixels, dm, [&](int64_t c) { return stats(c).dm; });
+    fill_columns(pixels, scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
+    fill_columns(pixels, bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+    for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = last - 1; i >= first; --i) {
+        each_vector(
+            pixels, pixels.part(i),
+            [&](int64_t at, int64_t j) NK_LAMBDA {
+              const Vec<A> m = load(m0 + j), d = load(dm + j), s = load(scale + j), c = load(bias + j);
+              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+                prefetch(x + at + pixels.ahead());
+                store(y + at, fma((load(x + at) - m) - d, s, c));
+              }
+            },
+            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+              const Vec<A> v = (load_up_to(x + at, n) - load(m0 + j)) - load(dm + j);
+              store_up_to(y + at, fma(v, load(scale + j), load(bias + j)), n);
+            });
+      }
+    });
+    const int64_t group = args.shape.channels_per_slab();
+    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
+      if (!within_range(stats(s * group))) normalize_exactly(image, s);
+    }
+  }
+
+  __attribute__((noinline)) void normalize_exactly(int64_t image, int64_t s) const {
+    const ExactStats stats = exact(image, s);
+    const T* x = image_of(args.x, image);
+    T* y = const_cast<T*>(image_of(args.y, image));
+    each_item(s, [&](int64_t i, int64_t c) {
+      const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
+      put_item(y + i, x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]));
+    });
+  }
+
+  void one_image(int64_t image, ParallelFor parallel_for) const {
+    if (args.mean.data == nullptr) find_stats(image, parallel_for);
+    normalize(image, parallel_for);
+  }
+};
+
+template <class T>
+static void pixels_forward(const ChannelForward& a) {
+  const PixelsForward<T> forward(a);
+  for_each_image(forward, forward.pixels, a.parallel_for);
+}

@@ -1,0 +1,200 @@
+// Channels as planes: a slab is a number of runs of contiguous values. How kernels walk and add them up. Included
+// by kernels_impl.h.
+
+// `count` runs of `length` values each, one every `stride`, the first at `begin`; it is the slab's run number `first`.
+struct Runs {
+  int64_t begin;
+  int64_t count;
+  int64_t length;
+  int64_t stride;
+  int64_t first;
+  int64_t size() const { return count * length; }
+};
+
+// A slab as it is cut for sums: about this many values a block. Sums over blocks run in double and in order, so
+// that it makes no difference to the bits which thread does which block.
+constexpr int64_t kBlockValues = 16384;
+
+class Blocks {
+ public:
+  Blocks(int64_t runs, int64_t length, int64_t stride)
+      : runs_(runs),
+        length_(length),
+        stride_(stride),
+        per_run_(ceil_div(length, kBlockValues)),
+        runs_per_block_(per_run_ > 1 ? 1 : kBlockValues / length),
+        count_(per_run_ > 1 ? runs * per_run_ : ceil_div(runs, runs_per_block_)) {}
+
+  int64_t count() const { return count_; }
+
+  // All of a slab that begins there.
+  Runs all(int64_t begin) const { return {begin, runs_, length_, stride_, 0}; }
+
+  // Its block number i.
+  Runs at(int64_t begin, int64_t i) const {
+    if (count_ == 1) return all(begin);
+    if (per_run_ > 1) {
+      const int64_t run = i / per_run_, offset = i % per_run_ * kBlockValues, left = length_ - offset;
+      return {begin + run * stride_ + offset, 1, left < kBlockValues ? left : kBlockValues, 0, run};
+    }
+    const int64_t run = i * runs_per_block_, left = runs_ - run;
+    return {begin + run * stride_, left < runs_per_block_ ? left : runs_per_block_, length_, stride_, run};
+  }
+
+ private:
+  int64_t runs_;
+  int64_t length_;
+  int64_t stride_;
+  int64_t per_run_;
+  int64_t runs_per_block_;
+  int64_t count_;
+};
+
+// How many slabs are taken at once, at most.
+constexpr int64_t kBatch = 16;
+
+// Where the slabs of planes lie: with a run for each channel of each sample, as the weights see it (by_channel), and
+// in as few runs as can be, as sums see it (joined).
+struct Planes {
+  explicit Planes(const ChannelShape& s)
+      : shape(s),
+        by_channel(s.over_batch() ? Blocks(s.n_samples, s.n_positions, s.n_channels * s.n_positions)
+                                  : Blocks(s.channels_per_slab(), s.n_positions, s.n_positions)),
+        joined(s.over_batch() && s.n_channels > 1 ? by_channel : Blocks(1, s.slab_size(), 0)),
+        of_one_channel(s.over_batch() ? joined : Blocks(1, s.n_positions, 0)) {}
+
+  int64_t begin(int64_t slab) const { return slab * shape.channels_per_slab() * shape.n_positions; }
+  int64_t first_channel(int64_t slab) const {
+    return shape.over_batch() ? slab : slab % shape.n_groups * shape.channels_per_slab();
+  }
+  // From the channel of one run of a slab to that of the next.
+  int64_t channel_step() const { return shape.over_batch() ? 0 : 1; }
+
+  // How many slabs to take at once: what fits into the first cache.
+  int64_t batch(int64_t item_bytes) const {
+    const int64_t fit = (int64_t(16) << 10) / (shape.slab_size() * item_bytes);
+    return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
+  }
+
+  // Few large slabs are shared among the threads block by block, many are dealt out whole.
+  bool few_and_large() const { return shape.slabs() < 32 && shape.slab_size() > 4 * kBlockValues; }
+
+  ChannelShape shape;
+  Blocks by_channel;
+  Blocks joined;
+  Blocks of_one_channel;  // the part of a slab that belongs to one channel
+};
+
+// Calls work.some_slabs(first, count, parallel_for) for all slabs.
+template <class T, class Work>
+NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor parallel_for) {
+  const int64_t slabs = planes.shape.slabs(), batch = planes.batch(sizeof(T));
+  if (planes.few_and_large()) {
+    for (int64_t slab = 0; slab < slabs; ++slab) work.some_slabs(slab, 1, parallel_for);
+    return;
+  }
+  for_range(parallel_for, 0, slabs, grain_for(planes.shape.slab_size()), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i += batch) {
+      work.some_slabs(i, last - i < batch ? last - i : batch, one_after_the_other);
+    }
+  });
+}
+
+// Calls visit(offset) for each value.
+template <class Visit>
+NK_INLINE void each_offset(const Runs& runs, const Visit& visit) {
+  for (int64_t i = 0; i < runs.count; ++i) {
+    for (int64_t j = 0; j < runs.length; ++j) visit(runs.begin + i * runs.stride + j);
+  }
+}
+
+// The sums over all blocks of the slab that begins there, each by sums(block).
+template <class SumsOf>
+NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor parallel_for, const SumsOf& sums) {
+  const int64_t count = blocks.count();
+  if (count == 1) return sums(blocks.all(begin));
+  const Memory<Sums> memory(count);
+  Sums* const parts = memory.data();
+  for_range(parallel_for, 0, count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) parts[i] = sums(blocks.at(begin, i));
+  });
+  Sums total;
+  for (int64_t i = 0; i < count; ++i) total.add(parts[i]);
+  return total;
+}
+
+// to[i] = fn(from[i]...) over a run, which may be where `to` is. The last 16 items are read before the first are
+// written, and written last: they overlap what precedes them.
+template <class T, class Fn, class... From>
+NK_INLINE void map_run(T* to, int64_t length, const Fn& fn, const From*... from) {
+  if (length < kLanes) return store_first(to, fn(load_first(from, int(length))...), int(length));
+  const Vec<Compute<T>> last = fn(load(from + length - kLanes)...);
+  for (int64_t i = 0; i < length - kLanes; i += kLanes) store(to + i, fn(load(from + i)...));
+  store(to + length - kLanes, last);
+}
+
+// Items past a run's whole vectors: loaded whole where that stays within the tensor.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
+  return p + kLanes <= end ? load(p) : load_first(p, n);
+}
+
+template <class A>
+struct Pair {
+  Vec<A> p;
+  Vec<A> q;
+};
+
+// s1 = sum(p), s2 = sum(p * q) over the runs, of the pairs that term(offset) gives for 16 values and
+// term(offset, n) for the n < 16 at the end of a run (0 beyond them). A lane adds up to 17 terms in A before it
+// goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24.
+template <class A, class Term>
+NK_INLINE Sums sum_over_runs(const Runs& runs, const Term& term) {
+  constexpr int64_t kVectors = 32;  // two chains of 16
+  const int64_t vectors = runs.length / kLanes;
+  const int tail = int(runs.length % kLanes);
+  const int64_t chain = (vectors + (tail != 0) + 1) / 2;
+
+  Vec<double> total1 = zeros<double>(), total2 = total1;
+  Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
+  const auto flush = [&]() __attribute__((always_inline)) {
+    total1 = total1 + widen(a1 + b1);
+    total2 = total2 + widen(a2 + b2);
+    a1 = a2 = b1 = b2 = zeros<A>();
+  };
+  int64_t room = 16;
+  for (int64_t i = 0; i < runs.count; ++i) {
+    const int64_t run = runs.begin + i * runs.stride;
+    int64_t j = 0;
+    for (;;) {
+      const int64_t stop = vectors - j < kVectors ? vectors : j + kVectors;
+      for (; j + 2 <= stop; j += 2) {
+        const Pair<A> a = term(run + j * kLanes), b = term(run + (j + 1) * kLanes);
+        a1 = a1 + a.p;
+        a2 = fma(a.p, a.q, a2);
+        b1 = b1 + b.p;
+        b2 = fma(b.p, b.q, b2);
+      }
+      if (j < stop) {
+        const Pair<A> a = term(run + j * kLanes);
+        a1 = a1 + a.p;
+        a2 = fma(a.p, a.q, a2);
+        ++j;
+      }
+      if (j >= vectors) break;
+      flush();
+    }
+    if (tail != 0) {
+      const Pair<A> b = term(run + vectors * kLanes, tail);
+      b1 = b1 + b.p;
+      b2 = fma(b.p, b.q, b2);
+    }
+    room -= chain;
+    if (room < chain) {
+      flush();
+      room = 16;
+    }
+  }
+  flush();
+  return {sum(total1), sum(total2)};
+}

@@ -1,0 +1,133 @@
+// BatchNorm, GroupNorm and InstanceNorm forward over planes. Included by kernels_impl.h.
+// Scalar math: y = ((x - m0) - dm) * (rstd * w) + b
+
+template <class T>
+struct PlanesForward {
+  using A = Compute<T>;
+  const ChannelForward& args;
+  Planes planes;
+  const T* x;
+  const T* x_end;
+  T* y;
+  Param<A> w;
+  Param<A> b;
+  double per_n;
+  bool own_stats;
+
+  explicit PlanesForward(const ChannelForward& a)
+      : args(a),
+        planes(a.shape),
+        x(static_cast<const T*>(a.x)),
+        x_end(x + a.shape.size()),
+        y(static_cast<T*>(a.y)),
+        w(a.w, a.shape.n_channels, 1),
+        b(a.b, a.shape.n_channels, A(-0.0)),
+        per_n(1.0 / double(a.shape.slab_size())),
+        own_stats(a.mean.data == nullptr) {}
+
+  // The mean of up to 64 values in 4 places. Of equal values it is that value exactly: their number is a power of 2.
+  A sample_mean(const Runs& slab) const {
+    int n = kLanes;
+    while (n > slab.length) n /= 2;
+    Vec<A> v[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t run = slab.count * (2 * i + 1) / 8, offset = (slab.length - n) * (2 * i + 1) / 8;
+      const T* from = x + slab.begin + run * slab.stride + offset;
+      v[i] = n == kLanes ? load(from) : load_first(from, n);
+    }
+    return sum((v[0] + v[1]) + (v[2] + v[3])) * (A(0.25) / A(n));
+  }
+
+  // s1, s2 about K of a block of a slab.
+  Sums sums_about(A shift, const Runs& runs) const {
+    struct Term {
+      const T* x;
+      const T* end;
+      Vec<A> shift;
+      Lanes<A> tail;
+      NK_MEMBER Pair<A> operator()(int64_t at) const {
+        const Vec<A> d = load(x + at) - shift;
+        return {d, d};
+      }
+      NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
+        const Vec<A> d = keep(load_rest(x + at, n, end) - shift, tail);
+        return {d, d};
+      }
+    };
+    return sum_over_runs<A>(runs, Term{x, x_end, splat(shift), first_lanes<A>(int(runs.length % kLanes))});
+  }
+
+  NK_MEMBER Sums sums_about(A shift, int64_t slab, ParallelFor parallel_for) const {
+    return sum_of_blocks(planes.joined, planes.begin(slab), parallel_for,
+                         [&](const Runs& block) { return sums_about(shift, block); });
+  }
+
+  ExactStats exact(int64_t slab) const {
+    if (!own_stats) return exactly(slab_stats<A>(args.stats, slab), args.eps);
+    const Runs runs = planes.joined.all(planes.begin(slab));
+    return exact_stats(x, runs.size(), args.eps, [&](const auto& visit) { each_offset(runs, visit); });
+  }
+
+  // Statistics of a slab for which the first K would not do.
+  __attribute__((noinline)) SlabStats<A> stats_again(int64_t slab, A shift, ParallelFor parallel_for) const {
+    SlabStats<A> stats;
+    if (finish_stats(per_n, shift, sums_about(shift, slab, parallel_for), args.eps, stats)) return stats;
+    return exact(slab).template rounded<A>();
+  }
+
+  NK_MEMBER void normalize_run(int64_t begin, int64_t length, const SlabStats<A>& stats, int64_t c) const {
+    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
+    const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
+    map_run<T>(y + begin, length, [&](Vec<A> v) { return fma((v - m0) - dm, scale, bias); }, x + begin);
+  }
+
+  __attribute__((noinline)) void normalize_exactly(int64_t slab) const {
+    const ExactStats stats = exact(slab);
+    const Runs runs = planes.by_channel.all(planes.begin(slab));
+    for (int64_t r = 0; r < runs.count; ++r) {
+      const int64_t c = planes.first_channel(slab) + r * planes.channel_step();
+      const double wc = double(w.values()[c * w.step()]), bc = double(b.values()[c * b.step()]);
+      for (int64_t i = runs.begin + r * runs.stride; i < runs.begin + r * runs.stride + runs.length; ++i) {
+        put_item(y + i, careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc);
+      }
+    }
+  }
+
+  // The last run first: it is what the sums left in the cache.
+  void normalize(int64_t slab, ParallelFor parallel_for) const {
+    const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
+    if (!within_range(stats)) return normalize_exactly(slab);
+    const Blocks& blocks = planes.by_channel;
+    const int64_t begin = planes.begin(slab), c = planes.first_channel(slab), step = planes.channel_step();
+    for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = last - 1; i >= first; --i) {
+        const Runs runs = blocks.at(begin, i);
+        for (int64_t r = runs.count - 1; r >= 0; --r) {
+          normalize_run(runs.begin + r * runs.stride, runs.length, stats, c + (runs.first + r) * step);
+        }
+      }
+    });
+  }
+
+  // Up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
+  void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
+    if (own_stats) {
+      A shift[kBatch];
+      Sums sums[kBatch];
+      for (int64_t i = 0; i < count; ++i) shift[i] = sample_mean(planes.joined.all(planes.begin(first + i)));
+      for (int64_t i = 0; i < count; ++i) sums[i] = sums_about(shift[i], first + i, parallel_for);
+      for (int64_t i = 0; i < count; ++i) {
+        SlabStats<A> stats;
+        if (!finish_stats(per_n, shift[i], sums[i], args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
+        put_slab_stats(args.stats, first + i, stats);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);
+  }
+};
+
+template <class T>
+static void planes_forward(const ChannelForward& a) {
+  const PlanesForward<T> forward(a);
+  for_each_slab<T>(forward, forward.planes, a.parallel_for);
+}

@@ -1,0 +1,241 @@
+// One virtual vector of 16 lanes, the same on every instruction set: one register under AVX-512, two under
+// AVX2, four under SSE2 and NEON (twice as many for double). Every operation is an IEEE +, -, * or / or a fused
+// multiply-add on each lane, and the compiler may fuse nothing by itself (-ffp-contract=off), so all instruction
+// sets give the same bits. (x86 before AVX2 has no fused instruction: fma() is then a slow call into libm.)
+//
+// Included once per instruction set, inside that set's own namespace (see kernels_impl.h): two copies of
+// one function never meet in the linker.
+
+constexpr int kLanes = 16;
+
+#if defined(__AVX512F__)
+#define NK_REGISTER_BYTES 64
+#elif defined(__AVX2__)
+#define NK_REGISTER_BYTES 32
+#else
+#define NK_REGISTER_BYTES 16
+#endif
+
+#define NK_INLINE static inline __attribute__((always_inline))
+#define NK_MEMBER inline __attribute__((always_inline))
+#define NK_LAMBDA __attribute__((always_inline))
+
+template <class A>
+struct RegisterOf;
+template <>
+struct RegisterOf<float> {
+  typedef float Values __attribute__((vector_size(NK_REGISTER_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(NK_REGISTER_BYTES)));
+};
+template <>
+struct RegisterOf<double> {
+  typedef double Values __attribute__((vector_size(NK_REGISTER_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(NK_REGISTER_BYTES)));
+};
+
+template <class A>
+struct Vec {
+  using Values = typename RegisterOf<A>::Values;
+  static constexpr int kRegisters = kLanes * sizeof(A) / NK_REGISTER_BYTES;
+  static constexpr int kPerRegister = kLanes / kRegisters;
+  Values r[kRegisters];
+};
+
+// A choice of lanes: all bits set where chosen.
+template <class A>
+struct Lanes {
+  using Bits = typename RegisterOf<A>::Bits;
+  Bits r[Vec<A>::kRegisters];
+};
+
+using FloatValues = RegisterOf<float>::Values;
+using DoubleValues = RegisterOf<double>::Values;
+
+#if defined(__AVX512F__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) { return _mm512_fmadd_ps(a, b, c); }
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__AVX2__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) { return _mm256_fmadd_ps(a, b, c); }
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+NK_INLINE FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
+  return (FloatValues)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  return (DoubleValues)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+// Slow and rare, so kept out of line: inlined, these calls would be most of the code.
+static __attribute__((noinline)) FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
+  for (int j = 0; j < 4; ++j) c[j] = __builtin_fmaf(a[j], b[j], c[j]);
+  return c;
+}
+static __attribute__((noinline)) DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+  for (int j = 0; j < 2; ++j) c[j] = __builtin_fma(a[j], b[j], c[j]);
+  return c;
+}
+#endif
+
+// What a storage type is computed in.
+template <class T>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+#define NK_EACH_REGISTER for (int i = 0; i < Vec<A>::kRegisters; ++i)
+
+template <class A>
+NK_INLINE Vec<A> operator+(Vec<A> a, Vec<A> b) {
+  NK_EACH_REGISTER a.r[i] += b.r[i];
+  return a;
+}
+template <class A>
+NK_INLINE Vec<A> operator-(Vec<A> a, Vec<A> b) {
+  NK_EACH_REGISTER a.r[i] -= b.r[i];
+  return a;
+}
+template <class A>
+NK_INLINE Vec<A> operator*(Vec<A> a, Vec<A> b) {
+  NK_EACH_REGISTER a.r[i] *= b.r[i];
+  return a;
+}
+template <class A>
+NK_INLINE Vec<A> operator/(Vec<A> a, Vec<A> b) {
+  NK_EACH_REGISTER a.r[i] /= b.r[i];
+  return a;
+}
+
+// a * b + c, rounded once.
+template <class A>
+NK_INLINE Vec<A> fma(Vec<A> a, Vec<A> b, Vec<A> c) {
+  NK_EACH_REGISTER c.r[i] = fma_register(a.r[i], b.r[i], c.r[i]);
+  return c;
+}
+
+template <class A>
+NK_INLINE Vec<A> splat(A value) {
+  Vec<A> v;
+  NK_EACH_REGISTER v.r[i] = value - typename Vec<A>::Values{};
+  return v;
+}
+template <class A>
+NK_INLINE Vec<A> zeros() {
+  Vec<A> v;
+  NK_EACH_REGISTER v.r[i] = typename Vec<A>::Values{};
+  return v;
+}
+
+// Lanes 0 .. n-1.
+template <class A>
+NK_INLINE Lanes<A> first_lanes(int n) {
+  using Bit = decltype(typename Lanes<A>::Bits{}[0] + 0);
+  static constexpr Bit kBits[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+  Lanes<A> lanes;
+  __builtin_memcpy(&lanes, kBits + kLanes - n, sizeof lanes);
+  return lanes;
+}
+
+// The chosen lanes of v, 0 elsewhere.
+template <class A>
+NK_INLINE Vec<A> keep(Vec<A> v, Lanes<A> lanes) {
+  using Values = typename Vec<A>::Values;
+  using Bits = typename Lanes<A>::Bits;
+  NK_EACH_REGISTER v.r[i] = (Values)((Bits)v.r[i] & lanes.r[i]);
+  return v;
+}
+
+// where(a > b, yes, no), lane by lane; NaN compares false.
+template <class A>
+NK_INLINE Vec<A> where_greater(Vec<A> a, Vec<A> b, Vec<A> yes, Vec<A> no) {
+  NK_EACH_REGISTER yes.r[i] = a.r[i] > b.r[i] ? yes.r[i] : no.r[i];
+  return yes;
+}
+
+// The sum of all lanes in a fixed tree: lane i meets i+8, then i+4, i+2, i+1.
+template <class A, int kCount, class Values>
+NK_INLINE A sum_register(Values v) {
+  if constexpr (kCount == 2) {
+    return v[0] + v[1];
+  } else {
+    typedef A Half __attribute__((vector_size(kCount / 2 * sizeof(A))));
+    struct Halves {
+      Half low, high;
+    } halves;
+    __builtin_memcpy(&halves, &v, sizeof v);
+    return sum_register<A, kCount / 2>(halves.low + halves.high);
+  }
+}
+template <class A>
+NK_INLINE A sum(Vec<A> v) {
+  for (int half = Vec<A>::kRegisters / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v.r[i] += v.r[i + half];
+  }
+  return sum_register<A, Vec<A>::kPerRegister>(v.r[0]);
+}
+
+// ---- Loads and stores: memory of any alignment, any storage type ----
+
+#include "convert.h"
+
+template <class T>
+NK_INLINE Vec<Compute<T>> load(const T* p) {
+  using A = Compute<T>;
+  Vec<A> v;
+  NK_EACH_REGISTER v.r[i] = load_register(p + i * Vec<A>::kPerRegister);
+  return v;
+}
+template <class T>
+NK_INLINE void store(T* p, Vec<Compute<T>> v) {
+  using A = Compute<T>;
+  NK_EACH_REGISTER store_register(p + i * Vec<A>::kPerRegister, v.r[i]);
+}
+
+// Copies n < 16 items with moves of fixed size (a call to memcpy costs more than the rest of a short row).
+template <class T>
+NK_INLINE void copy_few(T* to, const T* from, int n) {
+  if (n & 8) {
+    __builtin_memcpy(to, from, 8 * sizeof(T));
+    to += 8, from += 8;
+  }
+  if (n & 4) {
+    __builtin_memcpy(to, from, 4 * sizeof(T));
+    to += 4, from += 4;
+  }
+  if (n & 2) {
+    __builtin_memcpy(to, from, 2 * sizeof(T));
+    to += 2, from += 2;
+  }
+  if (n & 1) __builtin_memcpy(to, from, sizeof(T));
+}
+
+// The first n < 16 lanes from memory, 0 elsewhere; touches nothing past p + n.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_first(const T* p, int n) {
+  T lanes[kLanes] = {};
+  copy_few(lanes, p, n);
+  return load(lanes);
+}
+template <class T>
+NK_INLINE void store_first(T* p, Vec<Compute<T>> v, int n) {
+  T lanes[kLanes];
+  store(lanes, v);
+  copy_few(p, lanes, n);
+}
+
+// total[lane] += v[lane], in double.
+template <class A>
+NK_INLINE void add_to_doubles(double* total, Vec<A> v) {
+  A lanes[kLanes];
+  store(lanes, v);
+  for (int i = 0; i < kLanes; ++i) total[i] += double(lanes[i]);
+}

@@ -1,0 +1,193 @@
+// normkit._C: the kernels for Python, past torch's dispatcher. Arguments are sizes and addresses as integers; the
+// caller (normkit/kernels/cpu.py) answers for them. Limited API: one library for every Python from 3.10.
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+
+#include <new>
+
+#include "core/channel_norm.h"
+#include "core/kernels.h"
+#include "core/row_norm.h"
+#include "torch_parallel.h"
+
+namespace {
+
+using namespace normkit;
+
+// Reads the arguments of one call in order; ok() is false, and a Python error set, once one did not fit.
+class Reader {
+ public:
+  Reader(PyObject* const* args, Py_ssize_t given, Py_ssize_t wanted) : args_(args) {
+    if (given == wanted) return;
+    PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
+    ok_ = false;
+  }
+  int64_t integer() {
+    if (!ok_) return 0;
+    const long long value = PyLong_AsLongLong(*args_++);
+    ok_ = value != -1 || PyErr_Occurred() == nullptr;
+    return value;
+  }
+  double real() {
+    if (!ok_) return 0.0;
+    const double value = PyFloat_AsDouble(*args_++);
+    ok_ = value != -1.0 || PyErr_Occurred() == nullptr;
+    return value;
+  }
+  void* address() {
+    if (!ok_) return nullptr;
+    void* value = PyLong_AsVoidPtr(*args_++);
+    ok_ = value != nullptr || PyErr_Occurred() == nullptr;
+    return value;
+  }
+  DType dtype() { return static_cast<DType>(integer()); }
+  ConstArray const_array() {
+    const void* data = address();
+    return {data, dtype()};
+  }
+  MutableArray mutable_array() {
+    void* data = address();
+    return {data, dtype()};
+  }
+  bool ok() const { return ok_; }
+
+ private:
+  PyObject* const* args_;
+  bool ok_ = true;
+};
+
+// Other Python threads run meanwhile, unless the call is shorter than letting them.
+template <class Args>
+PyObject* run(void (*kernel)(const Args&), const Args& args, int64_t elements) {
+  constexpr int64_t kWorthReleasing = 16384;
+  PyThreadState* state = elements >= kWorthReleasing ? PyEval_SaveThread() : nullptr;
+  bool out_of_memory = false;
+  try {
+    kernel(args);
+  } catch (const std::bad_alloc&) {
+    out_of_memory = true;
+  }
+  if (state != nullptr) PyEval_RestoreThread(state);
+  if (out_of_memory) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+PyObject* row_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 16);
+  RowNormForward a{};
+  a.norm = static_cast<RowNorm>(in.integer());
+  a.dtype = in.dtype();
+  a.n_rows = in.integer();
+  a.n_cols = in.integer();
+  a.eps = in.real();
+  a.x = in.address();
+  a.w = in.const_array();
+  a.b = in.const_array();
+  a.y = in.address();
+  a.stats = in.address();
+  a.residual = in.address();
+  a.z = in.address();
+  a.dropout.p = in.real();
+  a.dropout.seed = static_cast<uint64_t>(in.integer());
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(row_norm_forward, a, a.n_rows * a.n_cols) : nullptr;
+}
+
+PyObject* row_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 19);
+  RowNormBackward a{};
+  a.norm = static_cast<RowNorm>(in.integer());
+  a.dtype = in.dtype();
+  a.n_rows = in.integer();
+  a.n_cols = in.integer();
+  a.eps = in.real();
+  a.dy = in.address();
+  a.x = in.address();
+  a.stats = in.address();
+  a.w = in.const_array();
+  a.dz = in.address();
+  a.dx = in.address();
+  a.dropped = in.address();
+  a.dropout.p = in.real();
+  a.dropout.seed = static_cast<uint64_t>(in.integer());
+  a.dw = in.mutable_array();
+  a.db = in.mutable_array();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(row_norm_backward, a, a.n_rows * a.n_cols) : nullptr;
+}
+
+ChannelShape channel_shape(Reader& in) {
+  ChannelShape shape{};
+  shape.layout = static_cast<ChannelLayout>(in.integer());
+  shape.dtype = in.dtype();
+  shape.n_samples = in.integer();
+  shape.n_channels = in.integer();
+  shape.n_positions = in.integer();
+  shape.n_groups = in.integer();
+  return shape;
+}
+
+PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 23);
+  ChannelForward a{};
+  a.shape = channel_shape(in);
+  a.eps = in.real();
+  a.x = in.address();
+  a.w = in.const_array();
+  a.b = in.const_array();
+  a.mean = in.const_array();
+  a.var = in.const_array();
+  a.y = in.address();
+  a.stats = in.address();
+  a.running.mean = in.mutable_array();
+  a.running.var = in.mutable_array();
+  a.running.momentum = in.real();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(channel_norm_forward, a, a.shape.size()) : nullptr;
+}
+
+PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 18);
+  ChannelBackward a{};
+  a.shape = channel_shape(in);
+  a.eps = in.real();
+  a.constant_stats = in.integer() != 0;
+  a.dy = in.address();
+  a.x = in.address();
+  a.stats = in.address();
+  a.w = in.const_array();
+  a.dx = in.address();
+  a.dw = in.mutable_array();
+  a.db = in.mutable_array();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(channel_norm_backward, a, a.shape.size()) : nullptr;
+}
+
+PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
+
+PyMethodDef methods[] = {
+    {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
+    {"row_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_forward_py)),
+     METH_FASTCALL,
+     "(norm, dtype, n_rows, n_cols, eps, x, w, w_dtype, b, b_dtype, y, stats, residual, z, p, seed)"},
+    {"row_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_backward_py)),
+     METH_FASTCALL,
+     "(norm, dtype, n_rows, n_cols, eps, dy, x, stats, w, w_dtype, dz, dx, dropped, p, seed, dw, dw_dtype, db, "
+     "db_dtype)"},
+    {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
+     METH_FASTCALL,
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, w, w_dtype, b, b_dtype, mean, mean_dtype, "
+     "var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+    {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
+     METH_FASTCALL,
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
+     "dw, dw_dtype, db, db_dtype)"},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C",    "normkit's compiled kernels.", 0, methods, nullptr, nullptr,
+                      nullptr,               nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }

@@ -1,0 +1,120 @@
+"""Builds the package, and its compiled kernels where a compiler and torch are at hand.
+
+The kernels are optional: without them the package installs and computes through torch operations, and the file
+`_C.reason` beside the package's modules says why, for `normkit info`. Everything else is in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CORE = Path("csrc/core")
+COMMON_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-ffp-contract=off",  # fused only where the source says so: the same bits on every instruction set
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-uninitialized",  # false alarms inside gcc's own AVX-512 headers
+    "-Wno-maybe-uninitialized",
+]
+ISA_FLAGS = {
+    "isa_portable.cpp": [],
+    "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "isa_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+}
+CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp"]
+TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
+LEAST_TORCH = "0x020a000000000000"  # TORCH_TARGET_VERSION: 2.10
+
+
+def on_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def core_sources() -> list[str]:
+    """The files of the core for this machine, and their own flags in ISA_FLAGS."""
+    isas = ISA_FLAGS if on_x86() else ["isa_portable.cpp"]
+    return [str(CORE / name) for name in [*CORE_SOURCES, *isas]]
+
+
+def core_macros() -> list[tuple[str, str | None]]:
+    return [("NORMKIT_X86_KERNELS", None)] if on_x86() else []
+
+
+class BuildKernels(build_ext):
+    """Compiles each file with the flags of its instruction set, at once; a failure leaves a reason, not an error."""
+
+    def build_extension(self, ext: Extension) -> None:
+        library = Path(self.get_ext_fullpath(ext.name))
+        reason = library.parent / "_C.reason"
+        try:
+            self._build(ext, library)
+        except Exception as error:
+            library.unlink(missing_ok=True)
+            library.parent.mkdir(parents=True, exist_ok=True)
+            reason.write_text(f"{type(error).__name__} when the package was built: {str(error)[:200]}\n")
+            self.warn(f"normkit's compiled kernels were not built ({error}); the package works without them")
+        else:
+            reason.unlink(missing_ok=True)
+
+    def _build(self, ext: Extension, library: Path) -> None:
+        try:
+            from torch.utils import cpp_extension
+        except ImportError:
+            raise RuntimeError(
+                "torch was not installed in the build environment; install with --no-build-isolation"
+            ) from None
+        if self.compiler.compiler_type != "unix":
+            raise RuntimeError(f"the kernels need gcc or clang, not {self.compiler.compiler_type}")
+
+        def compile_one(source: str) -> str:
+            flags = [*COMMON_FLAGS, *ISA_FLAGS.get(Path(source).name, [])]
+            return self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                macros=ext.define_macros,
+                include_dirs=[*cpp_extension.include_paths("cpu"), *self.include_dirs],
+                extra_postargs=flags,
+                depends=ext.depends,
+            )[0]
+
+        with ThreadPoolExecutor() as pool:
+            objects = list(pool.map(compile_one, ext.sources))
+        macos = sys.platform == "darwin"
+        library.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects,
+            str(library),
+            libraries=[] if macos else ["torch_cpu"],
+            library_dirs=cpp_extension.library_paths("cpu"),
+            extra_postargs=["-undefined", "dynamic_lookup"] if macos else [],
+            target_lang="c++",
+        )
+
+
+kernels = Extension(
+    "normkit._C",
+    sources=[*core_sources(), *TORCH_SOURCES],
+    depends=[str(path) for path in sorted(Path("csrc").rglob("*.h"))],
+    define_macros=[*core_macros(), ("TORCH_TARGET_VERSION", LEAST_TORCH)],
+    py_limited_api=True,
+    language="c++",
+)
+
+if __name__ == "__main__":
+    setup(
+        ext_modules=[kernels],
+        cmdclass={"build_ext": BuildKernels},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

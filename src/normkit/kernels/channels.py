@@ -1,0 +1,122 @@
+"""BatchNorm, GroupNorm and InstanceNorm on the compiled kernels.
+
+One function for the three: statistics are those of a group of channels of a sample, or with ``n_groups=0`` those of a
+channel of the whole batch. Derivatives of the first order are a kernel, higher ones those of ``composite``, as in
+``rows``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normkit import composite
+from normkit.kernels import choose, cpu, derivatives
+
+MeanAndVar = tuple[Tensor, Tensor]
+
+
+def channel_norm(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    *,
+    given: MeanAndVar | None = None,
+    running: MeanAndVar | None = None,
+    momentum: float = 0.0,
+) -> Tensor:
+    """Normalize; ``choose.path_of`` has said "kernel", and x has elements.
+
+    ``given`` statistics normalize in place of x's own; ``running`` ones are updated in place.
+    """
+    x = dense(x)
+    w, b = (None if p is None else p.contiguous() for p in (w, b))
+    into = None if running is None else (running[0].contiguous(), running[1].contiguous())
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b)):
+        y: Tensor = _ChannelNorm.apply(x, w, b, n_groups, eps, given, into, momentum)  # type: ignore[no-untyped-call]
+    else:
+        y, _ = cpu.channel_norm(x, n_groups, w, b, eps, given=_dense_pair(given), running=into, momentum=momentum)
+    if running is not None and into is not None:
+        _write_back(running, into)
+    return y
+
+
+def dense(x: Tensor) -> Tensor:
+    """x, contiguous or in a channels_last format."""
+    return x if x.is_contiguous() or memory_format(x) is not torch.contiguous_format else x.contiguous()
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The memory format that x is in, contiguous unless it is plainly one of the channels_last formats."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def _dense_pair(given: MeanAndVar | None) -> MeanAndVar | None:
+    return None if given is None else (given[0].contiguous(), given[1].contiguous())
+
+
+def _write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
+    """Make autograd, and strided buffers, see what the kernel wrote."""
+    for old, new in zip(running, updated, strict=True):
+        if new is old:
+            torch.autograd.graph.increment_version(old)
+        else:
+            old.copy_(new)
+
+
+class _ChannelNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor | None,
+        b: Tensor | None,
+        n_groups: int,
+        eps: float,
+        given: MeanAndVar | None,
+        running: MeanAndVar | None,
+        momentum: float,
+    ) -> Tensor:
+        y, stats = cpu.channel_norm(
+            x, n_groups, w, b, eps, given=_dense_pair(given), running=running, momentum=momentum
+        )
+        ctx.save_for_backward(x, w, stats)
+        ctx.n_groups, ctx.eps, ctx.constant_stats = n_groups, eps, given is not None
+        ctx.b_dtype = None if b is None else b.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        x, w, stats = ctx.saved_tensors
+        need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
+        unused = (None,) * 5
+        if choose.wants_composite_backward(dy):
+            b = None if ctx.b_dtype is None else torch.zeros(x.shape[1], dtype=ctx.b_dtype)
+            return *derivatives.through(_composite(ctx, stats), x, w, b, dy, (need_dx, need_dw, need_db)), *unused
+        dw = torch.empty_like(w) if need_dw else None
+        db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
+        dx = cpu.channel_norm_backward(
+            dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, ctx.eps,
+            constant_stats=ctx.constant_stats, need_dx=need_dx, dw=dw, db=db,
+        )  # fmt: skip
+        return dx, dw, db, *unused
+
+
+def _composite(ctx: Any, stats: Tensor) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
+    """The forward of ctx in differentiable operations."""
+    if ctx.constant_stats:
+        return lambda x, w, b: composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, ctx.eps)
+    if ctx.n_groups == 0:
+        return lambda x, w, b: composite.batch_norm(x, w, b, ctx.eps)[0]
+    return lambda x, w, b: composite.group_norm(x, ctx.n_groups, w, b, ctx.eps)

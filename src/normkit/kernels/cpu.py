@@ -1,0 +1,198 @@
+"""The compiled library for the CPU: whether it is there, why not, and its functions on tensors.
+
+The functions here trust their caller (``choose``): contiguous CPU tensors of the dtypes in ``DTYPE_CODES``, whose
+memory may be read. They know nothing of autograd.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Norm = Literal["layer_norm", "rms_norm"]
+
+# As numbered in csrc/core.
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
+_STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
+
+
+def _load() -> tuple[Any, str]:
+    """The library, or None; and which one it is, or why there is none."""
+    try:
+        library = import_module("normkit._C")
+    except ImportError as error:
+        note = Path(__file__).parents[1] / "_C.reason"
+        reason = note.read_text().strip() if note.exists() else str(error)
+        return None, f"the compiled library is not there: {reason}"
+    return library, f"compiled kernels for {library.isa()}"
+
+
+# Found once, at import: it cannot change while the process lives.
+LIBRARY, DESCRIPTION = _load()
+
+
+# The bodies below are written out rather than composed: for small tensors Python's own calls are the cost.
+
+
+def row_norm(
+    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and what the backward needs of the statistics if they are to be kept."""
+    dtype = x.dtype
+    n_rows = x.numel() // n_cols if n_cols else 0
+    y = torch.empty_like(x)
+    stats, stats_address = None, 0
+    if keep_stats:
+        stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+        stats_address = stats.data_ptr()
+    w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
+    b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
+    LIBRARY.row_norm_forward(
+        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        w_address, w_code, b_address, b_code, y.data_ptr(), stats_address, 0, 0, 0.0, 0,
+    )  # fmt: skip
+    return y, stats
+
+
+def add_row_norm(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, z = residual + dropout(x), and the statistics of z. The seed decides the mask."""
+    dtype = x.dtype
+    n_rows = x.numel() // n_cols if n_cols else 0
+    y, z = torch.empty_like(x), torch.empty_like(x)
+    stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+    w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
+    b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
+    LIBRARY.row_norm_forward(
+        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        w_address, w_code, b_address, b_code, y.data_ptr(), stats.data_ptr(),
+        residual.data_ptr(), z.data_ptr(), dropout_p, seed,
+    )  # fmt: skip
+    return y, z, stats
+
+
+class RowGradients(NamedTuple):
+    dx: Tensor | None
+    dw: Tensor | None
+    db: Tensor | None
+    dropped: Tensor | None  # dx through the dropout, if there was one
+
+
+def row_norm_backward(
+    norm: Norm,
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    eps: float,
+    need_dx: bool,
+    need_dw: bool,
+    db_dtype: torch.dtype | None,
+    dz: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> RowGradients:
+    """The gradients that are needed; db is if its dtype is given. dz is added to dx."""
+    dx = dw = db = dropped = None
+    dx_address = dropped_address = w_address = w_code = dw_address = db_address = db_code = 0
+    if need_dx:
+        dx = torch.empty_like(x)
+        dx_address = dx.data_ptr()
+        if dropout_p > 0:
+            dropped = torch.empty_like(x)
+            dropped_address = dropped.data_ptr()
+    if w is not None:
+        w_address, w_code = w.data_ptr(), DTYPE_CODES[w.dtype]
+        if need_dw:
+            dw = torch.empty_like(w)
+            dw_address = dw.data_ptr()
+    if db_dtype is not None:
+        db = torch.empty(n_cols, dtype=db_dtype)
+        db_address, db_code = db.data_ptr(), DTYPE_CODES[db_dtype]
+    LIBRARY.row_norm_backward(
+        _NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
+        dy.data_ptr(), x.data_ptr(), stats.data_ptr(), w_address, w_code, 0 if dz is None else dz.data_ptr(),
+        dx_address, dropped_address, dropout_p, seed, dw_address, w_code, db_address, db_code,
+    )  # fmt: skip
+    return RowGradients(dx, dw, db, dropped)
+
+
+def channel_norm(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    *,
+    given: tuple[Tensor, Tensor] | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
+
+    A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
+    and variance normalize in place of x's own. ``running`` ones are updated.
+    """
+    y = torch.empty_like(x)
+    stats = torch.empty(x.shape[0] * n_groups or x.shape[1], 4, dtype=STATS_DTYPES[x.dtype])
+    mean, var = given or (None, None)
+    running_mean, running_var = running or (None, None)
+    LIBRARY.channel_norm_forward(
+        *_channel_shape(x, n_groups), eps, x.data_ptr(), *_array(w), *_array(b), *_array(mean), *_array(var),
+        y.data_ptr(), stats.data_ptr(), *_array(running_mean), *_array(running_var), momentum,
+    )  # fmt: skip
+    return y, stats
+
+
+def channel_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    eps: float,
+    *,
+    constant_stats: bool,
+    need_dx: bool,
+    dw: Tensor | None,
+    db: Tensor | None,
+) -> Tensor | None:
+    """dx; dw and db are written where given. dy lies in memory as x does."""
+    dx = torch.empty_like(x) if need_dx else None
+    LIBRARY.channel_norm_backward(
+        *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
+        _address(dx), *_array(dw), *_array(db),
+    )  # fmt: skip
+    return dx
+
+
+def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, int]:
+    """Layout (0 planes, 1 pixels), dtype, and the sizes; x is contiguous or in a channels_last format."""
+    n, c = x.shape[:2]
+    positions = x.numel() // (n * c) if x.numel() else 0
+    pixels = positions == 1 or not x.is_contiguous()
+    return int(pixels), DTYPE_CODES[x.dtype], n, c, positions, n_groups
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _array(t: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if t is None else (t.data_ptr(), DTYPE_CODES[t.dtype])

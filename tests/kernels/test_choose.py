@@ -1,0 +1,138 @@
+"""Which calls take a kernel, and what is said of those that do not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import normkit
+from normkit.kernels import choose, cpu
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls that reached the compiled library."""
+    reached: list[str] = []
+    library = cpu.LIBRARY
+
+    class Library:
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            function: Callable[..., object] = getattr(library, name)
+            return lambda *args: (reached.append(name), function(*args))[1]
+
+    monkeypatch.setattr(cpu, "LIBRARY", Library())
+    return reached
+
+
+x, w, b = torch.randn(3, 8), torch.ones(8), torch.zeros(8)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: normkit.functional.layer_norm(x, 8, w, b),
+        lambda: normkit.functional.layer_norm(x, [8]),
+        lambda: normkit.functional.layer_norm(x, (3, 8)),
+        lambda: normkit.functional.layer_norm(x.T, 3),
+        lambda: normkit.functional.layer_norm(x.bfloat16(), 8, w, b),
+        lambda: normkit.functional.rms_norm(x, 8),
+        lambda: normkit.functional.rms_norm(x, 8, w, 1),
+        lambda: normkit.functional.add_layer_norm(x, x, 8, dropout_p=0.5),
+        lambda: normkit.functional.add_rms_norm(x, x, 8, w),
+        lambda: normkit.nn.LayerNorm(8)(x),
+        lambda: normkit.nn.RMSNorm(8)(x),
+    ],
+)
+def test_plain_calls_take_the_kernel(call: Callable[[], object], calls: list[str]) -> None:
+    call()
+    assert calls == ["row_norm_forward"]
+
+
+def _jvp() -> Tensor:
+    return torch.func.jvp(lambda x: normkit.functional.layer_norm(x, 8), (x,), (x,))[1]
+
+
+def _dual() -> Tensor:
+    with torch.autograd.forward_ad.dual_level():
+        return normkit.functional.layer_norm(torch.autograd.forward_ad.make_dual(x, x), 8)
+
+
+# torch loads its own formulas of forward mode through torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+class Subclass(Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: torch.func.vmap(lambda x: normkit.functional.layer_norm(x, 8, w, b))(x),
+        lambda: torch.func.grad(lambda x: normkit.functional.layer_norm(x, 8).sin().sum())(x),
+        _jvp,
+        _dual,
+        lambda: normkit.functional.layer_norm(x.as_subclass(Subclass), 8),  # type: ignore[no-untyped-call]
+        lambda: normkit.functional.layer_norm(x.to("meta"), 8),
+        lambda: torch.fx.experimental.proxy_tensor.make_fx(lambda x: normkit.functional.layer_norm(x, 8))(x),
+        lambda: normkit.functional.layer_norm(torch._neg_view(x), 8),
+    ],
+    ids=["vmap", "grad", "jvp", "dual", "subclass", "meta", "make_fx", "negated"],
+)
+def test_what_a_kernel_cannot_see_takes_composite(call: Callable[[], object], calls: list[str]) -> None:
+    call()
+    assert calls == []
+
+
+def test_a_negated_view_is_read_as_what_it_stands_for() -> None:
+    got = normkit.functional.layer_norm(torch._neg_view(x), 8, w, b)
+    torch.testing.assert_close(got, -normkit.functional.layer_norm(x, 8, w, b))
+
+
+def test_the_reason_is_told() -> None:
+    assert choose.why_not(x, w, None) is None
+    assert choose.why_not(x.to("meta")) == "there is no kernel for device meta"
+    assert choose.why_not(x.long()) == "there is no kernel for torch.int64"
+    assert choose.why_not(x.as_subclass(Subclass)) == "Subclass is a tensor subclass"  # type: ignore[no-untyped-call]
+    assert choose.why_not(x.to_sparse()) == "the tensor is not in plain memory"
+    with torch.autograd.forward_ad.dual_level():
+        assert choose.why_not(x) == "forward-mode differentiation is active"
+
+
+def test_description_names_the_instruction_set() -> None:
+    env = {**os.environ, "NORMKIT_ISA": "portable", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    code = "from normkit.kernels import cpu; print(cpu.DESCRIPTION)"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "compiled kernels for portable"
+
+
+@pytest.mark.needs_no_library
+def test_without_the_library_composite_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "LIBRARY", None)
+    monkeypatch.setattr(cpu, "DESCRIPTION", "the compiled library is not there: no compiler")
+    assert choose.why_not(x) == "the compiled library is not there: no compiler"
+    y = normkit.functional.layer_norm(x, 8, w, b)
+    torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (8,), w, b))
+    z = normkit.functional.add_rms_norm(x, x, 8, w)[1]
+    assert torch.equal(z, x + x)
+
+
+def test_after_fork() -> None:
+    """The first parallel region of a forked child must not wait for its parent's threads."""
+    code = (
+        "import os, sys, torch, normkit\n"
+        "x = torch.randn(4096, 256)\n"
+        "y = normkit.functional.layer_norm(x, 256)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    torch.set_num_threads(1)\n"
+        "    os._exit(0 if torch.equal(y, normkit.functional.layer_norm(x, 256)) else 3)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, timeout=60)
+    assert done.returncode == 0
