@@ -151,6 +151,8 @@ class _AddRowNorm(torch.autograd.Function):
         ctx.save_for_backward(z, w, stats)
         ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype, dropout_p, seed)
         ctx.set_materialize_grads(False)
+        if not any(ctx.needs_input_grad[:2]):
+            ctx.mark_non_differentiable(z)
         return y, z
 
     @staticmethod
