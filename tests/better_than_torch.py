@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
+from torch.utils.checkpoint import checkpoint
 
 import normkit
+from normkit import surgery
 
 U = 2.0**-24  # half a unit in the last place of 1 in float32
 
@@ -137,6 +139,32 @@ def gradient_of_a_training_batch_norm(nn: Any) -> Outcome:
     return Outcome("works", bool(found["weight"].isfinite().all()))
 
 
+def frozen_through_train(nn: Any) -> Outcome:
+    """With torch, every way there is at once: no gradient, evaluation mode, no grad mode."""
+    layer = nn.BatchNorm1d(4)
+    surgery.freeze(layer, what="affine" if nn is torch.nn else "both")
+    torch.nn.Sequential(layer.eval()).train()
+    with torch.no_grad():
+        layer(_random(8, 4, offset=1))
+    moved = bool(layer.running_mean.any())
+    return Outcome("statistics move" if moved else "frozen", not moved)
+
+
+def batches_counted_by_a_checkpoint(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4)
+    checkpoint(layer, _random(8, 4).requires_grad_(), use_reentrant=False).pow(3).sum().backward()
+    counted = int(layer.num_batches_tracked)
+    return Outcome(str(counted), counted == 1)
+
+
+def forward_that_leaves_no_trace(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4, momentum=0.0 if nn is torch.nn else 0.1)
+    with contextlib.nullcontext() if nn is torch.nn else normkit.no_stat_update(layer):
+        layer(_random(8, 4, offset=1))
+    counted = int(layer.num_batches_tracked)
+    return Outcome("counts the batch" if counted else "no trace", not (counted or layer.running_mean.any()))
+
+
 def compiled_cumulative_average(nn: Any) -> Outcome:
     torch.compiler.reset()
     layer = nn.BatchNorm1d(4, momentum=None)
@@ -171,6 +199,9 @@ ROWS = (
     Row("BatchNorm in bfloat16: running mean of 100", bfloat16_running_mean, "100"),
     Row("GroupNorm with one value a group", one_value_a_group, "an error"),
     Row("`torch.func.grad` through a training BatchNorm", gradient_of_a_training_batch_norm, "a gradient"),
+    Row("BatchNorm frozen, then `model.train()`", frozen_through_train, "frozen"),
+    Row("BatchNorm in an activation checkpoint: batches counted in a step", batches_counted_by_a_checkpoint, "1"),
+    Row("BatchNorm: a training forward without a trace", forward_that_leaves_no_trace, "no trace"),
     Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
     Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
     Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),

@@ -262,3 +262,17 @@ def running_pair(call: str, running_mean: Tensor | None, running_var: Tensor | N
 def dtype_name(x: Tensor) -> str:
     """float32 for torch.float32."""
     return str(x.dtype).removeprefix("torch.")
+
+
+def module(call: str, value: object) -> None:
+    """The model is a module."""
+    if not isinstance(value, torch.nn.Module):
+        raise DtypeError(f"{call}: expected a torch.nn.Module, got {type(value).__name__}; give the model itself.")
+
+
+def kind(cls: type[torch.nn.Module]) -> str:
+    """torch.nn.LayerNorm for torch.nn.modules.normalization.LayerNorm, and so on."""
+    for package in ("torch.nn", "normkit.nn"):
+        if cls.__module__.startswith(package + "."):
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,20 +1,24 @@
 """The examples of the documentation run and print what they say."""
 
 import doctest
+import importlib
 from types import ModuleType
 
 import pytest
+import torch
 
 import normkit
 from normkit import functional
-from normkit.nn import add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from normkit.nn import _updates, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 
-MODULES = (functional, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm)
+# By their paths: the functions of normkit.surgery hide the modules that they are named like.
+SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze",))
+MODULES = (functional, _updates, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm, *SURGERY)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_examples(module: ModuleType) -> None:
-    result = doctest.testmod(module)
+    result = doctest.testmod(module, extraglobs={"normkit": normkit, "torch": torch})
     assert result.failed == 0
     assert result.attempted > 0
 

@@ -1,5 +1,6 @@
 """The layers: drop-ins for those of ``torch.nn``, and the ones torch does not have."""
 
+from normkit.nn._updates import no_stat_update
 from normkit.nn.add_norm import AddLayerNorm, AddRMSNorm
 from normkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normkit.nn.group_norm import GroupNorm
@@ -20,4 +21,5 @@ __all__ = [
     "LayerNorm",
     "LayerNorm2d",
     "RMSNorm",
+    "no_stat_update",
 ]

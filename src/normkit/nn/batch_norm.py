@@ -12,6 +12,7 @@ from normkit import _checks
 from normkit.composite import under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
+from normkit.nn._updates import step_of
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -62,6 +63,8 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         Ioffe, Szegedy, "Batch Normalization", 2015, algorithms 1 and 2; https://arxiv.org/abs/1502.03167
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -95,6 +98,8 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         >>> BatchNorm2d(1)(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)).detach().flatten()
         tensor([-1.0000,  1.0000])
     """
+
+    frozen_statistics = False
 
     def __init__(
         self,
@@ -130,6 +135,8 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         tensor([-1.0000,  1.0000])
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -157,9 +164,10 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
 def _forward(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, layouts: tuple[str, ...]) -> Tensor:
     mean, var = layer.running_mean, layer.running_var
     needs_channels = layer.num_features if layer.affine or mean is not None else None
-    if layer.training and not layer.track_running_stats:  # then they are neither used nor changed
+    step = step_of(layer)
+    if step == "observe" or (step == "update" and not layer.track_running_stats):  # they are neither used nor changed
         mean = var = None
-    if layer.training and mean is not None and var is not None and under_functorch():
+    if step == "update" and mean is not None and var is not None and under_functorch():
         check_input(type(layer).__name__, x, layouts, needs_channels)
         return _train_in_transform(layer, x, mean, var)
     tracked, momentum = layer.num_batches_tracked, layer.momentum
@@ -170,10 +178,10 @@ def _forward(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, layouts: t
         needs_channels,
         mean,
         var,
-        tracked if layer.track_running_stats else None,
+        tracked if step == "update" and layer.track_running_stats else None,
         layer.weight,
         layer.bias,
-        layer.training,
+        step != "evaluate",
         momentum,
         layer.eps,
     )
