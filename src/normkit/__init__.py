@@ -43,7 +43,7 @@ _ON_FIRST_USE = {
     "nn": "normkit.nn",
     "reference": "normkit.reference",
     "surgery": "normkit.surgery",
-    "no_stat_update": "normkit.nn",
+    "no_stat_update": "normkit.nn._updates",
     "info": "normkit._info",
     "UpgradeReport": "normkit.surgery",
     "upgrade": "normkit.surgery",
