@@ -42,7 +42,7 @@ class RowNorm:
     weight: Tensor
     bias: Tensor | None
     eps: float
-    stretches: tuple[int, ...]
+    stretches: list[int]
 
     def at(self, x: Tensor, step: int) -> Tensor:
         if len(self.stretches) == 1:
@@ -59,7 +59,7 @@ class RowNorm:
         weights = torch.split(self.weight, self.stretches)
         biases = [None] * len(weights) if self.bias is None else torch.split(self.bias, self.stretches)
         return [
-            RowNorm(self.kind, w, b, self.eps, (n,)) for w, b, n in zip(weights, biases, self.stretches, strict=True)
+            RowNorm(self.kind, w, b, self.eps, [n]) for w, b, n in zip(weights, biases, self.stretches, strict=True)
         ]
 
     def _row(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -128,8 +128,8 @@ class GRU:
         (h,) = state
         n_hidden = h.shape[-1]
         q = _recurrent(self.w, self.norms, h, step)
-        p_rz, p_n = torch.split(p, (2 * n_hidden, n_hidden), -1)
-        q_rz, q_n = torch.split(q, (2 * n_hidden, n_hidden), -1)
+        p_rz, p_n = torch.split(p, [2 * n_hidden, n_hidden], -1)
+        q_rz, q_n = torch.split(q, [2 * n_hidden, n_hidden], -1)
         sum_rz, sum_n = self.norms.sum.parts() if isinstance(self.norms.sum, RowNorm) else (None, None)
         r, z = torch.sigmoid(_normed(sum_rz, p_rz + q_rz, step)).chunk(2, -1)
         n = torch.tanh(_normed(sum_n, p_n + r * q_n, step))

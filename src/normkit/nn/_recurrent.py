@@ -102,7 +102,7 @@ def row_norms_of(module: torch.nn.Module, mode: str, norm: str, hidden_size: int
         weight = _wide(module, f"norm_weight_{place}{suffix}")
         assert weight is not None
         bias = _wide(module, f"norm_bias_{place}{suffix}")
-        stretches = (2 * hidden_size, hidden_size) if mode == "GRU" else (size,)
+        stretches = [2 * hidden_size, hidden_size] if mode == "GRU" else [size]
         found[place] = RowNorm(kind_of(norm), weight, bias, eps, stretches)
     return Norms(**found)
 
