@@ -47,9 +47,8 @@ class RowNorm:
     def at(self, x: Tensor, step: int) -> Tensor:
         if len(self.stretches) == 1:
             return self._row(x, self.weight, self.bias)
-        return torch.cat(
-            [part.at(t, step) for part, t in zip(self.parts(), x.split(self.stretches, -1), strict=True)], -1
-        )
+        stretches: Sequence[Tensor] = torch.split_with_sizes(x, self.stretches, -1)
+        return torch.cat([norm.at(t, step) for norm, t in zip(self.parts(), stretches, strict=True)], -1)
 
     def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
         return self.at(x, 0)
