@@ -14,9 +14,17 @@ import torch
 Bases = tuple[type[Any], ...]  # of modules
 
 
-@cache  # so that two modules of one class stay of one class, which compiled graphs compare
 def adopted(original: type[Any], bases: Bases) -> type[torch.nn.Module]:
-    """The class that computes by the first of ``bases`` and otherwise is ``original``."""
+    """The class that computes by the first of ``bases`` and otherwise is ``original``: one for the same arguments.
+
+    Two modules of one class stay of one class, which compiled graphs compare.
+    """
+    key: Any = original  # mypy takes the __hash__ of its instances for its own
+    return _adopted(key, bases)
+
+
+@cache
+def _adopted(original: type[Any], bases: Bases) -> type[torch.nn.Module]:
     namespace = {
         "__module__": __name__,
         "__doc__": original.__doc__,

@@ -49,11 +49,9 @@ def is_foreign_norm(module: torch.nn.Module) -> bool:
 
 
 def _is_called_norm(name: str, module: torch.nn.Module) -> bool:
-    own = (
-        next(module.parameters(recurse=False), None) is not None
-        or next(module.buffers(recurse=False), None) is not None
-    )
-    return bool(_NORM_NAME.search(name)) and (own or next(module.children(), None) is None)
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    computes = len(tensors) > 0 or parametrize.is_parametrized(module) or next(module.children(), None) is None
+    return computes and bool(_NORM_NAME.search(name))
 
 
 def name_of(module: torch.nn.Module) -> str:

@@ -178,7 +178,9 @@ def _check_outcomes(expected: _Outcome, got: _Outcome, case: _Case) -> None:
     conditioning = 1 + abs(case.offset)
     _check("output", expected.y, got.y, conditioning * _bound(_FORWARD, case), case)
     if expected.gradients.keys() != got.gradients.keys():
-        raise MismatchError(f"gradients flow to {sorted(expected.gradients)}, and with normkit's to {sorted(got.gradients)}")
+        raise MismatchError(
+            f"gradients flow to {sorted(expected.gradients)}, and with normkit's to {sorted(got.gradients)}"
+        )
     for name, gradient in expected.gradients.items():
         n_terms = 1 if name == "input" else expected.y.numel() / max(gradient.numel(), 1)
         bound = conditioning * math.sqrt(n_terms) * _bound(_BACKWARD, case)
