@@ -58,13 +58,14 @@ def test_constant_input_gives_exactly_the_bias(case: LayerCase, eps: float, valu
     np.testing.assert_array_equal(y.detach().cpu().numpy(), bias)
 
 
+@pytest.mark.parametrize("value", [7.3, 3.33e6, 1e30], ids="{:g}".format)
 @TRAINED
-def test_one_constant_slice_among_others(case: LayerCase, device: torch.device) -> None:
+def test_one_constant_slice_among_others(case: LayerCase, value: float, device: torch.device) -> None:
     """The rest is normalized as if it were alone, and the constant slice has the gradient of the formula."""
     layer = case.build(9, device=device)
     inputs = case.inputs(9, device=device)
     slices = torch.from_numpy(case.norm.slices(tuple(inputs[0].shape)).copy()).to(device)
-    inputs[0][slices == 1] = 7.3
+    inputs[0][slices == 1] = value
     if case.adds_residual:
         inputs[1][slices == 1] = 0.0
     check_against_reference(case, layer, inputs)
