@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -70,4 +71,6 @@ def test_every_layer_on_any_input(data: st.DataObject) -> None:
     of = {f"input {i}": dx for i, dx in enumerate(oracle.dxs)} | dict(oracle.parameters)
     for name, gradient in found.items():
         assert gradient.dtype == wanted[name].dtype
+        # Sums of many terms may lie outside float16.
+        assume(np.abs(of[name].value).max() < torch.finfo(gradient.dtype).max)
         of[name].check(gradient, f"gradient of {name}")
