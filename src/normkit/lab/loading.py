@@ -154,5 +154,9 @@ def _run_file(path: Path, source: tuple[str, ...]) -> Task:
     if not isinstance(task, Task):
         got = "no such name" if task is None else type(task).__name__
         raise TaskError(f"{path.name}: expected task = normkit.lab.Task(...), got {got}; define it in the file.")
-    functions = {name: own_imports.around(getattr(task, name)) for name in ("data", "build", "steps")}
-    return replace(task, **functions)
+    return replace(
+        task,
+        data=own_imports.around(task.data),
+        build=own_imports.around(task.build),
+        steps=own_imports.around(task.steps),
+    )
