@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from normkit import functional, lab, nn, reference, surgery
     from normkit._info import info
     from normkit.nn._updates import no_stat_update
-    from normkit.surgery.upgrade import UpgradeReport, upgrade
+    from normkit.surgery.report import UpgradeReport
+    from normkit.surgery.upgrade import upgrade
 
 __all__ = [
     "NormkitError",

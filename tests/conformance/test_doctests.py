@@ -9,11 +9,37 @@ import torch
 
 import normkit
 from normkit import functional
-from normkit.nn import _updates, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from normkit.nn import (
+    _updates,
+    add_norm,
+    batch_norm,
+    batch_norm_lstm,
+    group_norm,
+    gru,
+    instance_norm,
+    layer_norm,
+    lstm,
+    rms_norm,
+    rnn,
+)
 
 # By their paths: the functions of normkit.surgery hide the modules that they are named like.
-SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze",))
-MODULES = (functional, _updates, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm, *SURGERY)
+SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "upgrade"))
+MODULES = (
+    functional,
+    _updates,
+    add_norm,
+    batch_norm,
+    batch_norm_lstm,
+    group_norm,
+    gru,
+    instance_norm,
+    layer_norm,
+    lstm,
+    rms_norm,
+    rnn,
+    *SURGERY,
+)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -197,3 +197,21 @@ def test_a_checkpoint_inside_a_compiled_graph() -> None:
     step(x).pow(3).sum().backward()
     twin(x)
     torch.testing.assert_close(statistics(layer), statistics(twin))
+
+
+@pytest.mark.parametrize("lengths", [None, (7, 5, 2, 1)], ids=["full", "ragged"])
+def test_a_recurrent_layer(lengths: tuple[int, ...] | None) -> None:
+    layer = nn.BatchNormLSTM(4, 3, max_steps=5)
+    x = torch.randn(7, 4, 4, requires_grad=True)
+    layer(x, lengths=lengths)
+    twin, before = copy.deepcopy(layer), statistics(layer)
+    with normkit.no_stat_update(layer):
+        y, _ = layer(x, lengths=lengths)
+    assert same(statistics(layer), before)
+    expected, _ = twin(x, lengths=lengths)
+    assert torch.equal(y, expected)
+    checkpoint(lambda x: layer(x, lengths=lengths)[0], x, use_reentrant=False).pow(3).sum().backward()
+    assert same(statistics(layer), statistics(twin))
+    normkit.surgery.freeze(layer)
+    assert torch.equal(layer(x, lengths=lengths)[0], twin.eval()(x, lengths=lengths)[0])
+    assert same(statistics(layer), statistics(twin))

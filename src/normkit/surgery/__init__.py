@@ -1,7 +1,8 @@
 """Changing the norms of a model that exists."""
 
 from normkit.surgery.freeze import FreezeReport, Frozen, freeze, frozen, unfreeze
-from normkit.surgery.upgrade import Left, Swapped, UpgradeReport, upgrade
+from normkit.surgery.report import Left, Swapped, UpgradeReport
+from normkit.surgery.upgrade import upgrade
 
 __all__ = [
     "FreezeReport",

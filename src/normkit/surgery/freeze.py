@@ -10,6 +10,7 @@ import torch
 from normkit import _checks
 from normkit.errors import ArgumentError
 from normkit.nn._updates import check_all_obey, has_running_statistics
+from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching, norms
 
 What = Literal["statistics", "affine", "both"]
@@ -86,7 +87,7 @@ def freeze(model: torch.nn.Module, match: Match = None, what: What = "statistics
         if stops:
             module.frozen_statistics = True  # type: ignore[assignment]
         if stops or taken:
-            report.append(Frozen(name, _checks.kind(type(module)), stops, taken))
+            report.append(Frozen(name, name_of(module), stops, taken))
     return FreezeReport("normkit.surgery.freeze", tuple(report))
 
 
@@ -105,17 +106,14 @@ def unfreeze(model: torch.nn.Module, match: Match = None, what: What = "both") -
         if moves:
             del module.frozen_statistics
         if moves or given:
-            report.append(Frozen(name, _checks.kind(type(module)), moves, given))
+            report.append(Frozen(name, name_of(module), moves, given))
     return FreezeReport("normkit.surgery.unfreeze", tuple(report))
 
 
 def frozen(model: torch.nn.Module) -> tuple[Frozen, ...]:
     """Every norm of the model of which ``freeze`` holds something now, and what."""
     _checks.module("frozen", model)
-    found = [
-        Frozen(name, _checks.kind(type(m)), _has_frozen_statistics(m), getattr(m, _TAKEN, ()))
-        for name, m in norms(model)
-    ]
+    found = [Frozen(name, name_of(m), _has_frozen_statistics(m), getattr(m, _TAKEN, ())) for name, m in norms(model)]
     return tuple(norm for norm in found if norm.statistics or norm.parameters)
 
 
