@@ -165,6 +165,38 @@ def forward_that_leaves_no_trace(nn: Any) -> Outcome:
     return Outcome("counts the batch" if counted else "no trace", not (counted or layer.running_mean.any()))
 
 
+def _recalibrate(nn: Any, model: Any, loader: Any) -> None:
+    if nn is torch.nn:
+        torch.optim.swa_utils.update_bn(loader, model)
+    else:
+        surgery.recalibrate(model, loader)
+
+
+def statistics_of_unequal_batches(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(1)
+    _recalibrate(nn, layer, [torch.zeros(98, 1), torch.tensor([[10.0], [10.0]])])
+    mean, var = layer.running_mean.item(), layer.running_var.item()
+    return Outcome(f"{mean:.2f} and {var:.2f}", abs(mean - 0.2) < 1e-6 and abs(var - 196 / 99) < 1e-6)
+
+
+def recalibration_of_a_frozen_layer(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4)
+    model = torch.nn.Sequential(layer, nn.BatchNorm1d(4))
+    layer.eval().requires_grad_(False)
+    _recalibrate(nn, model, [_random(8, 4, offset=1)])
+    changed = bool(layer.running_mean.any())
+    return Outcome("overwritten" if changed else "left alone", not changed)
+
+
+def recalibration_that_fails(nn: Any) -> Outcome:
+    model = torch.nn.Sequential(nn.BatchNorm1d(4), torch.nn.Linear(4, 4)).eval()
+    model(_random(8, 4))
+    with contextlib.suppress(RuntimeError):
+        _recalibrate(nn, model, [_random(8, 4, offset=1), _random(8, 5)])
+    same = not model.training and model[0].momentum == 0.1 and not model[0].running_mean.any()
+    return Outcome("as it was" if same else "changed", bool(same))
+
+
 def compiled_cumulative_average(nn: Any) -> Outcome:
     torch.compiler.reset()
     layer = nn.BatchNorm1d(4, momentum=None)
@@ -202,6 +234,9 @@ ROWS = (
     Row("BatchNorm frozen, then `model.train()`", frozen_through_train, "frozen"),
     Row("BatchNorm in an activation checkpoint: batches counted in a step", batches_counted_by_a_checkpoint, "1"),
     Row("BatchNorm: a training forward without a trace", forward_that_leaves_no_trace, "no trace"),
+    Row("Recalibration: mean and variance of 98 zeros, then 2 tens", statistics_of_unequal_batches, "0.20 and 1.98"),
+    Row("Recalibration: a frozen layer", recalibration_of_a_frozen_layer, "left alone"),
+    Row("Recalibration that fails: the model after it", recalibration_that_fails, "as it was"),
     Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
     Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
     Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),

@@ -21,6 +21,10 @@ class SingleValueError(ShapeError):
     """A mean and variance would be taken of a single value, and the output would not depend on the input."""
 
 
+class StatisticsError(NormkitError, RuntimeError):
+    """Statistics cannot be computed: of NaN or infinity where none may enter, or on another process that failed."""
+
+
 class DtypeError(NormkitError, TypeError, NotImplementedError):
     """An argument has another type than the call takes: integers, complex numbers, a list, a string for eps.
 

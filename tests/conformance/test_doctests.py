@@ -24,7 +24,7 @@ from normkit.nn import (
 )
 
 # By their paths: the functions of normkit.surgery hide the modules that they are named like.
-SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "upgrade"))
+SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "recalibrate", "upgrade"))
 MODULES = (
     functional,
     _updates,

@@ -1,17 +1,21 @@
 """Changing the norms of a model that exists."""
 
 from normkit.surgery.freeze import FreezeReport, Frozen, freeze, frozen, unfreeze
-from normkit.surgery.report import Left, Swapped, UpgradeReport
+from normkit.surgery.recalibrate import recalibrate
+from normkit.surgery.report import Left, Recalibrated, RecalibrationReport, Swapped, UpgradeReport
 from normkit.surgery.upgrade import upgrade
 
 __all__ = [
     "FreezeReport",
     "Frozen",
     "Left",
+    "Recalibrated",
+    "RecalibrationReport",
     "Swapped",
     "UpgradeReport",
     "freeze",
     "frozen",
+    "recalibrate",
     "unfreeze",
     "upgrade",
 ]
