@@ -399,3 +399,20 @@ def recurrent_state(call: str, name: str, value: Tensor, shape: tuple[int, ...],
             f"{call}: expected {name} of the input's dtype {dtype_name(x)}, got {dtype_name(value)}; "
             f"convert it with .to({x.dtype})."
         )
+
+
+def timeout(call: str, value: object) -> None:
+    """A time to wait is a positive number of seconds, or None for what the process group waits."""
+    number = 1.0 if value is None else _number(value)
+    if number is None or not 0 < number < math.inf:
+        error = DtypeError if number is None else ArgumentError
+        raise error(f"{call}: expected timeout in seconds, more than 0, got {value!r}; None takes the process group's.")
+
+
+def values_over_ranks(call: str, count: int) -> None:
+    """More than one value enters each statistic, on all ranks together."""
+    if count == 1:
+        raise SingleValueError(
+            f"{call}: expected more than 1 value per channel on all ranks together when training, got 1; use larger "
+            f"batches, .eval(), or a norm that does not depend on the batch, such as LayerNorm."
+        )

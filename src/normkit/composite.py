@@ -61,6 +61,11 @@ def apply_statistics(
     return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
+def affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor) -> Tensor:
+    """x̂·w + b of each channel (axis 1), in the dtype and the memory format of x."""
+    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+
+
 def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize each group of channels of each sample over the group's channels and all positions."""
     wide = widen(x)

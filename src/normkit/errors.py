@@ -22,7 +22,11 @@ class SingleValueError(ShapeError):
 
 
 class StatisticsError(NormkitError, RuntimeError):
-    """Statistics cannot be computed: of NaN or infinity where none may enter, or on another process that failed."""
+    """Statistics cannot be computed: of NaN or infinity where none may enter, or of too few values."""
+
+
+class RankError(NormkitError, RuntimeError):
+    """Another process of the group does not take part, is elsewhere, or has failed; the message names it."""
 
 
 class DtypeError(NormkitError, TypeError, NotImplementedError):

@@ -59,14 +59,18 @@ def merge_all(pools: Sequence[Pooled]) -> Pooled:
 
 def pool(x: Tensor) -> Pooled:
     """The values of each channel (axis 1) of x."""
-    if x.numel() == 0:
-        return nothing(x.shape[1], x.device)
     return centred(x)[1]
 
 
 def centred(x: Tensor) -> tuple[Tensor, Pooled]:
-    """x − mean, channel by channel, in float32 at least, and what the values are. x has elements."""
-    scaled, moments = centre(widen(x), (0, *range(2, x.dim())), 0.0)
+    """x − mean, channel by channel, in float32 at least, and what is known of the values."""
+    axes = (0, *range(2, x.dim()))
+    wide = widen(x)
+    if x.numel() == 0:
+        # Zeros that depend on x, so that a rank without data takes part in a backward pass.
+        zero = wide.double().sum(axes)
+        return wide, Pooled(zero.detach(), zero, zero)
+    scaled, moments = centre(wide, axes, 0.0)
     n = x.numel() // x.shape[1]
     scale = moments.scale.double()
     mean = (moments.shift.double() + moments.correction.double()) / scale

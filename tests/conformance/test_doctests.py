@@ -21,10 +21,13 @@ from normkit.nn import (
     lstm,
     rms_norm,
     rnn,
+    sync_batch_norm,
 )
 
 # By their paths: the functions of normkit.surgery hide the modules that they are named like.
-SURGERY = tuple(importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "recalibrate", "upgrade"))
+SURGERY = tuple(
+    importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "recalibrate", "synchronize", "upgrade")
+)
 MODULES = (
     functional,
     _updates,
@@ -38,6 +41,7 @@ MODULES = (
     lstm,
     rms_norm,
     rnn,
+    sync_batch_norm,
     *SURGERY,
 )
 

@@ -82,7 +82,7 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         keep_in_float32(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C", "N, C, L"))
+        return batch_norm_step(self, input, ("N, C", "N, C, L"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -118,7 +118,7 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         keep_in_float32(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C, H, W",))
+        return batch_norm_step(self, input, ("N, C, H, W",))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm2d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -154,14 +154,15 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         keep_in_float32(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C, D, H, W",))
+        return batch_norm_step(self, input, ("N, C, D, H, W",))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
         return self
 
 
-def _forward(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, layouts: tuple[str, ...]) -> Tensor:
+def batch_norm_step(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, layouts: tuple[str, ...]) -> Tensor:
+    """What the layers do with an input that has one of the layouts."""
     mean, var = layer.running_mean, layer.running_var
     needs_channels = layer.num_features if layer.affine or mean is not None else None
     step = step_of(layer)

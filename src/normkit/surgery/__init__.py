@@ -3,6 +3,7 @@
 from normkit.surgery.freeze import FreezeReport, Frozen, freeze, frozen, unfreeze
 from normkit.surgery.recalibrate import recalibrate
 from normkit.surgery.report import Left, Recalibrated, RecalibrationReport, Swapped, UpgradeReport
+from normkit.surgery.synchronize import SyncReport, desynchronize, synchronize
 from normkit.surgery.upgrade import upgrade
 
 __all__ = [
@@ -12,10 +13,13 @@ __all__ = [
     "Recalibrated",
     "RecalibrationReport",
     "Swapped",
+    "SyncReport",
     "UpgradeReport",
+    "desynchronize",
     "freeze",
     "frozen",
     "recalibrate",
+    "synchronize",
     "unfreeze",
     "upgrade",
 ]

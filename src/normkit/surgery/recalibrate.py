@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normkit.errors import ArgumentError, DtypeError, StatisticsError
+from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -60,8 +60,8 @@ def recalibrate(
     Raises:
         ArgumentError: the loader is empty; the model has no such layer; match means none.
         DtypeError: a batch is no tensor and there is no ``forward``.
-        StatisticsError: a layer's statistics come out as NaN or infinite, or of a single value; or another rank
-            failed.
+        StatisticsError: a layer's statistics come out as NaN or infinite, or of a single value.
+        RankError: another rank failed; names it.
 
     Example:
         >>> model = torch.nn.Sequential(normkit.nn.BatchNorm1d(1))
@@ -172,9 +172,9 @@ def _listening(model: torch.nn.Module, layers: Layers, pools: dict[str, _Pool]) 
 
 def _before_forward(seen: _Pool) -> Callable[..., None]:
     def hook(layer: _BatchNorm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["input"]
-        if x.numel() == 0:
-            return
+        x = args[0] if args else kwargs.get("input")
+        if not (isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == layer.num_features and x.numel() > 0):
+            return  # the layer itself says what is wrong with it
         values = pool(x.detach())
         seen.values = seen.values.merge(values)
         seen.calls += 1
@@ -201,7 +201,7 @@ def _agree(collect: Callable[[], dict[str, _Pool]], group: dist.ProcessGroup | N
     found = _exchange({name: _Pool(Pooled(*(t.cpu() for t in p.values)), p.calls) for name, p in pools.items()}, group)
     for rank, other in enumerate(found):
         if isinstance(other, str):
-            raise StatisticsError(f"recalibrate: expected every rank to collect its data, got on rank {rank} {other}")
+            raise RankError(f"recalibrate: expected every rank to collect its data, got on rank {rank} {other}")
     return {name: reduce(_Pool.merge, [other[name] for other in found if name in other]) for name in pools}
 
 
