@@ -197,6 +197,42 @@ def recalibration_that_fails(nn: Any) -> Outcome:
     return Outcome("as it was" if same else "changed", bool(same))
 
 
+class _Doubling(torch.nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def synchronized_on_a_cpu(nn: Any) -> Outcome:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        nn.SyncBatchNorm(4)(_random(8, 4))
+    except ValueError:
+        return Outcome("raises", False)
+    finally:
+        torch.distributed.destroy_process_group()
+    return Outcome("works", True)
+
+
+def synchronized_subclass(nn: Any) -> Outcome:
+    layer = _Doubling(4)
+    if nn is torch.nn:
+        kept = isinstance(torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer), _Doubling)
+    else:
+        kept = len(surgery.synchronize(layer).left) == 1 and isinstance(layer, _Doubling)
+    return Outcome("kept, and said so" if kept else "lost", kept)
+
+
+def hooks_of_a_synchronized_layer(nn: Any) -> Outcome:
+    layer = nn.BatchNorm2d(4)
+    layer.register_forward_hook(lambda *_: None)
+    if nn is torch.nn:
+        layer = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    else:
+        surgery.synchronize(layer)
+    kept = len(layer._forward_hooks) == 1
+    return Outcome("kept" if kept else "lost", kept)
+
+
 def compiled_cumulative_average(nn: Any) -> Outcome:
     torch.compiler.reset()
     layer = nn.BatchNorm1d(4, momentum=None)
@@ -237,6 +273,9 @@ ROWS = (
     Row("Recalibration: mean and variance of 98 zeros, then 2 tens", statistics_of_unequal_batches, "0.20 and 1.98"),
     Row("Recalibration: a frozen layer", recalibration_of_a_frozen_layer, "left alone"),
     Row("Recalibration that fails: the model after it", recalibration_that_fails, "as it was"),
+    Row("SyncBatchNorm on gloo and the CPU", synchronized_on_a_cpu, "works"),
+    Row("SyncBatchNorm by conversion: a subclass with its own forward", synchronized_subclass, "kept"),
+    Row("SyncBatchNorm by conversion: hooks", hooks_of_a_synchronized_layer, "kept"),
     Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
     Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
     Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),

@@ -114,6 +114,12 @@ def test_statistics_held_still(found: list[Any]) -> None:
     torch.testing.assert_close(torch.cat(parts(found, "frozen", 0)), whole_batch(found) / (1 + 1e-5) ** 0.5, **EXACT)
 
 
+def test_in_a_compiled_model(found: list[Any]) -> None:
+    expected = nn.BatchNorm2d(2, dtype=torch.float64)(whole_batch(found)).detach()
+    torch.testing.assert_close(torch.cat(parts(found, "compiled", 0)), expected, **EXACT)
+    assert parts(found, "compiled", 1) == [1] * len(found)
+
+
 def test_many_channels(found: list[Any]) -> None:
     x = torch.arange(1400.0, dtype=torch.float64).view(2, 700)
     expected = nn.BatchNorm1d(700, dtype=torch.float64)(torch.cat([x * (rank + 1) for rank in range(len(found))]))
@@ -188,3 +194,9 @@ def test_the_layer_loads_no_compiler() -> None:
     """torch.compiler.disable as a decorator would: two seconds for everyone who imports the layers."""
     code = "import normkit.nn, sys; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), "long"], ids=str)
+def test_a_wrong_timeout(timeout: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"SyncBatchNorm: expected timeout in seconds, more than 0, got"):
+        nn.SyncBatchNorm(3, timeout=timeout)

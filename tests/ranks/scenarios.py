@@ -103,6 +103,8 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         found["observe"] = [layer(shards[rank]).detach(), layer.num_batches_tracked.clone()]
     normkit.surgery.freeze(layer)
     found["frozen"] = [layer(shards[rank]).detach()]
+    layer = nn.SyncBatchNorm(2, dtype=torch.float64)
+    found["compiled"] = [torch.compile(layer, backend="eager")(shards[rank]).detach(), layer.num_batches_tracked]
     many = nn.SyncBatchNorm(700, dtype=torch.float64)  # more than the first message holds
     found["many"] = [many(torch.arange(1400.0, dtype=torch.float64).view(2, 700) * (rank + 1)).detach()]
     one = nn.SyncBatchNorm(2, dtype=torch.float64)

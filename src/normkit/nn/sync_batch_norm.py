@@ -94,10 +94,10 @@ class SyncBatchNorm(_BatchNorm):
         uses_batch = step_of(self) != "evaluate" or self.running_mean is None
         if group is None or group.size() == 1 or not uses_batch:
             return batch_norm_step(self, input, _LAYOUTS)
+        over_ranks: Callable[..., Tensor] = _over_ranks
         if torch.compiler.is_compiling():  # what ranks tell one another is not part of a graph
-            y: Tensor = torch.compiler.disable(_over_ranks)(self, input, group)  # type: ignore[no-untyped-call]
-            return y
-        return _over_ranks(self, input, group)
+            over_ranks = torch.compiler.disable(_over_ranks)  # type: ignore[no-untyped-call]
+        return over_ranks(self, input, group)
 
     def extra_repr(self) -> str:
         parts: str = super().extra_repr()  # type: ignore[no-untyped-call]
