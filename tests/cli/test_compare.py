@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from normkit.cli import compare as compare_module
 from normkit.cli import main
 from normkit.lab import Comparison, Interval, Progress
 from normkit.lab.store import Store
@@ -63,6 +64,7 @@ def test_options_reach_the_laboratory(asked: dict[str, Any], capsys: pytest.Capt
     arguments += ["--seeds", "7", "--budget", "90s"]
     assert main(["compare", *arguments, "--engine", "ray", "--address", "a:1", "--workers", "3"]) == 0
     del asked["on_progress"]
+    assert compare_module.WRITING_S < asked.pop("spent_s") < compare_module.WRITING_S + 30
     assert asked == {
         "tasks": ["digits-mlp", "digits-cnn", "mine.py"],
         "norms": ["batch", "layer"],
@@ -191,6 +193,19 @@ def test_init_writes_a_task_and_never_replaces_one(capsys: pytest.CaptureFixture
     assert main(["compare", "--init", "mine.py", "--force"]) == 0
     assert Path("mine.py").read_text(encoding="utf-8") == template
     assert not Path("out").exists()
+
+
+def test_a_comparison_ends_within_its_budget_which_starts_with_the_command(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "normkit", "compare", "--task", "digits-mlp", "--budget", "6s"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.monotonic() - started < 8
+    assert "Report  out/report.html" in done.stdout
+    assert "to fit the budget of 6s" in done.stdout or "within the budget of 6s" in done.stdout
 
 
 def test_a_real_comparison_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
