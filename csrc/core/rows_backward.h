@@ -101,6 +101,7 @@ struct RowBackward {
   NK_MEMBER void tile_vector(const RowTile<T, kRows>& t, int64_t j, Vec<A> wj, const ParamSums<A>& sums,
                              const Load& load_at, const Store& store_at) const {
     Vec<A> dw = zeros<A>(), db = dw;
+#pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) {
       const RowStats<A>& stats = t.stats[r];
       const Vec<A> xh = x_hat(load_at(t.x[r] + j), splat(stats.m0), splat(stats.dm), splat(stats.rstd));
@@ -123,15 +124,19 @@ struct RowBackward {
   }
 
   template <int kRows, bool kParams>
-  __attribute__((noinline)) void tile(RowTile<T, kRows>& t, const ParamSums<A>& sums) const {
+  __attribute__((noinline)) void tile(RowTile<T, kRows>& given, const ParamSums<A>& given_sums) const {
     for (int r = 0; r < kRows; ++r) {
-      if (t.dx[r] == nullptr) continue;
-      const CentredSums<A> means = row_means(t.x[r], t.dy[r], t.stats[r]);
-      t.minus_c1[r] = -means.s1;
-      t.c2[r] = means.s2;
+      if (given.dx[r] == nullptr) continue;
+      const CentredSums<A> means = row_means(given.x[r], given.dy[r], given.stats[r]);
+      given.minus_c1[r] = -means.s1;
+      given.c2[r] = means.s2;
     }
+    // Copies that no store can reach: else everything is read again for each vector.
+    const RowTile<T, kRows> t = given;
+    const ParamSums<A> sums = given_sums;
+    const int64_t end = row.vectors * kLanes, w_step = w.step() * kLanes;
     const A* wj = w.values();
-    for (int64_t j = 0; j < row.vectors * kLanes; j += kLanes, wj += w.step() * kLanes) {
+    for (int64_t j = 0; j < end; j += kLanes, wj += w_step) {
       tile_vector<kRows, kParams>(
           t, j, load(wj), sums, [](const T* p) NK_LAMBDA { return load(p); },
           [](T* p, Vec<A> v) NK_LAMBDA { store(p, v); });
@@ -139,7 +144,7 @@ struct RowBackward {
     if (row.tail == 0) return;
     const int n = row.tail;
     tile_vector<kRows, kParams>(
-        t, row.vectors * kLanes, w_tail, sums, [n](const T* p) NK_LAMBDA { return load_first(p, n); },
+        t, end, w_tail, sums, [n](const T* p) NK_LAMBDA { return load_first(p, n); },
         [n](T* p, Vec<A> v) NK_LAMBDA { store_first(p, v, n); });
   }
 

@@ -1,6 +1,15 @@
 // LayerNorm and RMSNorm forward. Included by kernels_impl.h.
 // Scalar math: y = ((x - m0) - dm) * (rstd * w) + b; RMSNorm without m0 and dm.
 
+// Rows that are normalized together: as many as stay in the first cache with their results.
+constexpr int kTogether = 4;
+
+template <class T>
+NK_INLINE int64_t rows_together(int64_t n_cols) {
+  const int64_t fit = 16384 / (2 * int64_t(sizeof(T)) * (n_cols > 0 ? n_cols : 1));
+  return fit < 1 ? 1 : fit < kTogether ? fit : kTogether;
+}
+
 template <RowNorm kNorm, class T>
 struct RowForward {
   using A = Compute<T>;
@@ -25,11 +34,12 @@ struct RowForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const A *wj = w.values(), *bj = b.values();
     const int64_t w_step = w.step() * kLanes, b_step = b.step() * kLanes;
-    for (int64_t j = 0; j < row.vectors * kLanes; j += kLanes, wj += w_step, bj += b_step) {
+    const int64_t end = row.vectors * kLanes;
+    for (int64_t j = 0; j < end; j += kLanes, wj += w_step, bj += b_step) {
       store(y + j, normalized(load(x + j), m0, dm, rstd, load(wj), load(bj)));
     }
     if (row.tail != 0) {
-      store_first(y + row.vectors * kLanes, normalized(tail, m0, dm, rstd, w_tail, b_tail), row.tail);
+      store_first(y + end, normalized(tail, m0, dm, rstd, w_tail, b_tail), row.tail);
     }
   }
 
@@ -41,10 +51,25 @@ struct RowForward {
     }
   }
 
-  NK_MEMBER RowStats<A> one_row(const T* x, T* y) const {
-    const Vec<A> tail = load_tail(x, row);
+  // Normalizes up to kTogether rows, step by step: so one row's long chain of additions, square root and division
+  // need not wait for another's.
+  NK_MEMBER void some_rows(const T* x, T* y, int count, RowStats<A>* stats) const {
+    Vec<A> tail[kTogether];
+    QuickSums<A> sums[kTogether];
+    for (int r = 0; r < count; ++r) {
+      tail[r] = load_tail(x + r * row.n, row);
+      sums[r].m0 = kNorm == RowNorm::kLayerNorm ? row_mean(x + r * row.n, row, tail[r]) : A(0);
+    }
+    for (int r = 0; r < count; ++r) {
+      sums[r].centred = kNorm == RowNorm::kLayerNorm ? row_centred_means(x + r * row.n, row, tail[r], sums[r].m0)
+                                                     : CentredSums<A>{A(0), row_mean_square(x + r * row.n, row, tail[r])};
+    }
+    for (int r = 0; r < count; ++r) stats[r] = one_row(x + r * row.n, y + r * row.n, tail[r], sums[r]);
+  }
+
+  NK_MEMBER RowStats<A> one_row(const T* x, T* y, Vec<A> tail, const QuickSums<A>& sums) const {
     RowStats<A> stats;
-    if (!quick_stats<kNorm>(x, row, tail, eps, stats)) {
+    if (!quick_stats(sums, eps, stats)) {
       const CarefulStats exact = careful_stats<kNorm>(x, row.n, eps);
       stats = rounded<A>(exact);
       if (!within_range(stats)) {
@@ -63,16 +88,23 @@ static void row_forward(const RowNormForward& a) {
   for_range(a.parallel_for, 0, a.n_rows, grain_for(a.n_cols), [&](int64_t first, int64_t last) {
     const RowForward<kNorm, T> forward(a);
     const DropoutFactors<A> factors(a.dropout, a.n_cols);
-    for (int64_t i = first; i < last; ++i) {
+    const int64_t together = rows_together<T>(a.n_cols);
+    RowStats<A> stats[kTogether];
+    for (int64_t i = first; i < last; i += together) {
+      const int count = int(last - i < together ? last - i : together);
       const int64_t at = i * a.n_cols;
       const T* x = static_cast<const T*>(a.x) + at;
       if (a.residual != nullptr) {
         T* z = static_cast<T*>(a.z) + at;
-        add_row(x, static_cast<const T*>(a.residual) + at, factors.of(at, a.n_cols), z, a.n_cols);
+        for (int64_t r = 0; r < count; ++r) {
+          const int64_t from = r * a.n_cols;
+          add_row(x + from, static_cast<const T*>(a.residual) + at + from, factors.of(at + from, a.n_cols), z + from, a.n_cols);
+        }
         x = z;
       }
-      const RowStats<A> stats = forward.one_row(x, static_cast<T*>(a.y) + at);
-      if (a.stats != nullptr) save_stats<kNorm>(static_cast<A*>(a.stats) + i * stats_per_row(kNorm), stats);
+      forward.some_rows(x, static_cast<T*>(a.y) + at, count, stats);
+      if (a.stats == nullptr) continue;
+      for (int r = 0; r < count; ++r) save_stats<kNorm>(static_cast<A*>(a.stats) + (i + r) * stats_per_row(kNorm), stats[r]);
     }
   });
 }

@@ -115,8 +115,8 @@ NK_INLINE double sum_over_blocks(int64_t vectors, const Block& block) {
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A per_n) {
-  if (row.vectors <= kBlockVectors) return block_sum(x, row.vectors, tail) * per_n;
+NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail) {
+  if (row.vectors <= kBlockVectors) return block_sum(x, row.vectors, tail) * row.per_n;
   const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
     return block_sum(x + j * kLanes, count, zeros<A>());
   });
@@ -124,8 +124,8 @@ NK_INLINE A row_mean(const T* x, const RowShape<A>& row, Vec<A> tail, A per_n) {
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A per_n) {
-  if (row.vectors <= kBlockVectors) return block_sum_of_squares(x, row.vectors, tail) * per_n;
+NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail) {
+  if (row.vectors <= kBlockVectors) return block_sum_of_squares(x, row.vectors, tail) * row.per_n;
   const double rest = sum_over_blocks(row.vectors, [&](int64_t j, int64_t count) {
     return block_sum_of_squares(x + j * kLanes, count, zeros<A>());
   });
@@ -133,12 +133,12 @@ NK_INLINE A row_mean_square(const T* x, const RowShape<A>& row, Vec<A> tail, A p
 }
 
 template <class T, class A = Compute<T>>
-NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, Vec<A> tail, A m0, A per_n) {
+NK_INLINE CentredSums<A> row_centred_means(const T* x, const RowShape<A>& row, Vec<A> tail, A m0) {
   const Vec<A> m0_lanes = splat(m0);
   const Vec<A> tail_d = keep(tail - m0_lanes, row.tail_lanes);
   if (row.vectors <= kBlockVectors) {
     const CentredSums<A> sums = block_centred_sums(x, row.vectors, m0_lanes, tail_d);
-    return {sums.s1 * per_n, sums.s2 * per_n};
+    return {sums.s1 * row.per_n, sums.s2 * row.per_n};
   }
   double s1 = double(sum(tail_d)), s2 = double(sum(tail_d * tail_d));
   for (int64_t j = 0; j < row.vectors; j += kBlockVectors) {
@@ -158,24 +158,21 @@ NK_INLINE A rstd_of(A var, double eps) {
   return A(1) / square_root(var + A(eps));
 }
 
+// The means behind a row's statistics: of x, and of (x - m0) and (x - m0)^2; RMSNorm's m0 is 0.
+template <class A>
+struct QuickSums {
+  A m0;
+  CentredSums<A> centred;
+};
+
 // False when these sums cannot be trusted: the row is constant or nearly so next to its mean, or a square may
-// have left the range of A. careful_stats() then does the row again.
-template <RowNorm kNorm, class T, class A = Compute<T>>
-NK_INLINE bool quick_stats(const T* x, const RowShape<A>& row, Vec<A> tail, double eps, RowStats<A>& stats) {
-  const A per_n = row.per_n;
-  if constexpr (kNorm == RowNorm::kRmsNorm) {
-    const A mean_square = row_mean_square(x, row, tail, per_n);
-    stats = {A(0), A(0), rstd_of(mean_square, eps)};
-    return mean_square <= RowLimits<A>::kLarge && mean_square + A(eps) >= RowLimits<A>::kSmall;
-  } else {
-    const A m0 = row_mean(x, row, tail, per_n);
-    const CentredSums<A> means = row_centred_means(x, row, tail, m0, per_n);
-    const A dm = means.s1;
-    const A var = means.s2 - dm * dm;
-    stats = {m0, dm, rstd_of(var, eps)};
-    const bool centred = dm == A(0) || (dm * dm <= means.s2 * A(0.25) && means.s2 >= RowLimits<A>::kSmall);
-    return centred && means.s2 <= RowLimits<A>::kLarge && means.s2 + A(eps) >= RowLimits<A>::kSmall;
-  }
+// have left the range of A. careful_stats() then does the row again. (Of RMSNorm s1 is 0.)
+template <class A>
+NK_INLINE bool quick_stats(const QuickSums<A>& sums, double eps, RowStats<A>& stats) {
+  const A dm = sums.centred.s1, mean_square = sums.centred.s2;
+  stats = {sums.m0, dm, rstd_of(mean_square - dm * dm, eps)};
+  const bool centred = dm == A(0) || (dm * dm <= mean_square * A(0.25) && mean_square >= RowLimits<A>::kSmall);
+  return centred && mean_square <= RowLimits<A>::kLarge && mean_square + A(eps) >= RowLimits<A>::kSmall;
 }
 
 // The same statistics in double, of the row times a power of two that brings its largest value into [1, 2), and

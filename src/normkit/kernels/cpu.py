@@ -187,6 +187,44 @@ def channel_norm_backward(
     return dx
 
 
+def layer_norm2d(
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W)."""
+    n, c, height, width = x.shape
+    dtype = x.dtype
+    y = torch.empty_like(x)
+    stats, stats_address = None, 0
+    if keep_stats:
+        stats = torch.empty(n, 3, height * width, dtype=STATS_DTYPES[dtype])
+        stats_address = stats.data_ptr()
+    LIBRARY.layer_norm2d_forward(
+        DTYPE_CODES[dtype], n, c, height * width, eps, x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), stats_address
+    )
+    return y, stats
+
+
+def layer_norm2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    w: Tensor | None,
+    eps: float,
+    *,
+    need_dx: bool,
+    dw: Tensor | None,
+    db: Tensor | None,
+) -> Tensor | None:
+    """dx; dw and db are written where given."""
+    n, c, height, width = x.shape
+    dx = torch.empty_like(x) if need_dx else None
+    LIBRARY.layer_norm2d_backward(
+        DTYPE_CODES[x.dtype], n, c, height * width, eps, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
+        _address(dx), *_array(dw), *_array(db),
+    )  # fmt: skip
+    return dx
+
+
 def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, int]:
     """Layout (0 planes, 1 pixels), dtype, and the sizes; x is contiguous or in a channels_last format."""
     n, c = x.shape[:2]
