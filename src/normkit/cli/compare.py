@@ -198,9 +198,12 @@ def _text(comparison: Comparison, store: Path, files: Files) -> str:
     width = None if is_terminal else FILE_WIDTH
     console = Console(file=text, force_terminal=is_terminal or None, width=width, highlight=False)
     view = answer(comparison)
-    console.print(answer_table(view))
-    console.print()
-    console.print(reasons(view), style="dim")
+    if comparison.records:
+        console.print(answer_table(view))
+        console.print()
+        console.print(reasons(view), style="dim")
+    else:
+        console.print(view.headline, style="bold")
     for sentence in comparison.cut:
         console.print(f"Cut: {sentence}", markup=False)
     found = f"{wording.count(comparison.n_resumed, 'run')} found finished in {store}, " if comparison.n_resumed else ""

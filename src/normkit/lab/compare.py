@@ -183,7 +183,8 @@ def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], work: _Work) -> t
     unfinished = [f"{cell.task} at batch size {cell.batch_size}" for cell in cells if not _is_finished(cell)]
     if unfinished:
         when = "the comparison was interrupted" if work.is_interrupted else f"the budget of {request.budget} ended"
-        cuts += (f"Not finished when {when}: {', '.join(unfinished)}.",)
+        which = "any row" if len(unfinished) == len(cells) > 3 else ", ".join(unfinished)
+        cuts += (f"Not finished when {when}: {which}.",)
     return cuts
 
 
@@ -209,8 +210,8 @@ def _too_short(
             f"same command goes on with them; at once it takes about {enough}.",
         )
     return (
-        f"No run could be finished within the budget of {request.budget}, of which starting took "
-        f"{work.before_s:.0f} s, and the same command would do no better: take about {enough}.",
+        f"No run could be finished within the budget of {request.budget}: starting and measuring took it up. The same "
+        f"command would do no better; take about {enough}.",
     )
 
 
