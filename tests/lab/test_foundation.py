@@ -26,6 +26,7 @@ TELLING = {
     *(
         f"normkit.lab.{name}"
         for name in (
+            "account",
             "compare",
             "comparison",
             "costs",
