@@ -513,6 +513,11 @@ def test_a_budget_of_nothing_answers_from_the_store(store: Path) -> None:
     assert part.provenance["engine"] == "local, no run was computed"
 
 
+def test_a_budget_of_nothing_and_a_store_with_nothing_say_so(store: Path) -> None:
+    part = compare(TOY, budget=0, store=store)
+    assert (part.records, part.cut) == ((), ("The store holds no finished row of what was asked for.",))
+
+
 def test_measuring_leaves_time_for_the_work(store: Path) -> None:
     # A short run takes 0.3 s; one for each of 10 arms would be all of the budget.
     part = run_fakes(take(25e-3), store=store, budget=3.0)

@@ -38,7 +38,9 @@ def cuts(request: Request, plan: Plan, cells: Sequence[Cell], work: Work) -> tup
         why = f"to fit the budget of {request.budget}" if request.budget_s else "since nothing was to be computed"
         sentences += describe_cuts(request.plan, plan, why)
     unfinished = [f"{cell.task} at batch size {cell.batch_size}" for cell in cells if not _is_finished(cell)]
-    if unfinished:
+    if unfinished and request.budget_s == 0:
+        sentences += ("The store holds no finished row of what was asked for.",)
+    elif unfinished:
         when = "the comparison was interrupted" if work.is_interrupted else f"the budget of {request.budget} ended"
         which = "any row" if len(unfinished) == len(cells) > 3 else ", ".join(unfinished)
         sentences += (f"Not finished when {when}: {which}.",)
