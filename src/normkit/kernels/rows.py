@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import choose, cpu, ops
+from normkit.kernels import choose, cpu, derivatives, ops
 from normkit.kernels.cpu import Norm
 
 
@@ -69,7 +69,7 @@ def _by_composite(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tenso
 
 def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
-        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
+        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)
         return y
     return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, False)[0]
 
@@ -88,9 +88,7 @@ def _add_by_kernel(
     y: Tensor
     z: Tensor
     if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
-        y, z = _AddRowNorm.apply(  # type: ignore[no-untyped-call]
-            x, residual, w, b, norm, n_axes, eps, dropout_p, seed
-        )
+        y, z = _AddRowNorm.apply(x, residual, w, b, norm, n_axes, eps, dropout_p, seed)
     else:
         n_cols = _n_cols(x, n_axes)
         y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
@@ -109,7 +107,7 @@ class _Call(NamedTuple):
     seed: int = 0
 
 
-class _RowNorm(torch.autograd.Function):
+class _RowNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float) -> Tensor:
         n_cols = _n_cols(x, n_axes)
@@ -132,7 +130,7 @@ class _RowNorm(torch.autograd.Function):
         return dx, dw, _in_shape_of_row(db, x, call), None, None, None
 
 
-class _AddRowNorm(torch.autograd.Function):
+class _AddRowNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,
@@ -151,6 +149,8 @@ class _AddRowNorm(torch.autograd.Function):
         ctx.save_for_backward(z, w, stats)
         ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype, dropout_p, seed)
         ctx.set_materialize_grads(False)
+        if not any(ctx.needs_input_grad[:2]):
+            ctx.mark_non_differentiable(z)
         return y, z
 
     @staticmethod
@@ -187,19 +187,10 @@ def _differentiable_gradients(
     call: _Call, x: Tensor, w: Tensor | None, dy: Tensor, needed: tuple[bool, bool, bool]
 ) -> list[Tensor | None]:
     """The gradients of x, w and b as differentiable functions of x, w and dy."""
-    with torch.enable_grad():
-        # Views, so that one tensor given twice keeps two gradients. b's value enters none of them.
-        inputs: list[Tensor | None] = [x.view_as(x), None if w is None else w.view_as(w), None]
-        if call.b_dtype is not None:
-            inputs[2] = torch.zeros(x.shape[x.dim() - call.n_axes :], dtype=call.b_dtype, requires_grad=True)
-        xi, wi, bi = inputs
-        assert xi is not None
-        if not xi.requires_grad:
-            xi.requires_grad_()
-        y = _by_composite(call.norm, xi, call.n_axes, wi, bi, call.eps)
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
-        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
-    return [next(found) if need and t is not None else None for t, need in zip(inputs, needed, strict=True)]
+    b = None if call.b_dtype is None else torch.zeros(x.shape[x.dim() - call.n_axes :], dtype=call.b_dtype)
+    return derivatives.through(
+        lambda x, w, b: _by_composite(call.norm, x, call.n_axes, w, b, call.eps), x, w, b, dy, needed
+    )
 
 
 def _dropout_factors(call: _Call, z: Tensor) -> Tensor:
