@@ -197,6 +197,25 @@ def recalibration_that_fails(nn: Any) -> Outcome:
     return Outcome("as it was" if same else "changed", bool(same))
 
 
+def one_nan(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4) if nn is torch.nn else nn.BatchNorm1d(4, nonfinite="skip")
+    x = _random(8, 4)
+    x[0] = float("nan")
+    layer(x)
+    layer(_random(8, 4))
+    finite = bool(layer.running_mean.isfinite().all())
+    return Outcome("finite" if finite else "NaN for good", finite)
+
+
+def a_choice_of_variance(nn: Any) -> Outcome:
+    layer = (
+        nn.BatchNorm1d(1, momentum=1.0) if nn is torch.nn else nn.BatchNorm1d(1, 1e-5, 1.0, running_variance="biased")
+    )
+    x = torch.tensor([[1.0], [3.0]])
+    apart = (layer(x) - layer.eval()(x)).abs().max().item()
+    return Outcome(f"{apart:.2g}", apart < 1e-6)
+
+
 class _Doubling(torch.nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -273,6 +292,8 @@ ROWS = (
     Row("Recalibration: mean and variance of 98 zeros, then 2 tens", statistics_of_unequal_batches, "0.20 and 1.98"),
     Row("Recalibration: a frozen layer", recalibration_of_a_frozen_layer, "left alone"),
     Row("Recalibration that fails: the model after it", recalibration_that_fails, "as it was"),
+    Row("BatchNorm: running mean after one sample of NaN", one_nan, "finite"),
+    Row("BatchNorm of a batch of 2, momentum 1: training against evaluation", a_choice_of_variance, "0"),
     Row("SyncBatchNorm on gloo and the CPU", synchronized_on_a_cpu, "works"),
     Row("SyncBatchNorm by conversion: a subclass with its own forward", synchronized_subclass, "kept"),
     Row("SyncBatchNorm by conversion: hooks", hooks_of_a_synchronized_layer, "kept"),

@@ -11,8 +11,11 @@ from torch import Tensor
 from normkit import _checks
 from normkit.composite import under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit.nn import _policies
+from normkit.nn._policies import TORCH, Nonfinite, SingleValue, StatisticsPolicy
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
 from normkit.nn._updates import step_of
+from normkit.pooling import Variance
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -31,6 +34,15 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         track_running_stats: False keeps none, and evaluation normalizes with the batch's statistics too.
         device, dtype: of the parameters. Running statistics are float32 at least.
         bias: False leaves out the bias.
+        single_value: what a training batch of one value per channel is. "raise" makes it an error; "running"
+            normalizes it with the running statistics; "skip" with itself, which leaves the bias. The latter two
+            leave the statistics alone.
+        nonfinite: what NaN, infinity or overflow in a channel of a training batch does. "propagate" lets it enter
+            the running statistics; "skip" keeps those of the channel as they were, and counts no batch without a
+            finite channel; "raise" makes it an error. Outputs are what they are.
+        running_variance: "unbiased" or "biased", the variance of the batch that enters the running one.
+        virtual_batch_size: normalize in virtual batches of at most so many samples, as equal as can be, which
+            enter the running statistics one after another; no smaller tail is left. None takes the whole batch.
 
     Shape:
         input [N, C] or [N, C, L] -> output of the same shape.
@@ -64,6 +76,7 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
     """
 
     frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -76,13 +89,25 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         dtype: Any = None,
         *,
         bias: bool = True,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm1d", num_features, eps, momentum)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm1d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor) -> Tensor:
         return batch_norm_step(self, input, ("N, C", "N, C, L"))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}{self.policy}"  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -100,6 +125,7 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
     """
 
     frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -112,13 +138,25 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         dtype: Any = None,
         *,
         bias: bool = True,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm2d", num_features, eps, momentum)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm2d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor) -> Tensor:
         return batch_norm_step(self, input, ("N, C, H, W",))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}{self.policy}"  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm2d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -136,6 +174,7 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
     """
 
     frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -148,13 +187,25 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         dtype: Any = None,
         *,
         bias: bool = True,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm3d", num_features, eps, momentum)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm3d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor) -> Tensor:
         return batch_norm_step(self, input, ("N, C, D, H, W",))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}{self.policy}"  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -168,6 +219,10 @@ def batch_norm_step(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, lay
     step = step_of(layer)
     if step == "observe" or (step == "update" and not layer.track_running_stats):  # they are neither used nor changed
         mean = var = None
+    policy = getattr(layer, "policy", TORCH)
+    if step != "evaluate" and policy is not TORCH and x.numel() > 0:
+        check_input(type(layer).__name__, x, layouts, needs_channels)
+        return _policies.step(layer, policy, x, _normalize(layer), update=step == "update")
     if step == "update" and mean is not None and var is not None and under_functorch():
         check_input(type(layer).__name__, x, layouts, needs_channels)
         return _train_in_transform(layer, x, mean, var)
@@ -186,6 +241,23 @@ def batch_norm_step(layer: torch.nn.modules.batchnorm._BatchNorm, x: Tensor, lay
         momentum,
         layer.eps,
     )
+
+
+def _normalize(layer: torch.nn.modules.batchnorm._BatchNorm) -> _policies.Normalize:
+    """How the layer normalizes some rows of its input."""
+    call, w, b, eps = type(layer).__name__, layer.weight, layer.bias, layer.eps
+
+    def own(x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
+        if under_functorch():
+            return _checks.as_call(call, batch_norm_with_statistics, x, mean, var, w, b, 1.0, eps)
+        return _checks.as_call(call, batch_norm, x, mean, var, w, b, True, 1.0, eps), mean, var
+
+    def given(x: Tensor, rows: slice, mean: Tensor, var: Tensor) -> Tensor:
+        return _checks.as_call(call, batch_norm, x, mean, var, w, b, False, 0.0, eps)
+
+    return _policies.Normalize(own, given)
 
 
 def checked_batch_norm(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
+from normkit.nn._policies import TORCH
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -35,10 +36,11 @@ def recalibrate(
 ) -> RecalibrationReport:
     """Set the running statistics of BatchNorm layers to those of all the data that the loader gives, in place.
 
-    Every layer gets the mean and the unbiased variance of all the values that reached it, pooled exactly in
-    float64 over batches of whatever sizes, and ``num_batches_tracked`` the number of batches. While the data pass,
-    the recalibrated layers normalize each batch by its own statistics, as in training, and a batch of one value a
-    channel by what was pooled so far; all else runs as in evaluation, without gradients and uncompiled.
+    Every layer gets the mean and the variance of all the values that reached it, the unbiased one unless the layer
+    says otherwise (``running_variance``), pooled exactly in float64 over batches of whatever sizes, and
+    ``num_batches_tracked`` the number of batches. While the data pass, the recalibrated layers normalize each batch
+    by its own statistics, as in training, and a batch of one value a channel by what was pooled so far; all else
+    runs as in evaluation, without gradients and uncompiled.
 
     Frozen layers (``normkit.surgery.freeze``) are left alone, and so is a layer in evaluation in a model in
     training. All or nothing: whatever is raised, KeyboardInterrupt too, every buffer is as it was to the bit.
@@ -227,7 +229,7 @@ def _write(layer: _BatchNorm, seen: _Pool) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
     layer.running_mean.copy_(seen.values.mean)
-    layer.running_var.copy_(seen.values.variance("unbiased"))
+    layer.running_var.copy_(seen.values.variance(getattr(layer, "policy", TORCH).running_variance))
     if layer.num_batches_tracked is not None:
         layer.num_batches_tracked.fill_(seen.calls)
 

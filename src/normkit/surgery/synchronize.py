@@ -119,4 +119,6 @@ def _reason_to_leave(module: torch.nn.Module) -> str:
     if type(module) not in _FROM:
         own = "with its own forward" if "forward" in vars(type(module)) else "whose class would be lost"
         return f"it is a subclass {own}"
+    if "policy" in vars(module):
+        return f"it has a policy that SyncBatchNorm has not{vars(module)['policy']}"
     return "its forward was replaced on the module" if "forward" in vars(module) else ""
