@@ -134,11 +134,11 @@ def _watched(tasks: list[str], choices: dict[str, Any], export: Path | None, *, 
         with watch(console, is_shown=is_shown) as watcher:
             from normkit.lab.compare import compare as run
             from normkit.lab.export import check_export
-            from normkit.lab.tasks import TASKS
+            from normkit.lab.tasks import USUAL_TASKS
 
             if export is not None:
                 check_export(export)
-            return run(tasks or list(TASKS), on_progress=watcher.update, **choices)
+            return run(tasks or list(USUAL_TASKS), on_progress=watcher.update, **choices)
     except KeyboardInterrupt:
         console.print("Interrupted. Every finished run is kept; the same command takes up where this one stopped.")
         raise typer.Exit(INTERRUPTED) from None

@@ -19,7 +19,7 @@ from normkit.lab.task import Task
 from normkit.lab.tasks import TASKS
 
 # What every run depends on besides its task's own definition.
-_SHARED = ("cells.py", "data.py", "evaluation.py", "norms.py", "training.py")
+_SHARED = ("data.py", "evaluation.py", "norms.py", "training.py")
 
 
 def load_task(text: str) -> Task:
