@@ -7,6 +7,7 @@
 
 #include "core/channel_norm.h"
 #include "core/kernels.h"
+#include "core/layer_norm2d.h"
 #include "core/row_norm.h"
 #include "torch_parallel.h"
 
@@ -163,6 +164,45 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   return in.ok() ? run(channel_norm_backward, a, a.shape.size()) : nullptr;
 }
 
+LayerNorm2dShape layer_norm2d_shape(Reader& in) {
+  LayerNorm2dShape shape{};
+  shape.dtype = in.dtype();
+  shape.n_samples = in.integer();
+  shape.n_channels = in.integer();
+  shape.n_positions = in.integer();
+  return shape;
+}
+
+PyObject* layer_norm2d_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 12);
+  LayerNorm2dForward a{};
+  a.shape = layer_norm2d_shape(in);
+  a.eps = in.real();
+  a.x = in.address();
+  a.w = in.const_array();
+  a.b = in.const_array();
+  a.y = in.address();
+  a.stats = in.address();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(layer_norm2d_forward, a, size_of(a.shape)) : nullptr;
+}
+
+PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 15);
+  LayerNorm2dBackward a{};
+  a.shape = layer_norm2d_shape(in);
+  a.eps = in.real();
+  a.dy = in.address();
+  a.x = in.address();
+  a.stats = in.address();
+  a.w = in.const_array();
+  a.dx = in.address();
+  a.dw = in.mutable_array();
+  a.db = in.mutable_array();
+  a.parallel_for = torch_parallel;
+  return in.ok() ? run(layer_norm2d_backward, a, size_of(a.shape)) : nullptr;
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
@@ -182,6 +222,11 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
      "dw, dw_dtype, db, db_dtype)"},
+    {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
+     METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
+    {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),
+     METH_FASTCALL,
+     "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/channel_norm.h"
+#include "core/layer_norm2d.h"
 #include "core/row_norm.h"
 #include "torch_parallel.h"
 
@@ -255,6 +256,58 @@ std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tenso
   return {dx, dw, db};
 }
 
+LayerNorm2dShape layer_norm2d_shape(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4, "normkit: expected x of shape (N, C, H, W), got ", x.dim(),
+                  " axes; add the sample axis with .unsqueeze(0).");
+  return {dtype_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
+}
+
+std::tuple<Tensor, Tensor> layer_norm2d(Tensor x_given, MaybeTensor weight, MaybeTensor bias, double eps) {
+  LayerNorm2dForward a{};
+  a.shape = layer_norm2d_shape(x_given);
+  const Tensor x = in_order(x_given);
+  const MaybeTensor w = in_order(weight), b = in_order(bias);
+  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor y = empty_as(x);
+  Tensor stats = torch::stable::new_empty(
+      x, std::vector<int64_t>{a.shape.n_samples, kStatsPerPosition, a.shape.n_positions}, dtype);
+  a.eps = eps;
+  a.x = x.const_data_ptr();
+  a.w = param(w, a.shape.n_channels, "weight");
+  a.b = param(b, a.shape.n_channels, "bias");
+  a.y = y.mutable_data_ptr();
+  a.stats = stats.mutable_data_ptr();
+  a.parallel_for = torch_parallel;
+  layer_norm2d_forward(a);
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor, Tensor> layer_norm2d_gradients(Tensor dy_given, Tensor x_given, Tensor stats_given,
+                                                          MaybeTensor weight, MaybeTensor bias, double eps,
+                                                          bool need_dx, bool need_dw, bool need_db) {
+  LayerNorm2dBackward a{};
+  a.shape = layer_norm2d_shape(x_given);
+  check_same(dy_given, x_given, "dy");
+  const Tensor x = in_order(x_given), dy = in_order(dy_given), stats = in_order(stats_given);
+  STD_TORCH_CHECK(stats.numel() == a.shape.n_samples * kStatsPerPosition * a.shape.n_positions,
+                  "normkit: expected the statistics that the forward returned, got ", stats.numel(),
+                  " numbers; pass them on unchanged.");
+  const MaybeTensor w = in_order(weight);
+  Tensor dx = need_dx ? empty_as(x) : nothing(x);
+  Tensor dw = need_dw ? empty_as(*w) : nothing(x), db = need_db ? empty_as(*bias) : nothing(x);
+  a.eps = eps;
+  a.dy = dy.const_data_ptr();
+  a.x = x.const_data_ptr();
+  a.stats = stats.const_data_ptr();
+  a.w = param(w, a.shape.n_channels, "weight");
+  if (need_dx) a.dx = dx.mutable_data_ptr();
+  if (need_dw) a.dw = {dw.mutable_data_ptr(), dtype_of(dw)};
+  if (need_db) a.db = {db.mutable_data_ptr(), dtype_of(db)};
+  a.parallel_for = torch_parallel;
+  layer_norm2d_backward(a);
+  return {dx, dw, db};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(normkit, m) {
@@ -276,6 +329,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(normkit, m) {
   m.def(
       "channel_norm_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, int num_groups, bool "
       "constant_stats, float eps, bool need_dx, bool need_dw, bool need_db) -> (Tensor, Tensor, Tensor)");
+  m.def("layer_norm2d(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "layer_norm2d_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, float eps, bool need_dx, "
+      "bool need_dw, bool need_db) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(normkit, CPU, m) {
@@ -287,4 +344,6 @@ STABLE_TORCH_LIBRARY_IMPL(normkit, CPU, m) {
   m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));
   m.impl("channel_norm", TORCH_BOX(&channel_norm));
   m.impl("channel_norm_backward", TORCH_BOX(&channel_norm_gradients));
+  m.impl("layer_norm2d", TORCH_BOX(&layer_norm2d));
+  m.impl("layer_norm2d_backward", TORCH_BOX(&layer_norm2d_gradients));
 }

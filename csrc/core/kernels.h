@@ -2,6 +2,7 @@
 #pragma once
 
 #include "channel_norm.h"
+#include "layer_norm2d.h"
 #include "row_norm.h"
 #include "types.h"
 
@@ -11,6 +12,7 @@ struct Kernels {
   const char* isa;
   RowKernels rows;
   ChannelKernels channels;
+  LayerNorm2dKernels layer_norm2d;
 };
 
 extern const Kernels kPortableKernels;

@@ -41,12 +41,17 @@ namespace NK_ISA {
 #include "channel_forward.h"
 #include "channel_backward.h"
 
+#include "layer_norm2d_tile.h"
+#include "layer_norm2d_forward.h"
+#include "layer_norm2d_backward.h"
+
 }  // namespace NK_ISA
 
 extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
     {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
+    {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
 };
 
 }  // namespace normkit

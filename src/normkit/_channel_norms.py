@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import channels, choose, ops, rows
+from normkit.kernels import channels, choose, layer_norm2d, ops, rows
 from normkit.kernels.channels import MeanAndVar
 from normkit.moments import Moments
 
@@ -66,8 +66,14 @@ def normalize_instances(
 
 def normalize_pixels(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Each position of each sample over its channels."""
-    if _path_of(x, w, b, None) == "composite" or channels.memory_format(x) is torch.contiguous_format:
+    path = _path_of(x, w, b, None)
+    if path == "composite":
         return composite.layer_norm2d(x, w, b, eps)
+    if channels.memory_format(x) is torch.contiguous_format and x.shape[2:].numel() > 1:
+        if path == "operator":
+            return ops.layer_norm2d(x, w, b, eps)
+        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        return layer_norm2d.layer_norm2d(x.contiguous(), w, b, eps)
     return rows.by_any("layer_norm", x.permute(0, 2, 3, 1), 1, w, b, eps).permute(0, 3, 1, 2)
 
 

@@ -370,9 +370,10 @@ def _check_running(
 
 def _autocast(x: Tensor) -> Tensor:
     """Off the CPU, autocast runs torch's row and group norms in float32 and returns float32; so does this."""
-    if x.device.type != "cpu" and x.dtype in _checks.LOW_PRECISION and torch.is_autocast_enabled(x.device.type):
-        return x.float()
-    return x
+    device = x.device.type
+    if device == "cpu" or x.dtype not in _checks.LOW_PRECISION or not torch.amp.is_autocast_available(device):
+        return x
+    return x.float() if torch.is_autocast_enabled(device) else x
 
 
 def _rms_norm_of_the_old_exporter(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:

@@ -110,16 +110,16 @@ def check_against_reference(case: ChannelCase) -> None:
     x_hat = cache.x_hat
     got_y, stats = case.forward()
     got_dx, got_dw, got_db = case.backward(stats)
-    _check("y", got_y, y, tolerances.normalized(y, x_hat, wide_w, wide_b, dtype))
+    check_within("y", got_y, y, tolerances.normalized(y, x_hat, wide_w, wide_b, dtype))
     mean_over = tolerances.MeanOver(slabs)
-    _check("dx", got_dx, dx, tolerances.input_gradient(dx, dy * wide_w, x_hat, rstd, mean_over, dtype))
+    check_within("dx", got_dx, dx, tolerances.input_gradient(dx, dy * wide_w, x_hat, rstd, mean_over, dtype))
     axes = (0, *range(2, len(shape)))
     for name, got, exact, terms in (
         ("dw", got_dw, dw, np.abs(dy) * (1 + np.abs(x_hat))),
         ("db", got_db, db, np.abs(dy)),
     ):
         if got is not None:
-            _check(name, got, exact, tolerances.parameter_gradient(exact, terms.sum(axes), dtype, got.dtype))
+            check_within(name, got, exact, tolerances.parameter_gradient(exact, terms.sum(axes), dtype, got.dtype))
     assert channels.memory_format(got_y) is channels.memory_format(got_dx) is channels.memory_format(case.x)
 
 
@@ -146,7 +146,8 @@ def _slabs(shape: tuple[int, ...], n_groups: int) -> np.ndarray:
     return np.broadcast_to(numbers.reshape(n, c, *[1] * (len(shape) - 2)), shape)
 
 
-def _check(name: str, got: Tensor, exact: np.ndarray, bound: np.ndarray) -> None:
+def check_within(name: str, got: Tensor, exact: np.ndarray, bound: np.ndarray) -> None:
+    """The result lies within its bound, which NaN does not."""
     error = np.abs(got.double().numpy() - exact)
     worst = np.max(np.where(error == 0, 0.0, error / np.maximum(bound, 1e-300)))
     assert (error <= bound).all(), f"{name}: {worst:.3g} times the bound"

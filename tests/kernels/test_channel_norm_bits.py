@@ -74,6 +74,7 @@ def test_memory_of_any_alignment(channels_last: bool, dtype: torch.dtype, elemen
 
 _DIGEST = """
 import hashlib, torch
+from kernels import test_layer_norm2d
 from kernels.channel_norms import channel_case
 from kernels.row_norms import DTYPES
 from normkit.kernels import cpu
@@ -84,7 +85,10 @@ for dtype in DTYPES:
             torch.manual_seed(sum(shape))
             case = channel_case(shape, groups, dtype, channels_last=channels_last, offset=2.0)
             case.x[:, 0], case.x[0, 1], case.x[-1] = 3.0, float("nan"), case.x[-1] * 1e36
-            for t in case.results():
+            results = case.results()
+            if len(shape) == 4 and not channels_last:
+                results += test_layer_norm2d.make(shape, dtype).results()
+            for t in results:
                 digest.update(t.nan_to_num(nan=7.0).contiguous()
                               .view(torch.int16 if t.element_size() == 2 else torch.int32).numpy().tobytes())
 print(cpu.LIBRARY.isa(), digest.hexdigest())

@@ -38,7 +38,7 @@ def channel_norm(
     w, b = (None if p is None else p.contiguous() for p in (w, b))
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b)):
-        y: Tensor = _ChannelNorm.apply(x, w, b, n_groups, eps, given, into, momentum)  # type: ignore[no-untyped-call]
+        y: Tensor = _ChannelNorm.apply(x, w, b, n_groups, eps, given, into, momentum)
     else:
         y, _ = cpu.channel_norm(x, n_groups, w, b, eps, given=_dense_pair(given), running=into, momentum=momentum)
     if running is not None and into is not None:
@@ -75,7 +75,7 @@ def _write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
             old.copy_(new)
 
 
-class _ChannelNorm(torch.autograd.Function):
+class _ChannelNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,

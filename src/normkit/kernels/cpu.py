@@ -37,6 +37,11 @@ def _load() -> tuple[Any, str]:
 LIBRARY, DESCRIPTION = _load()
 
 
+def library_file() -> Path | None:
+    """The file of the compiled library, if one is in use: its content is the identity of what the kernels compute."""
+    return None if LIBRARY is None else Path(LIBRARY.__file__)
+
+
 # The bodies below are written out rather than composed: for small tensors Python's own calls are the cost.
 
 
@@ -177,6 +182,44 @@ def channel_norm_backward(
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.channel_norm_backward(
         *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
+        _address(dx), *_array(dw), *_array(db),
+    )  # fmt: skip
+    return dx
+
+
+def layer_norm2d(
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W)."""
+    n, c, height, width = x.shape
+    dtype = x.dtype
+    y = torch.empty_like(x)
+    stats, stats_address = None, 0
+    if keep_stats:
+        stats = torch.empty(n, 3, height * width, dtype=STATS_DTYPES[dtype])
+        stats_address = stats.data_ptr()
+    LIBRARY.layer_norm2d_forward(
+        DTYPE_CODES[dtype], n, c, height * width, eps, x.data_ptr(), *_array(w), *_array(b), y.data_ptr(), stats_address
+    )
+    return y, stats
+
+
+def layer_norm2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    w: Tensor | None,
+    eps: float,
+    *,
+    need_dx: bool,
+    dw: Tensor | None,
+    db: Tensor | None,
+) -> Tensor | None:
+    """dx; dw and db are written where given."""
+    n, c, height, width = x.shape
+    dx = torch.empty_like(x) if need_dx else None
+    LIBRARY.layer_norm2d_backward(
+        DTYPE_CODES[x.dtype], n, c, height * width, eps, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
         _address(dx), *_array(dw), *_array(db),
     )  # fmt: skip
     return dx

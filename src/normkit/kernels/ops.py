@@ -46,6 +46,12 @@ def channel_norm(
     return y, stats
 
 
+def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """The operator that stands for ``layer_norm2d.layer_norm2d`` in a graph."""
+    y: Tensor = torch.ops.normkit.layer_norm2d(x, w, b, eps)[0]
+    return y
+
+
 def _stats_like(x: Tensor, n_axes: int, per_row: int) -> Tensor:
     n_rows = math.prod(x.shape[: x.dim() - n_axes])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -233,6 +239,37 @@ def _channel_norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
     return *(g if needed else None for g, needed in zip(found, need, strict=True)), None, None, None, None
 
 
+def _layer_norm2d_fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    n, _, height, width = x.shape
+    return _like(x), x.new_empty((n, 3, height * width), dtype=cpu.STATS_DTYPES[x.dtype])
+
+
+def _layer_norm2d_backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    need_dx: bool,
+    need_dw: bool,
+    need_db: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _wanted(x, x, need_dx), _wanted(x, weight, need_dw), _wanted(x, bias, need_db)
+
+
+def _save_layer_norm2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, w, b, ctx.eps = inputs
+    ctx.save_for_backward(x, w, b, output[1])
+
+
+def _layer_norm2d_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
+    x, w, b, stats = ctx.saved_tensors
+    need = ctx.needs_input_grad[:3]
+    found = torch.ops.normkit.layer_norm2d_backward(dy, x, stats, w, b, ctx.eps, *need)
+    return *(g if needed else None for g, needed in zip(found, need, strict=True)), None
+
+
 def _register() -> None:
     fakes: dict[str, Callable[..., Any]] = {
         "layer_norm": _layer_norm_fake,
@@ -243,6 +280,8 @@ def _register() -> None:
         "rms_norm_backward": _rms_norm_backward_fake,
         "channel_norm": _channel_norm_fake,
         "channel_norm_backward": _channel_norm_backward_fake,
+        "layer_norm2d": _layer_norm2d_fake,
+        "layer_norm2d_backward": _layer_norm2d_backward_fake,
     }
     derivatives: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "layer_norm": (_layer_norm_gradients, _save_layer_norm),
@@ -250,6 +289,7 @@ def _register() -> None:
         "rms_norm": (_rms_norm_gradients, _save_rms_norm),
         "add_rms_norm": (_add_rms_norm_gradients, _save_add_rms_norm),
         "channel_norm": (_channel_norm_gradients, _save_channel_norm),
+        "layer_norm2d": (_layer_norm2d_gradients, _save_layer_norm2d),
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"normkit::{name}", fake)

@@ -1,0 +1,46 @@
+"""LayerNorm2d over contiguous images on the compiled kernel: derivatives as in ``channels``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normkit import composite
+from normkit.kernels import choose, cpu, derivatives
+
+
+def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    """Normalize each position of a contiguous (N, C, H, W) over its channels; w and b are contiguous."""
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
+    ):
+        y: Tensor = _LayerNorm2d.apply(x, w, b, eps)  # type: ignore[no-untyped-call]
+        return y
+    return cpu.layer_norm2d(x, w, b, eps, False)[0]
+
+
+class _LayerNorm2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+        y, stats = cpu.layer_norm2d(x, w, b, eps, True)
+        ctx.save_for_backward(x, w, stats)
+        ctx.eps = eps
+        ctx.b_dtype = None if b is None else b.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        x, w, stats = ctx.saved_tensors
+        need_dx, need_dw, need_db, _ = ctx.needs_input_grad
+        if choose.wants_composite_backward(dy):
+            b = None if ctx.b_dtype is None else torch.zeros(x.shape[1], dtype=ctx.b_dtype)
+            eps = ctx.eps
+            return *derivatives.through(
+                lambda x, w, b: composite.layer_norm2d(x, w, b, eps), x, w, b, dy, (need_dx, need_dw, need_db)
+            ), None
+        dw = torch.empty_like(w) if need_dw else None
+        db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
+        dx = cpu.layer_norm2d_backward(dy.contiguous(), x, stats, w, ctx.eps, need_dx=need_dx, dw=dw, db=db)
+        return dx, dw, db, None
