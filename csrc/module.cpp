@@ -8,6 +8,7 @@
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
+#include "core/recurrent.h"
 #include "core/row_norm.h"
 #include "torch_parallel.h"
 
@@ -203,6 +204,43 @@ PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   return in.ok() ? run(layer_norm2d_backward, a, size_of(a.shape)) : nullptr;
 }
 
+void read_recurrent(Reader& in, Recurrent& a) {
+  a.cell = static_cast<RecurrentCell>(in.integer());
+  a.place = static_cast<RecurrentPlace>(in.integer());
+  a.norm = static_cast<RowNorm>(in.integer());
+  a.has_norm_c = in.integer() != 0;
+  a.n_hidden = in.integer();
+  a.n_steps = in.integer();
+  a.n_sequences = in.integer();
+  a.sizes = static_cast<const int64_t*>(in.address());
+  a.eps = in.real();
+  a.w_hh = static_cast<const float*>(in.address());
+  for (ConstArray* parameter : {&a.norm_w, &a.norm_b, &a.norm_c_w, &a.norm_c_b}) parameter->data = in.address();
+  for (const float** values : {&a.p, &a.h0, &a.c0}) *values = static_cast<const float*>(in.address());
+  a.parallel_for = torch_parallel;
+}
+
+PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 24);
+  RecurrentForward a{};
+  read_recurrent(in, a);
+  for (float** values : {&a.y, &a.z, &a.z_stats, &a.c, &a.c_stats, &a.h_last, &a.c_last}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(recurrent_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 30);
+  RecurrentBackward a{};
+  read_recurrent(in, a);
+  for (const float** values : {&a.z, &a.z_stats, &a.c, &a.c_stats, &a.y, &a.dy, &a.dh_last, &a.dc_last}) {
+    *values = static_cast<const float*>(in.address());
+  }
+  for (float** values : {&a.da, &a.dz, &a.du, &a.dh0, &a.dc0}) *values = static_cast<float*>(in.address());
+  return in.ok() ? run(recurrent_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
@@ -227,6 +265,14 @@ PyMethodDef methods[] = {
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),
      METH_FASTCALL,
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
+    {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
+     METH_FASTCALL,
+     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
+    {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
+     METH_FASTCALL,
+     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

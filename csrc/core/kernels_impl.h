@@ -45,12 +45,19 @@ namespace NK_ISA {
 #include "layer_norm2d_forward.h"
 #include "layer_norm2d_backward.h"
 
+#include "activations.h"
+#include "gemm.h"
+#include "recurrent_steps.h"
+#include "recurrent_forward.h"
+#include "recurrent_backward.h"
+
 }  // namespace NK_ISA
 
 extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
     {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
+    {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward},
     {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
 };
 

@@ -12,7 +12,7 @@ p' needs no state and is computed for all steps at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
+from normkit.kernels import recurrent
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -154,18 +155,73 @@ class RNN:
 
 def run(cell: Cell, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
     """h after every step, as rows like those of x, and the state of each sequence after its last."""
+    found = _by_kernel(cell, x, sizes, state) if isinstance(cell, LSTM | RNN) else None
+    return step_after_step(cell, cell.inputs(x, sizes), sizes, state) if found is None else found
+
+
+def step_after_step(cell: Cell, p: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+    """The same from p' of all steps, in differentiable operations."""
     outputs: list[Tensor] = []
     ended: list[State] = []  # states of sequences that are over, the shortest first
-    for step, p in enumerate(torch.split(cell.inputs(x, sizes), list(sizes))):
-        n = p.shape[0]
+    for step, p_t in enumerate(torch.split(p, list(sizes))):
+        n = p_t.shape[0]
         if n < state[0].shape[0]:
             ended.append(tuple(s[n:] for s in state))
             state = tuple(s[:n] for s in state)
-        state = cell.step(p, state, step)
+        state = cell.step(p_t, state, step)
         outputs.append(state[0])
     if ended:
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return torch.cat(outputs), state
+
+
+def _by_kernel(cell: LSTM | RNN, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+    """The same with the time loop compiled, or None where there is no kernel for it."""
+    w, norms = cell.w, cell.norms
+    a_norm = norms.hh or norms.sum
+    if w.hr is not None or not all(norm is None or isinstance(norm, RowNorm) for norm in norms):
+        return None
+    assert a_norm is None or isinstance(a_norm, RowNorm)
+    assert norms.c is None or isinstance(norms.c, RowNorm)
+    h, c = state if isinstance(cell, LSTM) else (state[0], None)
+    own = [
+        None if norm is None else t for norm in (a_norm, norms.c) for t in (norm and norm.weight, norm and norm.bias)
+    ]
+    if not recurrent.accepts(x, w.ih, w.hh, h, c, *own):
+        return None
+    # Where no gate stands between them, the biases can be added together, once for all steps.
+    bias = w.b_ih if w.b_ih is None or w.b_hh is None else w.b_ih + w.b_hh
+    merged = replace(cell, w=w._replace(b_ih=bias, b_hh=None))
+    kind = next((norm.kind for norm in (a_norm, norms.c) if norm is not None), "layer")
+    loop = recurrent.Loop(
+        cell="lstm" if isinstance(cell, LSTM) else cell.nonlinearity,
+        place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
+        norm="layer_norm" if kind == "layer" else "rms_norm",
+        has_norm_c=norms.c is not None,
+        eps=0.0 if a_norm is None else a_norm.eps,
+        sizes=sizes,
+    )
+
+    def composite(p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, *own: Tensor | None) -> tuple[Tensor, ...]:
+        again = replace(merged, w=merged.w._replace(hh=w_hh), norms=_with_parameters(norms, own))
+        y, last = step_after_step(again, p, sizes, (h,) if c is None else (h, c))
+        return y, *last
+
+    y, *last = recurrent.run(loop, (merged.inputs(x, sizes), h, c, w.hh, *own), composite)
+    return y, tuple(last)
+
+
+def _with_parameters(norms: Norms, own: Sequence[Tensor | None]) -> Norms:
+    """The norms with other parameters: weight and bias of the one of hh or sum, and of that of c."""
+
+    def changed(norm: Norm | None, w: Tensor | None, b: Tensor | None) -> Norm | None:
+        if norm is None or w is None:
+            return norm
+        assert isinstance(norm, RowNorm)
+        return replace(norm, weight=w, bias=b)
+
+    w, b, c_w, c_b = own
+    return Norms(None, changed(norms.hh, w, b), changed(norms.sum, w, b), changed(norms.c, c_w, c_b))
 
 
 def _inputs(w: Weights, norms: Norms, x: Tensor, sizes: Sequence[int], first: int) -> Tensor:

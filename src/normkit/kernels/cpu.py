@@ -17,8 +17,8 @@ Norm = Literal["layer_norm", "rms_norm"]
 
 # As numbered in csrc/core.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-_NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
-_STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
+STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
 STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
 
@@ -54,12 +54,12 @@ def row_norm(
     y = torch.empty_like(x)
     stats, stats_address = None, 0
     if keep_stats:
-        stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+        stats = torch.empty(n_rows * STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
         stats_address = stats.data_ptr()
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
     b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
         w_address, w_code, b_address, b_code, y.data_ptr(), stats_address, 0, 0, 0.0, 0,
     )  # fmt: skip
     return y, stats
@@ -80,11 +80,11 @@ def add_row_norm(
     dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
     y, z = torch.empty_like(x), torch.empty_like(x)
-    stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+    stats = torch.empty(n_rows * STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
     b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
         w_address, w_code, b_address, b_code, y.data_ptr(), stats.data_ptr(),
         residual.data_ptr(), z.data_ptr(), dropout_p, seed,
     )  # fmt: skip
@@ -131,7 +131,7 @@ def row_norm_backward(
         db = torch.empty(n_cols, dtype=db_dtype)
         db_address, db_code = db.data_ptr(), DTYPE_CODES[db_dtype]
     LIBRARY.row_norm_backward(
-        _NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
+        NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
         dy.data_ptr(), x.data_ptr(), stats.data_ptr(), w_address, w_code, 0 if dz is None else dz.data_ptr(),
         dx_address, dropped_address, dropout_p, seed, dw_address, w_code, db_address, db_code,
     )  # fmt: skip
