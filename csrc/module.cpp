@@ -241,6 +241,31 @@ PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) 
   return in.ok() ? run(recurrent_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
 }
 
+PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 25);
+  GruForward a{};
+  read_recurrent(in, a);
+  a.b_hh = static_cast<const float*>(in.address());
+  for (float** values : {&a.y, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.h_last}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(gru_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 32);
+  GruBackward a{};
+  read_recurrent(in, a);
+  for (const float** values :
+       {&a.b_hh, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.y, &a.dy, &a.dh_last}) {
+    *values = static_cast<const float*>(in.address());
+  }
+  for (float** values : {&a.dp, &a.dout_rz, &a.dout_n, &a.dq_rz, &a.dq_n, &a.dh0}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(gru_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
@@ -273,6 +298,11 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
      "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
+    {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
+     "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
+    {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
+     "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
+     "dq_rz, dq_n, dh0)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -23,49 +23,80 @@ class Panels {
     }
   }
 
-  // out[n_rows, n_cols], `out_step` apart, from rows of a that are `a_step` apart.
-  void multiply(const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
+  // out[n_rows, n_cols], `out_step` apart, from rows of a that are `a_step` apart; or added to out.
+  void multiply(const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step, bool add = false) const {
+    const Rows rows = {a, a_step, out, out_step, add};
+    if (n_rows < kProductRows) return few<kProductRows - 1>(rows, int(n_rows));
     for (int64_t first = 0; first < n_cols_; first += kLanes) {
-      const float* panel = memory_.data() + first * n_deep_;
-      const int n = int(n_cols_ - first < kLanes ? n_cols_ - first : kLanes);
       int64_t i = 0;
-      for (; i + kProductRows <= n_rows; i += kProductRows) {
-        rows<kProductRows>(panel, a + i * a_step, a_step, out + i * out_step + first, out_step, n);
-      }
-      rest<kProductRows - 1>(panel, a + i * a_step, a_step, out + i * out_step + first, out_step, n, int(n_rows - i));
+      for (; i + kProductRows <= n_rows; i += kProductRows) tile<kProductRows, 1>(rows.from(i), first);
+      rest<kProductRows - 1>(rows.from(i), first, int(n_rows - i));
     }
   }
 
  private:
+  struct Rows {
+    const float* a;
+    int64_t a_step;
+    float* out;
+    int64_t out_step;
+    bool add;
+    Rows from(int64_t i) const { return {a + i * a_step, a_step, out + i * out_step, out_step, add}; }
+  };
+
+  // All columns of `count` rows, fewer than kProductRows: several panels at once in the registers that these leave.
   template <int kRows>
-  void rest(const float* panel, const float* a, int64_t a_step, float* out, int64_t out_step, int n, int count) const {
+  void few(const Rows& rows, int count) const {
     if constexpr (kRows > 0) {
-      if (count == kRows) return rows<kRows>(panel, a, a_step, out, out_step, n);
-      rest<kRows - 1>(panel, a, a_step, out, out_step, n, count);
+      if (count != kRows) return few<kRows - 1>(rows, count);
+      constexpr int kPanels = kProductRows / kRows < 4 ? kProductRows / kRows : 4;
+      int64_t first = 0;
+      for (; first + kPanels * kLanes <= n_cols_; first += kPanels * kLanes) tile<kRows, kPanels>(rows, first);
+      for (; first < n_cols_; first += kLanes) tile<kRows, 1>(rows, first);
     }
   }
 
   template <int kRows>
-  __attribute__((noinline)) void rows(const float* panel, const float* a, int64_t a_step, float* out, int64_t out_step,
-                                      int n) const {
+  void rest(const Rows& rows, int64_t first, int count) const {
+    if constexpr (kRows > 0) {
+      if (count != kRows) return rest<kRows - 1>(rows, first, count);
+      tile<kRows, 1>(rows, first);
+    }
+  }
+
+  // kRows rows of the kPanels panels from column `first` on; only a single panel may lack columns.
+  template <int kRows, int kPanels>
+  __attribute__((noinline)) void tile(const Rows& rows, int64_t first) const {
+    const float* const panel = memory_.data() + first * n_deep_;
+    const int n = int(n_cols_ - first < kLanes ? n_cols_ - first : kLanes);
     for (int64_t k = 0; k < n_deep_; k += kDepth) {
       const int64_t depth = n_deep_ - k < kDepth ? n_deep_ - k : kDepth;
-      Vec<float> sums[kRows];
+      Vec<float> sums[kPanels][kRows];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) sums[r] = zeros<float>();
+        for (int r = 0; r < kRows; ++r) sums[p][r] = zeros<float>();
+      }
       const float* b = panel + k * kLanes;
       for (int64_t d = 0; d < depth; ++d, b += kLanes) {
-        const Vec<float> bd = load(b);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          const Vec<float> bd = load(b + p * n_deep_ * kLanes);
 #pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r) sums[r] = fma(splat(a[r * a_step + k + d]), bd, sums[r]);
+          for (int r = 0; r < kRows; ++r) sums[p][r] = fma(splat(rows.a[r * rows.a_step + k + d]), bd, sums[p][r]);
+        }
       }
+      const bool add = rows.add || k > 0;
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
-        float* to = out + r * out_step;
-        if (n == kLanes) {
-          store(to, k == 0 ? sums[r] : load(to) + sums[r]);
-        } else {
-          store_first(to, k == 0 ? sums[r] : load_first(to, n) + sums[r], n);
+        for (int r = 0; r < kRows; ++r) {
+          float* const to = rows.out + r * rows.out_step + first + p * kLanes;
+          if (n == kLanes) {
+            store(to, add ? load(to) + sums[p][r] : sums[p][r]);
+          } else {
+            store_first(to, add ? load_first(to, n) + sums[p][r] : sums[p][r], n);
+          }
         }
       }
     }

@@ -50,6 +50,7 @@ namespace NK_ISA {
 #include "recurrent_steps.h"
 #include "recurrent_forward.h"
 #include "recurrent_backward.h"
+#include "recurrent_gru.h"
 
 }  // namespace NK_ISA
 
@@ -57,7 +58,7 @@ extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
     {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
-    {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward},
+    {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward, NK_ISA::gru_forward, NK_ISA::gru_backward},
     {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
 };
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from normkit import recurrence
-from normkit.kernels import recurrent
-from normkit.recurrence import LSTM, RNN, Norms, RowNorm, Weights
+from normkit.kernels import gru, recurrent
+from normkit.recurrence import GRU, LSTM, RNN, Norms, RowNorm, Weights
 
-CELLS = ("lstm", "tanh", "relu")
+CELLS = ("lstm", "gru", "tanh", "relu")
 PLACES = ("none", "sum", "separate", "input", "rms_sum", "rms_separate")
 EQUAL, SHORTER = "equal lengths", "ever fewer"
 
@@ -25,7 +25,7 @@ EQUAL, SHORTER = "equal lengths", "ever fewer"
 def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype, seed: int = 0) -> Any:
     """A cell with random parameters; the same numbers, rounded to float32, for each dtype."""
     generator = torch.Generator().manual_seed(seed)
-    gates = (4 if name == "lstm" else 1) * n_hidden
+    gates = {"lstm": 4, "gru": 3}.get(name, 1) * n_hidden
 
     def leaf(*shape: int, scale: float = 1.0, offset: float = 0.0) -> Tensor:
         value = offset + scale * torch.randn(shape, generator=generator)
@@ -34,7 +34,8 @@ def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype,
     def norm(size: int) -> RowNorm:
         kind = "rms" if place.startswith("rms_") else "layer"
         bias = leaf(size, scale=0.3) if kind == "layer" else None
-        return RowNorm(kind, leaf(size, scale=0.3, offset=1), bias, 1e-5, [size])
+        stretches = [2 * n_hidden, n_hidden] if name == "gru" else [size]
+        return RowNorm(kind, leaf(size, scale=0.3, offset=1), bias, 1e-5, stretches)
 
     weights = Weights(
         leaf(gates, n_in, scale=n_in**-0.5), leaf(gates, n_hidden, scale=n_hidden**-0.5), leaf(gates), leaf(gates)
@@ -46,6 +47,8 @@ def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype,
         sum=norm(gates) if where == "sum" else None,
         c=norm(n_hidden) if where == "separate" and name == "lstm" else None,
     )
+    if name == "gru":
+        return GRU(weights, norms)
     return LSTM(weights, norms) if name == "lstm" else RNN(weights, norms, name)
 
 
@@ -77,13 +80,16 @@ def run(name: str, place: str, sizes: list[int], n_in: int, n_hidden: int, dtype
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[recurrent.Loop]]:
     """The kernel's calls, so that a test cannot compare a path with itself."""
     seen: list[recurrent.Loop] = []
-    original = recurrent.run
 
-    def watched(loop: recurrent.Loop, *rest: Any) -> Any:
-        seen.append(loop)
-        return original(loop, *rest)
+    def watched(original: Any) -> Any:
+        def call(loop: recurrent.Loop, *rest: Any) -> Any:
+            seen.append(loop)
+            return original(loop, *rest)
 
-    monkeypatch.setattr(recurrent, "run", watched)
+        return call
+
+    for module in (recurrent, gru):
+        monkeypatch.setattr(module, "run", watched(module.run))
     yield seen
     assert seen, "no call has reached the kernel"
 
@@ -107,13 +113,14 @@ def test_every_cell_and_place(name: str, place: str, how: str, calls: list[Any],
 
 @pytest.mark.parametrize("n_hidden", [1, 2, 15, 16, 17, 31, 48, 127, 129, 260])
 def test_every_width(n_hidden: int, calls: list[Any], poisoned_memory: None) -> None:
-    check_close("lstm", "separate" if n_hidden > 2 else "none", sizes_of(SHORTER, 3, 4), 3, n_hidden)
+    for name in ("lstm", "gru"):
+        check_close(name, "separate" if n_hidden > 2 else "none", sizes_of(SHORTER, 3, 4), 3, n_hidden)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 11, 12, 13, 15, 16, 17, 33, 50])
 def test_every_batch(n: int, calls: list[Any], poisoned_memory: None) -> None:
-    for how in (EQUAL, SHORTER):
-        check_close("lstm", "separate", sizes_of(how, 4, n), 2, 18)
+    for name in ("lstm", "gru"):
+        check_close(name, "separate", sizes_of(SHORTER, 4, n), 2, 18)
 
 
 def test_one_step(calls: list[Any]) -> None:
@@ -178,14 +185,22 @@ def test_a_sequences_bits_do_not_depend_on_its_batch(place: str) -> None:
         )
 
 
+SCRIPT = """
+import hashlib, sys
+from normkit.kernels import cpu
+if cpu.LIBRARY.isa() != sys.argv[1]:
+    sys.exit(3)
+from kernels.test_recurrent import of_the_loop
+print(hashlib.sha256(b"".join(of_the_loop(place) for place in ("none", "separate", "rms_sum"))).hexdigest())
+"""
+
+
 def test_the_same_bits_on_every_instruction_set() -> None:
-    code = "import hashlib; from kernels import test_recurrent as t; print(hashlib.sha256(b''.join(t.of_the_loop(p) for p in ('none', 'separate', 'rms_sum'))).hexdigest())"
+    path = os.pathsep.join(p for p in sys.path if p)
     found = {}
     for isa in ("portable", "avx2", "avx512"):
-        script = f"from normkit.kernels import cpu; import sys; sys.exit(3) if cpu.LIBRARY.isa() != {isa!r} else None; {code}"
-        path = os.pathsep.join(p for p in sys.path if p)
         done = subprocess.run(
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", SCRIPT, isa],
             capture_output=True,
             text=True,
             check=False,
@@ -194,6 +209,7 @@ def test_the_same_bits_on_every_instruction_set() -> None:
         if done.returncode != 3:
             assert done.returncode == 0, done.stderr
             found[isa] = done.stdout
+    assert found
     assert len(set(found.values())) == 1, found
 
 

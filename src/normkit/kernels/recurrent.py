@@ -18,9 +18,9 @@ from normkit.kernels import choose, cpu
 from normkit.kernels.cpu import Norm
 from normkit.kernels.derivatives import KernelFunction
 
-Cell = Literal["lstm", "tanh", "relu"]
+Cell = Literal["lstm", "tanh", "relu", "gru"]
 Place = Literal["none", "product", "sum"]
-_CELLS: dict[Cell, int] = {"lstm": 0, "tanh": 1, "relu": 2}
+_CELLS: dict[Cell, int] = {"lstm": 0, "tanh": 1, "relu": 2, "gru": 3}
 _PLACES: dict[Place, int] = {"none": 0, "product": 1, "sum": 2}
 
 # p, h0, c0, w_hh, the norm's weight and bias, and those of N_c
@@ -33,7 +33,7 @@ Composite = Callable[..., Outputs]
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """What of a call enters no gradient; ``place`` is where the pre-activation is normalized (csrc/core/recurrent.h)."""
+    """What of a call enters no gradient; the names are those of csrc/core/recurrent.h."""
 
     cell: Cell
     place: Place
@@ -80,20 +80,23 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
             None if c0 is None else torch.empty_like(y),
             p.new_empty(n_rows * per_row) if loop.has_norm_c else None,
         )
-    cpu.LIBRARY.recurrent_forward(*_common(loop, arguments), *map(_address, (y, *kept, h_last, c_last)))
+    cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(address, (y, *kept, h_last, c_last)))
     return (y, h_last) if c_last is None else (y, h_last, c_last), kept
 
 
-def _common(loop: Loop, arguments: Arguments) -> tuple[Any, ...]:
-    p, h0, c0, w_hh, *norms = arguments
+def common(
+    loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, *norms: Tensor | None
+) -> tuple[Any, ...]:
+    """What every call begins with; the norms' weights and biases are four, those of N_c last."""
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
         h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.data_ptr(), loop.eps,
-        *map(_address, (w_hh, *norms, p, h0, c0)),
+        *map(address, (w_hh, *norms, p, h0, c0)),
     )  # fmt: skip
 
 
-def _address(t: Tensor | None) -> int:
+def address(t: Tensor | None) -> int:
+    """Where the values lie; 0 for none."""
     return 0 if t is None else t.data_ptr()
 
 
@@ -111,7 +114,7 @@ class _Loop(KernelFunction):
         arguments, kept, y = saved[:8], saved[8:12], saved[12]
         needed = ctx.needs_input_grad[2:]
         if any(choose.wants_composite_backward(g) for g in gradients):
-            return None, None, *_through(ctx.composite, arguments, gradients, needed)
+            return None, None, *through(ctx.composite, arguments, gradients, needed)
         dense = [g.contiguous() for g in gradients]
         return None, None, *_backward(ctx.loop, arguments, kept, y, dense, needed)
 
@@ -124,7 +127,7 @@ def _backward(
     gradients: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    p, h0, c0, w_hh, norm_w, norm_b, norm_c_w, norm_c_b = arguments
+    p, h0, c0, _, norm_w, norm_b, norm_c_w, norm_c_b = arguments
     z, z_stats, c, c_stats = kept
     da = torch.empty_like(p)
     dz = da if loop.place == "none" else torch.empty_like(p)
@@ -132,29 +135,30 @@ def _backward(
     dh0, dc0 = torch.empty_like(h0), None if c0 is None else torch.empty_like(c0)
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
-        *_common(loop, arguments),
-        *map(_address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
+        *common(loop, *arguments),
+        *map(address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
     )
-    dw_hh = _previous(y, h0, loop.sizes, dz) if needed[3] else None
+    dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
     dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
     if z is not None and z_stats is not None and (needed[4] or needed[5]):
-        dnorm_w, dnorm_b = _of_parameters(loop, da, z, z_stats, norm_w, norm_b)
+        dnorm_w, dnorm_b = of_parameters(loop, da, z, z_stats, norm_w, norm_b)
     if du is not None and c is not None and c_stats is not None and (needed[6] or needed[7]):
-        dnorm_c_w, dnorm_c_b = _of_parameters(loop, du, c, c_stats, norm_c_w, norm_c_b)
+        dnorm_c_w, dnorm_c_b = of_parameters(loop, du, c, c_stats, norm_c_w, norm_c_b)
     return [dz if loop.place == "sum" else da, dh0, dc0, dw_hh, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b]
 
 
-def _of_parameters(
+def of_parameters(
     loop: Loop, dy: Tensor, x: Tensor, stats: Tensor, w: Tensor | None, b: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a norm's weight and bias, of all steps at once."""
     found = cpu.row_norm_backward(
         loop.norm, dy, x, stats, x.shape[1], w, loop.eps, False, w is not None, None if b is None else b.dtype
     )
     return found.dw, found.db
 
 
-def _previous(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:
-    """The gradient of W_hh: the product of dz with the state before each row's step."""
+def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:
+    """The sum over all rows of dz times the state before their step."""
     first = sizes[0]
     dw = dz[:first].T @ h0
     if len(sizes) == 1:
@@ -162,12 +166,12 @@ def _previous(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor
     if sizes[-1] == first:
         before = y[: y.shape[0] - first]
     else:
-        steps = y.split(list(sizes))
+        steps = torch.split(y, list(sizes))
         before = torch.cat([h[:n] for h, n in zip(steps, sizes[1:], strict=False)])
     return dw.addmm_(dz[first:].T, before)
 
 
-def _through(
+def through(
     composite: Composite, arguments: Sequence[Tensor | None], gradients: Sequence[Tensor], needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients as differentiable functions of the arguments and of the gradients given."""
