@@ -38,7 +38,7 @@ struct Recurrent {
   const float* c0;
   ParallelFor parallel_for;
 
-  constexpr int64_t gates() const {
+  __attribute__((always_inline)) constexpr int64_t gates() const {
     return (cell == RecurrentCell::kLstm ? 4 : cell == RecurrentCell::kGru ? 3 : 1) * n_hidden;
   }
 };
