@@ -10,6 +10,7 @@
 #include "core/layer_norm2d.h"
 #include "core/recurrent.h"
 #include "core/row_norm.h"
+#include "plain.h"
 #include "torch_parallel.h"
 
 namespace {
@@ -266,10 +267,21 @@ PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return in.ok() ? run(gru_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
 }
 
+TorchNames torch_names;  // filled when the module is imported
+
+PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 4) return PyErr_Format(PyExc_TypeError, "expected 4 arguments, got %zd", n);
+  const int64_t n_cols = plain_rows(torch_names, args[0], args[1], args[2], args[3]);
+  PyErr_Clear();  // whatever was odd about the arguments, the caller's own checks will say
+  return PyLong_FromLongLong(n_cols);
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
+    {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
+     "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
     {"row_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_forward_py)),
      METH_FASTCALL,
      "(norm, dtype, n_rows, n_cols, eps, x, w, w_dtype, b, b_dtype, y, stats, residual, z, p, seed)"},
@@ -311,4 +323,4 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C",    "normkit's compiled kernel
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__C() { return torch_names.find() ? PyModule_Create(&module) : nullptr; }

@@ -36,38 +36,11 @@ def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b:
         or forward_ad._current_level >= 0
         or _dispatch_modes() > 0
         or _jit_state() is not None
-        or not (_is_plain(x) and x.is_contiguous())
         or not (type(eps) is float and 0.0 <= eps < math.inf)
     ):
         return False
     sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
-    return (
-        len(sizes) > 0
-        and x.shape[-len(sizes) :] == sizes
-        and (w is None or _is_plain_parameter(w, sizes, x.dtype))
-        and (b is None or _is_plain_parameter(b, sizes, x.dtype))
-    )
-
-
-def _is_plain(t: Tensor) -> bool:
-    """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
-    return (
-        (type(t) is Tensor or type(t) is Parameter)
-        and t.is_cpu
-        and t.dtype in cpu.DTYPE_CODES
-        and t.layout is torch.strided
-        and not t.is_nested
-        and not t.is_neg()
-    )
-
-
-def _is_plain_parameter(p: Tensor, sizes: tuple[int, ...], x_dtype: torch.dtype) -> bool:
-    return (
-        _is_plain(p)
-        and p.shape == sizes
-        and p.is_contiguous()
-        and (p.dtype == x_dtype or (p.dtype == torch.float32 and x_dtype != torch.float64))
-    )
+    return cpu.LIBRARY.plain_rows(x, sizes, w, b) >= 0  # type: ignore[no-any-return]
 
 
 Path = Literal["kernel", "operator", "composite"]
