@@ -129,13 +129,15 @@ ChannelShape channel_shape(Reader& in) {
 }
 
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 23);
+  Reader in(args, n, 25);
   ChannelForward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
   a.x = in.address();
+  a.residual = in.address();
   a.w = in.const_array();
   a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.mean = in.const_array();
   a.var = in.const_array();
   a.y = in.address();
@@ -148,7 +150,7 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 18);
+  Reader in(args, n, 21);
   ChannelBackward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
@@ -157,6 +159,8 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   a.x = in.address();
   a.stats = in.address();
   a.w = in.const_array();
+  a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.dx = in.address();
   a.dw = in.mutable_array();
   a.db = in.mutable_array();
@@ -216,12 +220,12 @@ PyMethodDef methods[] = {
      "db_dtype)"},
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, w, w_dtype, b, b_dtype, mean, mean_dtype, "
-     "var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
-     "dw, dw_dtype, db, db_dtype)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),

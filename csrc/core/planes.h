@@ -127,16 +127,13 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
 // written, and written last: they overlap what precedes them.
 template <class T, class Fn, class... From>
 NK_INLINE void map_run(T* to, int64_t length, const Fn& fn, const From*... from) {
-  if (length < kLanes) return store_first(to, fn(load_first(from, int(length))...), int(length));
+  if (length < kLanes) {
+    store_first(to, fn(load_first(from, int(length))...), int(length));
+    return;
+  }
   const Vec<Compute<T>> last = fn(load(from + length - kLanes)...);
   for (int64_t i = 0; i < length - kLanes; i += kLanes) store(to + i, fn(load(from + i)...));
   store(to + length - kLanes, last);
-}
-
-// Items past a run's whole vectors: loaded whole where that stays within the tensor.
-template <class T>
-NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
-  return p + kLanes <= end ? load(p) : load_first(p, n);
 }
 
 template <class A>

@@ -21,10 +21,10 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 T = TypeVar("T")
 
 
-def as_call(call: str, function: Callable[..., T], *args: object) -> T:
-    """``function(*args)``, whose errors name ``call``: the layer that the user called, for the function it calls."""
+def as_call(call: str, function: Callable[..., T], *args: object, **options: object) -> T:
+    """What the function returns; its errors name ``call``, the layer that the user called, in the function's place."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except NormkitError as error:
         _, _, rest = str(error).partition(":")
         raise type(error)(f"{call}:{rest}") from None
@@ -71,6 +71,15 @@ def _number(value: object) -> float | None:
         return None if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def activation(call: str, value: object) -> None:
+    """One of the activations that go with a norm, or none."""
+    if value not in (None, "relu", "silu", "gelu"):
+        raise ArgumentError(
+            f"{call}: expected activation to be None, 'relu', 'silu' or 'gelu', got {value!r}; "
+            f"apply another function to the output."
+        )
 
 
 def probability(call: str, name: str, value: float) -> None:

@@ -49,6 +49,38 @@ def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b:
     )
 
 
+def accepts_channel_norm(
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, statistics: tuple[Tensor | None, ...] = ()
+) -> bool:
+    """As ``accepts_row_norm``, for a contiguous (N, C, *) with values, and parameters and statistics of (C)."""
+    if torch.compiler.is_compiling() or cpu.LIBRARY is None:
+        return False
+    if (
+        _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
+        or _jit_state() is not None
+        or not (_is_plain(x) and x.is_contiguous())
+        or not (type(eps) is float and 0.0 <= eps < math.inf)
+        or x.dim() < 2
+        or x.numel() == 0
+    ):
+        return False
+    sizes = (x.shape[1],)
+    for p in (w, b):
+        if p is not None and not _is_plain_parameter(p, sizes, x.dtype):
+            return False
+    for t in statistics:
+        if t is None or not (_is_plain(t) and t.shape == sizes and t.is_contiguous() and not t.requires_grad):
+            return False
+    return True
+
+
+def accepts_sum(x: Tensor, residual: Tensor) -> bool:
+    """Whether a residual may be added to an x that ``accepts_row_norm``."""
+    return _is_plain(residual) and residual.is_contiguous() and residual.shape == x.shape and residual.dtype == x.dtype
+
+
 def _is_plain(t: Tensor) -> bool:
     """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
     return (
