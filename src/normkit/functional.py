@@ -36,8 +36,12 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Layer normalization over the last axes; see :class:`normkit.nn.LayerNorm`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> x = torch.tensor([[1.0, 3.0], [1e6, 1e6 + 2]])
@@ -46,7 +50,14 @@ def layer_norm(
                 [-1.0000,  1.0000]])
     """
     if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
-        return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
+        if out is None:
+            return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
+        _checks.out("layer_norm", input, out, weight, bias)
+        if out.is_contiguous():
+            return rows.write("layer_norm", input, normalized_shape, weight, bias, eps, out)
+    if out is not None:
+        _checks.out("layer_norm", input, out, weight, bias)
+        return out.copy_(layer_norm(input, normalized_shape, weight, bias, eps))
     shape, eps = _call_checks.layer_norm(input, normalized_shape, weight, bias, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
@@ -58,8 +69,12 @@ def rms_norm(
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Root mean square normalization over the last axes; see :class:`normkit.nn.RMSNorm`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
@@ -68,7 +83,14 @@ def rms_norm(
     if eps is None:
         eps = _rms_eps(input)
     if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
-        return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
+        if out is None:
+            return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
+        _checks.out("rms_norm", input, out, weight)
+        if out.is_contiguous():
+            return rows.write("rms_norm", input, normalized_shape, weight, None, eps, out)
+    if out is not None:
+        _checks.out("rms_norm", input, out, weight)
+        return out.copy_(rms_norm(input, normalized_shape, weight, eps))
     shape, eps = _call_checks.rms_norm(input, normalized_shape, weight, eps)
     if _exporting():
         if not torch.compiler.is_exporting():
@@ -89,11 +111,13 @@ def batch_norm(
     *,
     activation: Activation | None = None,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Batch normalization of each channel (axis 1); see :class:`normkit.nn.BatchNorm2d`.
 
     With a residual (of the input's shape and dtype) or an activation (relu, silu or gelu, the exact one) the result is
-    ``activation(norm(input) + residual)``, in one pass and rounded once.
+    ``activation(norm(input) + residual)``, in one pass and rounded once. ``out`` takes the result where no gradient is
+    needed; it may be the input.
 
     In training, running statistics that are given are updated in place:
     ``running = (1 - momentum)·running + momentum·batch``, with the unbiased variance of the batch.
@@ -110,7 +134,15 @@ def batch_norm(
         and choose.accepts_channel_norm(input, weight, bias, eps, (running_mean, running_var))
     ):
         given = cast(channels.MeanAndVar, (running_mean, running_var))
-        return channels.by_kernel(input, 0, weight, bias, eps, activation, given)
+        if out is None:
+            return channels.by_kernel(input, 0, weight, bias, eps, activation, given)
+        _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var)
+        if out.is_contiguous():
+            return channels.write(input, 0, weight, bias, eps, activation, given, out)
+    if out is not None:
+        _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var, residual)
+        plain = input, running_mean, running_var, weight, bias, training, momentum, eps
+        return out.copy_(batch_norm(*plain, activation=activation, residual=residual))
     eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
     if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
         y = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -199,11 +231,12 @@ def group_norm(
     eps: float = 1e-5,
     *,
     activation: Activation | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Group normalization of the channels of each sample; see :class:`normkit.nn.GroupNorm`.
 
     With an activation (relu, silu or gelu, the exact one) the result is ``activation(norm(input))``, in one pass and
-    rounded once.
+    rounded once. ``out`` takes it where no gradient is needed; it may be the input.
 
     Example:
         >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
@@ -217,7 +250,14 @@ def group_norm(
         and input.shape[1] % num_groups == 0
         and input.numel() > input.shape[0] * num_groups
     ):
-        return channels.by_kernel(input, num_groups, weight, bias, eps, activation)
+        if out is None:
+            return channels.by_kernel(input, num_groups, weight, bias, eps, activation)
+        _checks.out("group_norm", input, out, weight, bias)
+        if out.is_contiguous():
+            return channels.write(input, num_groups, weight, bias, eps, activation, None, out)
+    if out is not None:
+        _checks.out("group_norm", input, out, weight, bias)
+        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation))
     eps = _call_checks.group_norm(input, num_groups, weight, bias, eps, activation)
     if _exporting():
         y = torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
@@ -225,15 +265,31 @@ def group_norm(
     return _channel_norms.normalize_groups(_autocast(input), num_groups, weight, bias, eps, activation)
 
 
-def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+def layer_norm2d(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """Layer normalization over the channels (axis 1) at each position; see :class:`normkit.nn.LayerNorm2d`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> layer_norm2d(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
         tensor([-1.0000,  1.0000])
     """
     if choose.accepts_channel_norm(input, weight, bias, eps) and input.dim() == 4:
-        return layer_norm2d_kernel.layer_norm2d(input, weight, bias, eps)
+        if out is None:
+            return layer_norm2d_kernel.layer_norm2d(input, weight, bias, eps)
+        _checks.out("layer_norm2d", input, out, weight, bias)
+        if out.is_contiguous():
+            return layer_norm2d_kernel.write(input, weight, bias, eps, out)
+    if out is not None:
+        _checks.out("layer_norm2d", input, out, weight, bias)
+        return out.copy_(layer_norm2d(input, weight, bias, eps))
     call = "layer_norm2d"
     _checks.tensor(call, "input", input)
     _checks.rank(call, input, ("N, C, H, W", "C, H, W"))

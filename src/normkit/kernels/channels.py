@@ -77,6 +77,22 @@ def by_kernel(
     return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given)[0]
 
 
+def write(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None,
+    given: MeanAndVar | None,
+    out: Tensor,
+) -> Tensor:
+    """As ``by_kernel`` without a gradient, into a contiguous out, which may be x."""
+    if out.data_ptr() == x.data_ptr() and x.shape[2:].numel() == 1:  # over pixels the kernel reads some of x twice
+        return out.copy_(by_kernel(x, n_groups, w, b, eps, activation, given))
+    return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given, out=out)[0]
+
+
 def dense(x: Tensor) -> Tensor:
     """x, contiguous or in a channels_last format."""
     return x if x.is_contiguous() or memory_format(x) is not torch.contiguous_format else x.contiguous()

@@ -43,12 +43,19 @@ LIBRARY, DESCRIPTION = _load()
 
 
 def row_norm(
-    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+    norm: Norm,
+    x: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    keep_stats: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """y, and what the backward needs of the statistics if they are to be kept."""
+    """y, and what the backward needs of the statistics if they are to be kept. ``out`` (y, if given) may be x."""
     dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     stats, stats_address = None, 0
     if keep_stats:
         stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
@@ -147,18 +154,19 @@ def channel_norm(
     given: tuple[Tensor, Tensor] | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
 
     A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
     and variance normalize in place of x's own. ``running`` ones are updated. A residual lies in memory as x does, and
-    goes with the activations None and relu.
+    goes with the activations None and relu. ``out`` (y, if given) lies so, too, and if x is contiguous may be x.
     """
     dtype = x.dtype
     n, c, *rest = x.shape
     positions = math.prod(rest)
     layout = 1 if positions == 1 or not x.is_contiguous() else 0
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     stats = torch.empty(n * n_groups or c, 4, dtype=STATS_DTYPES[dtype])
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
     b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
@@ -200,12 +208,15 @@ def channel_norm_backward(
 
 
 def layer_norm2d(
-    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W)."""
+    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W).
+
+    ``out`` (y, if given) may be x.
+    """
     n, c, height, width = x.shape
     dtype = x.dtype
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     stats, stats_address = None, 0
     if keep_stats:
         stats = torch.empty(n, 3, height * width, dtype=STATS_DTYPES[dtype])

@@ -21,6 +21,11 @@ def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> T
     return cpu.layer_norm2d(x, w, b, eps, False)[0]
 
 
+def write(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, out: Tensor) -> Tensor:
+    """As ``layer_norm2d`` without a gradient, into a contiguous out, which may be x."""
+    return cpu.layer_norm2d(x, w, b, eps, False, out)[0]
+
+
 class _LayerNorm2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
