@@ -9,6 +9,7 @@
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
 #include "core/row_norm.h"
+#include "plain.h"
 #include "torch_parallel.h"
 
 namespace {
@@ -207,10 +208,41 @@ PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   return in.ok() ? run(layer_norm2d_backward, a, size_of(a.shape)) : nullptr;
 }
 
+TorchNames torch_names;  // filled when the module is imported
+
+PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 4) return PyErr_Format(PyExc_TypeError, "expected 4 arguments, got %zd", n);
+  const int64_t n_cols = plain_rows(torch_names, args[0], args[1], args[2], args[3]);
+  PyErr_Clear();  // whatever was odd about the arguments, the caller's own checks will say
+  return PyLong_FromLongLong(n_cols);
+}
+
+// A truth about plain tensors; whatever was odd about the arguments, the caller's own checks will say.
+PyObject* truth(bool plain) {
+  PyErr_Clear();
+  return PyBool_FromLong(plain);
+}
+
+PyObject* plain_channels_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 5) return PyErr_Format(PyExc_TypeError, "expected 5 arguments, got %zd", n);
+  return truth(plain_channels(torch_names, args[0], args[1], args[2], args[3], args[4]));
+}
+
+PyObject* plain_sum_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 2) return PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", n);
+  return truth(plain_sum(torch_names, args[0], args[1]));
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
+    {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
+     "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
+    {"plain_channels", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_channels_py)), METH_FASTCALL,
+     "(x, w, b, mean, var): whether a channel norm's arguments are plain beyond doubt."},
+    {"plain_sum", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_sum_py)), METH_FASTCALL,
+     "(x, residual): whether the two may be added, beyond doubt."},
     {"row_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_forward_py)),
      METH_FASTCALL,
      "(norm, dtype, n_rows, n_cols, eps, x, w, w_dtype, b, b_dtype, y, stats, residual, z, p, seed)"},
@@ -239,4 +271,4 @@ PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C",    "normkit's compiled kernel
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__C() { return torch_names.find() ? PyModule_Create(&module) : nullptr; }

@@ -2,23 +2,29 @@
 // integer arithmetic where the processor has no instruction that treats subnormals and NaN the same everywhere.
 // Included by simd.h.
 
+// What stores write, at any address. Vectors alias what their elements do and nothing else: after a memcpy, which may
+// write anything, the compiler would read every pointer and size again.
+typedef float FloatsInMemory __attribute__((vector_size(NK_REGISTER_BYTES), aligned(alignof(float))));
+typedef double DoublesInMemory __attribute__((vector_size(NK_REGISTER_BYTES), aligned(alignof(double))));
+
 using FloatBits = RegisterOf<float>::Bits;
 typedef uint32_t UnsignedBits __attribute__((vector_size(NK_REGISTER_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(NK_REGISTER_BYTES / 2)));
+typedef uint16_t HalvesInMemory __attribute__((vector_size(NK_REGISTER_BYTES / 2), aligned(alignof(uint16_t))));
 
 NK_INLINE FloatValues load_register(const float* p) {
   FloatValues v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-NK_INLINE void store_register(float* p, FloatValues v) { __builtin_memcpy(p, &v, sizeof v); }
+NK_INLINE void store_register(float* p, FloatValues v) { *(FloatsInMemory*)p = v; }
 
 NK_INLINE DoubleValues load_register(const double* p) {
   DoubleValues v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-NK_INLINE void store_register(double* p, DoubleValues v) { __builtin_memcpy(p, &v, sizeof v); }
+NK_INLINE void store_register(double* p, DoubleValues v) { *(DoublesInMemory*)p = v; }
 
 // 16-bit items as 32-bit lanes and back (values fit). The generic form is two shuffles a register slower.
 #if defined(__AVX512F__)
@@ -26,7 +32,7 @@ NK_INLINE UnsignedBits load_halves(const void* p) {
   return (UnsignedBits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
 }
 NK_INLINE void store_halves(void* p, UnsignedBits bits) {
-  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bits));
+  *(HalvesInMemory*)p = (HalvesInMemory)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bits);
 }
 #elif defined(__AVX2__)
 NK_INLINE UnsignedBits load_halves(const void* p) {
@@ -34,7 +40,7 @@ NK_INLINE UnsignedBits load_halves(const void* p) {
 }
 NK_INLINE void store_halves(void* p, UnsignedBits bits) {
   const __m256i v = (__m256i)bits;
-  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+  *(HalvesInMemory*)p = (HalvesInMemory)_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 #else
 NK_INLINE UnsignedBits load_halves(const void* p) {
@@ -43,8 +49,7 @@ NK_INLINE UnsignedBits load_halves(const void* p) {
   return __builtin_convertvector(h, UnsignedBits);
 }
 NK_INLINE void store_halves(void* p, UnsignedBits bits) {
-  const HalfBits h = __builtin_convertvector(bits, HalfBits);
-  __builtin_memcpy(p, &h, sizeof h);
+  *(HalvesInMemory*)p = __builtin_convertvector(bits, HalfBits);
 }
 #endif
 
@@ -65,14 +70,14 @@ NK_INLINE FloatValues load_register(const Float16* p) {
   return (FloatValues)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
 }
 NK_INLINE void store_register(Float16* p, FloatValues v) {
-  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  *(HalvesInMemory*)p = (HalvesInMemory)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #elif defined(__F16C__)
 NK_INLINE FloatValues load_register(const Float16* p) {
   return (FloatValues)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 }
 NK_INLINE void store_register(Float16* p, FloatValues v) {
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+  *(HalvesInMemory*)p = (HalvesInMemory)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #else
 NK_INLINE FloatValues load_register(const Float16* p) {

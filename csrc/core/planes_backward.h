@@ -143,7 +143,8 @@ struct PlanesBackward {
   }
 
   void dx_of_runs(const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
-    for (int64_t r = runs.count - 1; r >= 0; --r) {
+    for (int64_t k = 0; k < runs.count; ++k) {
+      const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
       dx_of_run(runs.begin + r * runs.stride, runs.length, stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
     }

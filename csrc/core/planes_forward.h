@@ -111,7 +111,6 @@ struct PlanesForward {
     }
   }
 
-  // The last run first: it is what the sums left in the cache.
   void normalize(int64_t slab, ParallelFor parallel_for) const {
     const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
     if (!within_range(stats)) return normalize_exactly(slab);
@@ -120,7 +119,8 @@ struct PlanesForward {
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         const Runs runs = blocks.at(begin, i);
-        for (int64_t r = runs.count - 1; r >= 0; --r) {
+        for (int64_t k = 0; k < runs.count; ++k) {
+          const int64_t r = planes.turn(k, runs.count, sizeof(T));
           normalize_run(runs.begin + r * runs.stride, runs.length, stats, c + (runs.first + r) * step);
         }
       }

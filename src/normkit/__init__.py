@@ -16,7 +16,8 @@ from normkit.errors import NormkitError
 if TYPE_CHECKING:
     from normkit import functional, lab, nn, reference
     from normkit._info import info
-    from normkit.surgery.upgrade import UpgradeReport, upgrade
+    from normkit.surgery.report import UpgradeReport
+    from normkit.surgery.upgrade import upgrade
 
 __all__ = [
     "NormkitError",

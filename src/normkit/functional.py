@@ -7,7 +7,6 @@ and formulas are documented on the layers in ``normkit.nn``, which call these.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -131,9 +130,11 @@ def batch_norm(
         not training
         and residual is None
         and activation in composite.ACTIVATIONS_OR_NONE
-        and choose.accepts_channel_norm(input, weight, bias, eps, (running_mean, running_var))
+        and running_mean is not None
+        and running_var is not None
+        and choose.accepts_channel_norm(input, weight, bias, eps, running_mean, running_var)
     ):
-        given = cast(channels.MeanAndVar, (running_mean, running_var))
+        given = running_mean, running_var
         if out is None:
             return channels.by_kernel(input, 0, weight, bias, eps, activation, given)
         _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var)
@@ -379,9 +380,10 @@ def _rms_eps(x: object) -> float:
 
 def _autocast(x: Tensor) -> Tensor:
     """Off the CPU, autocast runs torch's row and group norms in float32 and returns float32; so does this."""
-    if x.device.type != "cpu" and x.dtype in _checks.LOW_PRECISION and torch.is_autocast_enabled(x.device.type):
-        return x.float()
-    return x
+    device = x.device.type
+    if device == "cpu" or x.dtype not in _checks.LOW_PRECISION or not torch.amp.is_autocast_available(device):
+        return x
+    return x.float() if torch.is_autocast_enabled(device) else x
 
 
 def _rms_norm_of_the_old_exporter(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:

@@ -7,9 +7,32 @@ import pytest
 
 import normkit
 from normkit import functional
-from normkit.nn import add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from normkit.nn import (
+    add_norm,
+    batch_norm,
+    batch_norm_lstm,
+    group_norm,
+    gru,
+    instance_norm,
+    layer_norm,
+    lstm,
+    rms_norm,
+    rnn,
+)
 
-MODULES = (functional, add_norm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm)
+MODULES = (
+    functional,
+    add_norm,
+    batch_norm,
+    batch_norm_lstm,
+    group_norm,
+    gru,
+    instance_norm,
+    layer_norm,
+    lstm,
+    rms_norm,
+    rnn,
+)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -202,7 +202,7 @@ def test_if_nothing_is_left_to_compute_no_worker_starts(store: Path, monkeypatch
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     again = compare(TOY, norms=NORMS, batch_sizes=[2, 16], store=store)
     assert again.cells == first.cells
-    assert again.provenance["engine"] == "local, every run was in the store"
+    assert again.provenance["engine"] == "local, no run was computed"
     with pytest.raises(EngineError, match="expected to start a worker process"):
         compare(TOY, norms=NORMS, batch_sizes=[2, 16], seeds=6, store=store)
 
@@ -341,6 +341,8 @@ def test_cells_are_finished_one_after_the_other() -> None:
 def test_whoever_watches_sees_it_all() -> None:
     seen: list[Progress] = []
     result = run_fakes(on_progress=seen.append)
+    first, *seen = seen
+    assert (first.done, first.resumed, first.total) == (0, 0, seen[0].total)
     assert [p.done for p in seen] == list(range(len(result.records) + 1))
     assert seen[0].total == 2 * 5 * (4 * 2 + 5)
     assert (seen[-1].done, seen[-1].total, seen[-1].running) == (len(result.records),) * 2 + ((),)
@@ -416,12 +418,35 @@ def test_a_budget_is_kept_and_the_same_command_gets_it_all_done_in_the_end(store
         assert {norm: (score.nll, score.learning_rate) for norm, score in scores(part, place).items()} == expected
 
 
-def test_the_first_cell_is_begun_even_if_it_cannot_be_finished(store: Path) -> None:
-    counts = [run_fakes(take(1e-2), store=store, budget=3.0).n_computed for _ in range(2)]
-    assert all(count >= 1 for count in counts)
+def test_a_row_is_begun_even_if_it_cannot_be_finished(store: Path) -> None:
+    parts = [run_fakes(take(1e-2), store=store, budget=3.0) for _ in range(2)]
+    assert all(part.n_computed >= 1 for part in parts)
     with Store(store) as kept:
-        assert len(kept) == sum(counts)
-        assert {record.spec.batch_size for record in kept.records()} == {2}
+        assert len(kept) == sum(part.n_computed for part in parts)
+        assert {record.spec.batch_size for record in kept.records()} == {16}
+    assert re.fullmatch(
+        r"No row could be finished within the budget of 3s\. Its \d+ runs are kept and the same command goes on with "
+        r"them; at once it takes about \d+s\.",
+        parts[0].cut[-1],
+    )
+
+
+def test_a_budget_in_which_no_run_fits_says_so_and_what_would_do(store: Path) -> None:
+    # A short run takes 0.24 s, a whole one 0.32 s.
+    part = run_fakes(take(0.02), store=store, budget=0.5, batch_sizes=[16], norms=["layer"])
+    assert part.n_computed == 0
+    assert re.fullmatch(
+        r"No run could be finished within the budget of 0s, of which starting took 0 s, and the same command would do "
+        r"no better: take about 10s\.",
+        part.cut[-1],
+    )
+
+
+def test_what_the_caller_spent_or_keeps_is_not_used() -> None:
+    started = time.monotonic()
+    part = run_fakes(take(1e-3), budget=60.0, spent_s=59.0)
+    assert time.monotonic() - started < 1.5
+    assert part.n_computed > 0
 
 
 def test_if_predictions_were_too_long_the_time_left_is_used() -> None:
@@ -432,21 +457,60 @@ def test_if_predictions_were_too_long_the_time_left_is_used() -> None:
     engine = Inline(run)
     result = compare([TOY, "digits-mlp"], norms=NORMS, batch_sizes=[2, 4, 8], budget=20, engine=engine)
     cells = list(dict.fromkeys((Path(spec.task).stem, spec.batch_size) for spec in engine.ran[30:]))
-    assert cells[:3] == [("toy_task", 2), ("toy_task", 8), ("toy_task", 4)]  # 4 and the other task were cut at first
+    assert cells[:2] == [("toy_task", 8), ("digits-mlp", 8)]
     assert result.cut == ()
     assert len(result.cells) == 6
     assert result.wall_s < 15
 
 
+def test_if_predictions_were_too_short_rows_are_dropped_and_others_finished() -> None:
+    """Everything seemed to fit; it takes ten times as long."""
+
+    def run(spec: RunSpec) -> RunRecord:
+        record = take(1e-3)(spec)
+        return replace(record, ms_per_step=0.01, wall_s=1e-4) if spec.steps == CALIBRATION_STEPS else record
+
+    part = run_fakes(run, batch_sizes=[2, 4, 8, 16, 32, 64, 128], seeds=20, budget=4.0)
+    finished = [cell.batch_size for cell in part.cells if cell.winners]
+    assert {2, 128} <= set(finished)
+    assert any("evaluation seeds instead of 20" in sentence for sentence in part.cut)
+    assert len(part.cells) - len(finished) <= 1
+
+
+def test_a_row_of_every_task_comes_before_a_second_of_any() -> None:
+    tasks = [TOY, "digits-mlp", "digits-cnn"]
+    engine = Inline(fakes.run)
+    compare(tasks, norms=["layer", "rms"], batch_sizes=[2, 16, 128], budget="10m", engine=engine)
+    rows = list(dict.fromkeys((spec.task, spec.batch_size) for spec in engine.ran if spec.role == "evaluate"))
+    assert [size for _, size in rows] == [128] * 3 + [2] * 3 + [16] * 3
+
+
+def test_rows_are_answered_in_the_order_asked_for() -> None:
+    found = run_fakes(tasks=[TOY, "digits-mlp"], batch_sizes=[2, 16, 128], budget="10m")
+    expected = [(task, size) for task in ("toy", "digits-mlp") for size in (2, 16, 128)]
+    assert [(cell.task, cell.batch_size) for cell in found.cells] == expected
+
+
 def test_what_is_finished_is_in_the_answer_also_where_the_time_was_up(store: Path) -> None:
     def run(spec: RunSpec) -> RunRecord:
-        if spec.task != TOY and spec.batch_size == 16 and spec.role == "evaluate":
+        if spec.task != TOY and spec.batch_size == 2 and spec.role == "evaluate":
             raise KeyboardInterrupt
         return fakes.run(spec)
 
     part = run_fakes(run, tasks=[TOY, "digits-mlp"], budget="1m")
     statuses = [{score.status for score in cell.scores} for cell in part.cells]
-    assert statuses == [{"done"}, {"done"}, {"done"}, {"not-run"}]
+    assert statuses == [{"done"}, {"done"}, {"not-run"}, {"done"}]
+
+
+def test_a_budget_of_nothing_answers_from_the_store(store: Path) -> None:
+    first = run_fakes(store=store, batch_sizes=[16])
+    engine = Inline(fakes.run)
+    part = compare(TOY, norms=NORMS, batch_sizes=[2, 16], budget=0, engine="local", store=store)
+    assert engine.ran == []
+    assert part.cells == first.cells
+    assert (part.n_computed, part.n_resumed) == (0, first.n_computed)
+    assert part.cut == ("toy at batch size 2 was left out, since nothing was to be computed.",)
+    assert part.provenance["engine"] == "local, no run was computed"
 
 
 def test_measuring_leaves_time_for_the_work(store: Path) -> None:
@@ -455,12 +519,12 @@ def test_measuring_leaves_time_for_the_work(store: Path) -> None:
     assert part.n_computed >= 2
 
 
-def test_a_cell_that_does_not_fit_is_not_begun(store: Path) -> None:
-    # The cell of batch size 16 takes about 0.4 s, that of batch size 2 ten times as long.
+def test_a_row_that_does_not_fit_is_not_begun(store: Path) -> None:
+    # The row of batch size 16 takes about 0.4 s, that of batch size 2 ten times as long.
     slow = lambda spec: take(2e-2 if spec.batch_size == 2 else 1e-3)(spec)  # noqa: E731
     part = run_fakes(slow, store=store, budget=3.0, norms=["none", "layer"], batch_sizes=[2, 16])
-    assert [{score.status for score in cell.scores} for cell in part.cells] == [{"not-run"}, {"done"}]
-    assert part.cut[-1] == "Not finished when the budget of 3s ended: toy at batch size 2. The same command goes on."
+    assert [(cell.batch_size, {score.status for score in cell.scores}) for cell in part.cells] == [(16, {"done"})]
+    assert part.cut[-1] == "toy at batch size 2 was left out, to fit the budget of 3s."
     with Store(store) as kept:
         assert {record.spec.batch_size for record in kept.records()} == {16}
 
@@ -474,7 +538,8 @@ def test_a_run_that_is_too_slow_is_ended_with_the_budget(tmp_path: Path) -> None
     assert part.wall_s < 2.5
     assert part.n_computed == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    assert part.cut[-1].startswith("Not finished when the budget of 2s ended: digits-mlp at batch size 2")
+    assert part.cut[-2].startswith("Not finished when the budget of 2s ended: digits-mlp at batch size 2, ")
+    assert part.cut[-1].startswith("No run could be finished within the budget of 2s")
 
 
 def test_few_seeds_are_noted() -> None:
@@ -501,7 +566,7 @@ def test_few_seeds_are_noted() -> None:
         ({"seeds": 1}, "expected seeds to be 2 or more, got 1"),
         ({"seeds": 5.0}, "expected seeds to be 2 or more, got 5.0"),
         ({"seeds": 1001}, "expected seeds to be 1000 at most, got 1001; those from 1000 on are for tuning"),
-        ({"budget": "soon"}, "budget: expected a duration above 0 .* got 'soon'"),
+        ({"budget": "soon"}, "budget: expected a duration such as .* got 'soon'"),
     ],
 )
 def test_wrong_arguments_say_what_would_be_right(choices: dict[str, Any], words: str, store: Path) -> None:

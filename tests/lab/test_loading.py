@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from normkit.errors import ArgumentError, TaskError
 from normkit.lab.loading import load_task, task_hash
+from normkit.lab.norms import norm_factory
 from normkit.lab.records import RunSpec
 from normkit.lab.template import write_template
 from normkit.lab.training import run
@@ -135,6 +138,36 @@ def test_a_file_that_is_not_there_says_how_to_start_one(tmp_path: Path) -> None:
         )
 
 
+def with_helper(folder: Path, word: str, *, late: bool = False) -> str:
+    """A task file in a folder of its own whose helper says this word, at once or when the network is built."""
+    folder.mkdir(exist_ok=True)
+    write(folder, f"WORD = {word!r}\n", name="my_helper.py")
+    first = "\nfrom my_helper import WORD\n" if not late else "\n"
+    build = "lambda norm: __import__('my_helper').WORD" if late else "lambda norm: WORD"
+    return write(folder, first + MINIMAL[: MINIMAL.index("    build=")] + f"    build={build},\n    steps=len,\n)\n")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_helpers_of_one_name_in_two_folders_are_two(tmp_path: Path, late: bool) -> None:
+    tasks = [load_task(with_helper(tmp_path / word, word, late=late)) for word in ("red", "blue")]
+    words = [task.build(norm_factory("none")) for task in (*tasks, *tasks)]
+    assert words == ["red", "blue", "red", "blue"]
+    assert "my_helper" not in sys.modules
+    assert not {str(tmp_path / word) for word in ("red", "blue")} & set(sys.path)
+
+
+def test_a_module_of_the_callers_own_stays_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = ModuleType("my_helper")
+    monkeypatch.setitem(sys.modules, "my_helper", mine)
+    assert load_task(with_helper(tmp_path / "red", "red")).build(norm_factory("none")) == "red"
+    assert sys.modules["my_helper"] is mine
+
+
+def test_an_edited_helper_is_loaded_again(tmp_path: Path) -> None:
+    for word in ("red", "green"):
+        assert load_task(with_helper(tmp_path / "task", word)).build(norm_factory("none")) == word
+
+
 # The hash ---------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +179,22 @@ def test_an_edited_file_is_another_task(tmp_path: Path) -> None:
     write(tmp_path, MINIMAL.replace('"mine"', '"mine, edited"'))
     assert task_hash(text) != before
     assert load_task(text).name == "mine, edited"
+
+
+def test_an_edited_helper_makes_another_task(tmp_path: Path) -> None:
+    """Also one that a helper imports, in a package, and inside a function."""
+    files = {"one.py": "import two\n", "two.py": "def f():\n    from three.part import x\n", "three/part.py": "x = 1\n"}
+    (tmp_path / "three").mkdir()
+    for name, source in {**files, "three/__init__.py": "", "unused.py": ""}.items():
+        write(tmp_path, source, name=name)
+    text = write(tmp_path, "import one\n" + MINIMAL)
+    hashes = [task_hash(text)]
+    for name in files:
+        write(tmp_path, files[name] + "# a word\n", name=name)
+        hashes.append(task_hash(text))
+    assert len(set(hashes)) == 4
+    write(tmp_path, "# a word", name="unused.py")
+    assert task_hash(text) == hashes[-1]
 
 
 def test_options_are_part_of_the_task_and_spelling_is_not() -> None:
@@ -162,8 +211,9 @@ def test_a_run_planned_for_another_version_of_the_file_does_not_happen(tmp_path:
     write(tmp_path, MINIMAL + "\n# a word\n")
     record = run(spec)
     assert record.status == "failed"
-    assert (
-        record.message == f"{text}: expected the task that this run was planned for, got one edited since; start again."
+    assert record.message == (
+        f"{text}: expected the task, the normkit and the torch that this run was planned for, got others, "
+        "edited since or on another machine; make them the same and start again."
     )
 
 

@@ -15,11 +15,13 @@ from normkit.lab.costs import CALIBRATION_STEPS, EVALUATION_OVERHEAD, Costs
 from normkit.lab.planning import (
     Plan,
     PlannedCell,
+    RemainingS,
     describe_cuts,
     fit,
     format_duration,
+    in_working_order,
     parse_duration,
-    reductions,
+    to_begin,
 )
 from normkit.lab.provenance import environment
 from normkit.lab.records import RunRecord, RunSpec
@@ -30,7 +32,19 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("3m", 180), ("1h30m", 5400), ("2H", 7200), ("1h 0m 5s", 3605), ("0.5m", 30), (12, 12), (1.5, 1.5)],
+    [
+        ("90s", 90),
+        ("3m", 180),
+        ("1h30m", 5400),
+        ("2H", 7200),
+        ("1h 0m 5s", 3605),
+        ("0.5m", 30),
+        (12, 12),
+        (1.5, 1.5),
+        ("0", 0),
+        ("0s", 0),
+        (0, 0),
+    ],
 )
 def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -38,10 +52,10 @@ def test_durations(text: str | float, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "3", "3 minutes", "m", "-3m", "0s", "0m", "30m1h", "1e9s", "nan", 0, -1, math.inf, math.nan, True],
+    ["", "3", "3 minutes", "m", "-3m", "30m1h", "1e9s", "nan", -1, math.inf, math.nan, True],
 )
 def test_what_is_no_duration(text: str | float) -> None:
-    with pytest.raises(ArgumentError, match="budget: expected a duration above 0 such as 90s, 3m or 1h30m, got"):
+    with pytest.raises(ArgumentError, match="budget: expected a duration such as 90s, 3m or 1h30m, or 0, got"):
         parse_duration(text)
 
 
@@ -64,9 +78,11 @@ def by_runs(plan: Plan, cell: PlannedCell) -> float:
     return sum(len(arm.grid) * arm.n_tuning_seeds + arm.n_seeds for arm in arms)
 
 
-def cut(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float], available_s: float) -> Plan:
+def cut(plan: Plan, remaining_s: RemainingS, available_s: float) -> Plan:
     """The plan, cut to fit."""
-    return fit(list(reductions(plan, remaining_s)), remaining_s, available_s)
+    fitting = fit(plan, remaining_s, available_s)
+    assert fitting is not None
+    return fitting
 
 
 def kept(plan: Plan) -> tuple[int, int, int, list[str]]:
@@ -74,8 +90,8 @@ def kept(plan: Plan) -> tuple[int, int, int, list[str]]:
     return plan.n_seeds, plan.n_tuning_seeds, plan.n_rates_dropped, cells
 
 
-ALL = [f"{task}{size}" for task in "abc" for size in (2, 16, 128)]
-ENDS = [f"{task}{size}" for task in "abc" for size in (2, 128)]
+# In working order.
+ALL = [f"{task}{size}" for size in (128, 2, 16) for task in "abc"]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +102,10 @@ ENDS = [f"{task}{size}" for task in "abc" for size in (2, 128)]
         (234, (5, 2, 0, ALL)),
         (233, (5, 1, 0, ALL)),
         (161, (5, 1, 1, ALL)),
-        (143, (5, 1, 1, ENDS)),
-        (95, (5, 1, 1, ENDS[:4])),
-        (63, (5, 1, 1, ENDS[:2])),
-        (0, (5, 1, 1, ENDS[:2])),
+        (143, (5, 1, 1, ALL[:8])),
+        (95, (5, 1, 1, ALL[:5])),
+        (63, (5, 1, 1, ALL[:3])),
+        (16, (5, 1, 1, ALL[:1])),
     ],
 )
 def test_cuts_come_in_order_and_only_as_far_as_needed(
@@ -98,26 +114,26 @@ def test_cuts_come_in_order_and_only_as_far_as_needed(
     assert kept(cut(plan(), by_runs, available)) == expected
 
 
-def test_batch_sizes_go_from_the_middle() -> None:
-    many = plan("a", (1, 2, 16, 128, 512), seeds=5, tuning=1)
-    sizes = [[c.batch_size for c in cut(many, by_runs, n * 16).cells] for n in (4, 3, 2, 1)]
-    assert sizes == [[1, 2, 128, 512], [1, 2, 512], [1, 512], [1, 512]]
+def test_the_extremes_of_all_tasks_come_first_and_what_takes_longest_last() -> None:
+    many = plan("ab", (1, 2, 16, 128, 512))
+    takes = {"a": 5.0, "b": 3.0}
+    order = in_working_order(many, lambda plan, cell: takes[cell.task])
+    assert [cell.task for cell in order] == ["b", "a"] * 5
+    assert [cell.batch_size for cell in order[::2]] == [512, 1, 128, 2, 16]
 
 
-def test_the_task_that_takes_longest_is_cut_first() -> None:
-    costs = {"a": 3.0, "b": 9.0, "c": 5.0}
-    remaining = lambda plan, cell: costs[cell.task] * by_runs(plan, cell)  # noqa: E731
-    tasks = [dict.fromkeys(cell.task for cell in cut(plan(), remaining, n * 32).cells) for n in (17, 16, 8, 3, 0)]
-    assert [list(names) for names in tasks] == [["a", "b", "c"], ["a", "c"], ["a", "c"], ["a"], ["a"]]
+def test_a_row_that_does_not_fit_leaves_its_time_to_the_next() -> None:
+    takes = lambda plan, cell: by_runs(plan, cell) * (100 if cell.task == "b" else 1)  # noqa: E731
+    assert kept(cut(plan(), takes, 100))[3] == ["a128", "c128", "a2", "c2", "a16", "c16"]
 
 
 def test_fewer_seeds_than_five_stay_as_asked() -> None:
-    assert cut(plan(seeds=3), by_runs, 0).n_seeds == 3
+    assert cut(plan(seeds=3), by_runs, 20).n_seeds == 3
 
 
 def test_short_grids_stay_as_they_are() -> None:
     short = replace(cell("a", 2), learning_rates=(1e-3, 1e-2))
-    smallest = cut(Plan((short, cell("b", 2)), 5, 1), by_runs, 0)
+    smallest = cut(Plan((short, cell("b", 2)), 5, 1), by_runs, 20)
     assert [arm.grid for arm in smallest.arms(short)] == [(1e-3, 1e-2)] * 2
     assert [arm.grid for arm in smallest.arms(cell("b", 2))] == [RATES[1:]] * 2
 
@@ -125,30 +141,36 @@ def test_short_grids_stay_as_they_are() -> None:
 def test_what_is_finished_is_never_cut() -> None:
     finished = {"a16", "c2", "c16", "c128"}
     remaining = lambda plan, cell: 0.0 if f"{cell.task}{cell.batch_size}" in finished else by_runs(plan, cell)  # noqa: E731
-    assert kept(cut(plan(), remaining, 0))[3] == ["a2", "a16", "a128", "c2", "c16", "c128"]
+    assert set(kept(cut(plan(), remaining, 20))[3]) == finished | {"a128"}
+
+
+def test_where_no_row_fits_one_of_the_smallest_plan_is_begun() -> None:
+    assert fit(plan(), by_runs, 15) is None
+    assert kept(to_begin(plan(), by_runs)) == (5, 1, 1, ALL[:1])
 
 
 def test_if_what_fits_is_finished_the_next_larger_plan_is_begun() -> None:
-    # Five seeds are done already, and each further one takes longer than there is time.
-    more_seeds = lambda plan, cell: 100.0 * (plan.n_seeds - 5)  # noqa: E731
-    assert kept(cut(plan(), more_seeds, 10)) == (6, 2, 0, ALL)
+    # Five seeds are done already, six in one row, and each further one takes longer than there is time.
+    more_seeds = lambda plan, cell: 100.0 * max(0, plan.n_seeds - 5 - (cell == plan.cells[0]))  # noqa: E731
+    assert fit(plan(), more_seeds, 10) is None
+    assert kept(to_begin(plan(), more_seeds)) == (6, 2, 0, ["a2", "a128"])
 
 
-def test_if_everything_is_finished_nothing_is_cut() -> None:
-    assert cut(plan(), lambda plan, cell: 0.0, 0) == plan()
+def test_if_everything_is_finished_nothing_more_fits() -> None:
+    assert fit(plan(), lambda plan, cell: 0.0, 1e9) is None
 
 
 def test_cuts_are_said() -> None:
-    asked = plan()
-    assert describe_cuts(asked, asked, 180) == ()
-    assert describe_cuts(asked, cut(asked, by_runs, 150), 180) == (
+    asked, why = plan(), "to fit the budget of 3m"
+    assert describe_cuts(asked, asked, why) == ()
+    assert describe_cuts(asked, cut(asked, by_runs, 150), why) == (
         "5 evaluation seeds instead of 8, to fit the budget of 3m.",
         "1 tuning run a learning rate instead of 2, to fit the budget of 3m.",
         "Tuning starts from a grid with 1 learning rate less at its lower end, to fit the budget of 3m.",
     )
-    assert describe_cuts(asked, cut(asked, by_runs, 64), 180)[3:] == (
-        "a at batch size 16 was left out, to fit the budget of 3m.",
-        "b at batch size 16 was left out, to fit the budget of 3m.",
+    assert describe_cuts(asked, cut(asked, by_runs, 33), why)[3:] == (
+        "a at batch size 2 and 16 was left out, to fit the budget of 3m.",
+        "b at batch size 2 and 16 was left out, to fit the budget of 3m.",
         "c was left out, to fit the budget of 3m.",
     )
 

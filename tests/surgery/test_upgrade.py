@@ -10,7 +10,8 @@ from torch import nn
 
 import normkit
 from normkit.surgery import upgrade as exported
-from normkit.surgery.upgrade import _OURS, upgrade
+from normkit.surgery.classes import _OURS
+from normkit.surgery.upgrade import upgrade
 
 
 class OwnForward(nn.LayerNorm):

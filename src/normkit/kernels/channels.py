@@ -44,9 +44,7 @@ def channel_norm(
     w, b = (None if p is None else p.contiguous() for p in (w, b))
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
-        y: Tensor = _ChannelNorm.apply(  # type: ignore[no-untyped-call]
-            x, w, b, residual, n_groups, eps, activation, given, into, momentum
-        )
+        y: Tensor = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
     else:
         y, _ = cpu.channel_norm(
             x, n_groups, w, b, eps, activation,
@@ -70,9 +68,7 @@ def by_kernel(
     if torch.is_grad_enabled() and (
         x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
     ):
-        y: Tensor = _ChannelNorm.apply(  # type: ignore[no-untyped-call]
-            x, w, b, None, n_groups, eps, activation, given, None, 0.0
-        )
+        y: Tensor = _ChannelNorm.apply(x, w, b, None, n_groups, eps, activation, given, None, 0.0)
         return y
     return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given)[0]
 
@@ -122,7 +118,7 @@ def _write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
             old.copy_(new)
 
 
-class _ChannelNorm(torch.autograd.Function):
+class _ChannelNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,

@@ -29,76 +29,33 @@ def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b:
 
     False means that the arguments, of whatever type, must be checked; the call may be valid still.
     """
-    if torch.compiler.is_compiling() or cpu.LIBRARY is None:
-        return False
-    if (
-        _functorch_is_active()
-        or forward_ad._current_level >= 0
-        or _dispatch_modes() > 0
-        or _jit_state() is not None
-        or not (_is_plain(x) and x.is_contiguous())
-        or not (type(eps) is float and 0.0 <= eps < math.inf)
-    ):
+    if not _accepts_here(eps):
         return False
     sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
-    return (
-        len(sizes) > 0
-        and x.shape[-len(sizes) :] == sizes
-        and (w is None or _is_plain_parameter(w, sizes, x.dtype))
-        and (b is None or _is_plain_parameter(b, sizes, x.dtype))
-    )
+    return cpu.LIBRARY.plain_rows(x, sizes, w, b) >= 0  # type: ignore[no-any-return]
 
 
 def accepts_channel_norm(
-    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, statistics: tuple[Tensor | None, ...] = ()
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, mean: Tensor | None = None, var: Tensor | None = None
 ) -> bool:
     """As ``accepts_row_norm``, for a contiguous (N, C, *) with values, and parameters and statistics of (C)."""
-    if torch.compiler.is_compiling() or cpu.LIBRARY is None:
-        return False
-    if (
-        _functorch_is_active()
-        or forward_ad._current_level >= 0
-        or _dispatch_modes() > 0
-        or _jit_state() is not None
-        or not (_is_plain(x) and x.is_contiguous())
-        or not (type(eps) is float and 0.0 <= eps < math.inf)
-        or x.dim() < 2
-        or x.numel() == 0
-    ):
-        return False
-    sizes = (x.shape[1],)
-    for p in (w, b):
-        if p is not None and not _is_plain_parameter(p, sizes, x.dtype):
-            return False
-    for t in statistics:
-        if t is None or not (_is_plain(t) and t.shape == sizes and t.is_contiguous() and not t.requires_grad):
-            return False
-    return True
+    return _accepts_here(eps) and cpu.LIBRARY.plain_channels(x, w, b, mean, var)
 
 
 def accepts_sum(x: Tensor, residual: Tensor) -> bool:
     """Whether a residual may be added to an x that ``accepts_row_norm``."""
-    return _is_plain(residual) and residual.is_contiguous() and residual.shape == x.shape and residual.dtype == x.dtype
+    return cpu.LIBRARY.plain_sum(x, residual)  # type: ignore[no-any-return]
 
 
-def _is_plain(t: Tensor) -> bool:
-    """A dense CPU tensor of a dtype that has kernels, and no subclass with a will of its own."""
-    return (
-        (type(t) is Tensor or type(t) is Parameter)
-        and t.is_cpu
-        and t.dtype in cpu.DTYPE_CODES
-        and t.layout is torch.strided
-        and not t.is_nested
-        and not t.is_neg()
-    )
-
-
-def _is_plain_parameter(p: Tensor, sizes: tuple[int, ...], x_dtype: torch.dtype) -> bool:
-    return (
-        _is_plain(p)
-        and p.shape == sizes
-        and p.is_contiguous()
-        and (p.dtype == x_dtype or (p.dtype == torch.float32 and x_dtype != torch.float64))
+def _accepts_here(eps: float) -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or cpu.LIBRARY is None
+        or _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
+        or _jit_state() is not None
+        or not (type(eps) is float and 0.0 <= eps < math.inf)
     )
 
 

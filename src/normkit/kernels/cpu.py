@@ -39,6 +39,11 @@ def _load() -> tuple[Any, str]:
 LIBRARY, DESCRIPTION = _load()
 
 
+def library_file() -> Path | None:
+    """The file of the compiled library, if one is in use: its content is the identity of what the kernels compute."""
+    return None if LIBRARY is None else Path(LIBRARY.__file__)
+
+
 # The bodies below are written out rather than composed: for small tensors Python's own calls are the cost.
 
 

@@ -1,11 +1,23 @@
-"""Gradients as differentiable functions of what they depend on: what a kernel's backward hands over to."""
+"""The first derivative as a kernel, and what its backward hands over to where more is asked of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class KernelFunction(torch.autograd.Function):
+    """A Function for calls of which ``choose`` has said that no torch.func transform is active.
+
+    Looking for one again takes torch longer than a small norm.
+    """
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 def through(

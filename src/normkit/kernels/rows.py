@@ -89,7 +89,7 @@ def _by_composite(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tenso
 
 def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
-        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)  # type: ignore[no-untyped-call]
+        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)
         return y
     return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, False)[0]
 
@@ -108,9 +108,7 @@ def _add_by_kernel(
     y: Tensor
     z: Tensor
     if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
-        y, z = _AddRowNorm.apply(  # type: ignore[no-untyped-call]
-            x, residual, w, b, norm, n_axes, eps, dropout_p, seed
-        )
+        y, z = _AddRowNorm.apply(x, residual, w, b, norm, n_axes, eps, dropout_p, seed)
     else:
         n_cols = _n_cols(x, n_axes)
         y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
@@ -129,7 +127,7 @@ class _Call(NamedTuple):
     seed: int = 0
 
 
-class _RowNorm(torch.autograd.Function):
+class _RowNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float) -> Tensor:
         n_cols = _n_cols(x, n_axes)
@@ -152,7 +150,7 @@ class _RowNorm(torch.autograd.Function):
         return dx, dw, _in_shape_of_row(db, x, call), None, None, None
 
 
-class _AddRowNorm(torch.autograd.Function):
+class _AddRowNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,

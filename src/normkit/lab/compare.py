@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,9 +19,10 @@ from normkit.lab.engines.ray import RayEngine
 from normkit.lab.extras import require
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
-from normkit.lab.planning import Plan, PlannedCell, describe_cuts, fit, reductions
+from normkit.lab.planner import USABLE_PART, Planner
+from normkit.lab.planning import Plan, describe_cuts, format_duration
 from normkit.lab.provenance import environment, timestamp
-from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
+from normkit.lab.records import PROTOCOL
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
@@ -33,9 +33,6 @@ ENGINES = ("local", "ray")
 
 # Measuring how long steps take may use up this part of the budget; what is not measured is guessed from the rest.
 CALIBRATION_PART = 0.2
-
-# Predictions are rarely exact, and the last runs leave some workers idle: plan for this part of the time.
-USABLE_PART = 0.85
 
 # Kept back from the budget for ending the workers and for the statistics.
 RESERVE_S = 0.5
@@ -53,6 +50,7 @@ def compare(
     address: str | None = None,
     store: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    spent_s: float = 0.0,
 ) -> Comparison:
     """Train the same networks with each normalization, and say which wins where.
 
@@ -71,12 +69,14 @@ def compare(
         batch_sizes: None for those that each task names.
         seeds: evaluation runs of each norm in each cell; fewer than 5 only if the number is passed here.
         budget: the longest time to work, "90s", "3m", "1h30m" or seconds; None for no limit. What does not fit is
-            cut, in the order that :mod:`normkit.lab.planning` gives, and every cut is a sentence in ``cut``.
+            cut, in the order that :mod:`normkit.lab.planning` gives, and every cut is a sentence in ``cut``. With 0
+            nothing is computed: the answer is what the store holds.
         engine: "local" for worker processes, "ray" for a cluster, or an engine object, which is closed at the end.
         workers: runs at once; None for one a core.
         address: of an existing Ray cluster; None starts one on this machine.
         store: file of finished runs, made if there is none; None keeps them in memory only.
         on_progress: called with a snapshot whenever something happens, at least twice a second.
+        spent_s: seconds of the budget that are gone already, or kept for what the caller does with the answer.
 
     Raises:
         ArgumentError: an argument has a value that is not known or not possible.
@@ -94,16 +94,17 @@ def compare(
     request = understand(tasks, norms, batch_sizes, seeds, budget)
     with Store(store) as kept:
         known = list(kept.records({cell.task_hash for cell in request.plan.cells}))
-        is_done = _schedule(request.plan, known).is_complete
-        with _start_engine(engine, workers, address, is_needed=not is_done) as at_work:
+        costs = Costs(known)
+        planner = Planner(request.plan, costs, known, is_limited=request.budget_s is not None)
+        is_needed = request.budget_s != 0 and not planner.schedule.is_complete
+        with _start_engine(engine, workers, address, is_needed=is_needed) as at_work:
             # While the workers start: the statistics at the end need it, and then there may be no time left.
             require("scipy.special", extra="lab", call="compare")
-            costs = Costs(known)
             names = {info.text: info.name for info in request.tasks}
-            session = Session(at_work, kept, costs, names, _end(request, started), on_progress)
-            work = _work(request, session, costs, known, at_work.workers)
-            where = f"{at_work.workers} workers, one thread each" if at_work.workers else "every run was in the store"
-    plan, schedule = _to_answer_with(work)
+            session = Session(at_work, kept, costs, names, _end(request, started - spent_s), on_progress)
+            work = _Work(is_needed, at_work.name, at_work.workers, spent_s + time.monotonic() - started)
+            _work(request, session, costs, planner, work)
+    plan, schedule = planner.answer()
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
     return Comparison(
@@ -112,13 +113,24 @@ def compare(
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
         records=records,
-        cut=_cuts(request, plan, cells, work.is_interrupted),
+        cut=request.notes + _cuts(request, plan, cells, work) + _too_short(request, planner, session, cells, work),
         n_resumed=sum(record.spec not in session.computed for record in records),
         n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
         interrupted=work.is_interrupted,
-        provenance=_provenance(request, plan, f"{at_work.name}, {where}", started_at),
+        provenance=_provenance(request, plan, work, started_at),
     )
+
+
+@dataclass
+class _Work:
+    """How the work went, apart from its runs."""
+
+    is_needed: bool  # else there was nothing to compute, or nothing was to be
+    engine: str
+    workers: int
+    before_s: float  # from the start of the budget to the first run
+    is_interrupted: bool = False
 
 
 def _check_engine(engine: str | Engine, address: str | None) -> None:
@@ -145,59 +157,15 @@ def _end(request: Request, started: float) -> float:
     return started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
 
 
-@dataclass
-class _Work:
-    """What is being worked on, and what it has brought so far."""
-
-    plans: Sequence[Plan]  # everything asked for, and what it may be cut to
-    plan: Plan
-    records: dict[RunSpec, RunRecord]
-    is_interrupted: bool = False
-
-
-def _work(request: Request, session: Session, costs: Costs, known: Sequence[RunRecord], workers: int) -> _Work:
+def _work(request: Request, session: Session, costs: Costs, planner: Planner, work: _Work) -> None:
     """Compute as much as fits into the budget."""
-    work = _Work([request.plan], request.plan, {record.spec: record for record in known})
-    everything = _schedule(request.plan, known)
     try:
-        if request.budget_s is None or everything.is_complete:
-            _work_on(request.plan, work, session)
-        else:
-            session.calibrate(_unknown(everything, costs), CALIBRATION_PART * request.budget_s)
-            _work_while_it_fits(request.plan, work, session, costs, workers)
+        session.announce(planner.schedule)
+        if request.budget_s is not None:
+            session.calibrate(_unknown(planner.schedule, costs), CALIBRATION_PART * request.budget_s)
+        session.work(planner)
     except KeyboardInterrupt:
         work.is_interrupted = True
-    return work
-
-
-def _work_while_it_fits(asked: Plan, work: _Work, session: Session, costs: Costs, workers: int) -> None:
-    """Plan by the predictions; if they were too long and time is left at the end, plan again."""
-    is_first = True
-    while True:
-        remaining_s = _predictor(list(work.records.values()), costs)
-        available_s = USABLE_PART * workers * session.left_s()
-        work.plans = list(reductions(asked, remaining_s))
-        plan = fit(work.plans, remaining_s, available_s)
-        if not is_first and not 0 < math.fsum(remaining_s(plan, cell) for cell in plan.cells) <= available_s:
-            return
-        if not _work_on(plan, work, session):
-            return
-        is_first = False
-
-
-def _work_on(plan: Plan, work: _Work, session: Session) -> bool:
-    """Compute what a plan lacks; whether it got complete."""
-    schedule = _schedule(plan, list(work.records.values()))
-    work.plan = plan
-    try:
-        session.work(schedule)
-    finally:
-        work.records.update((record.spec, record) for record in schedule.finished())
-    return schedule.is_complete
-
-
-def _schedule(plan: Plan, known: Sequence[RunRecord]) -> Schedule:
-    return Schedule([plan.arms(cell) for cell in plan.cells], known)
 
 
 def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
@@ -206,54 +174,52 @@ def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
     return [arm for arm in in_turn if schedule.stage(arm).missing and not costs.knows(arm)]
 
 
-def _predictor(known: Sequence[RunRecord], costs: Costs) -> Callable[[Plan, PlannedCell], float]:
-    """Plan, cell -> seconds of work until the cell is finished, given what is finished already."""
-    by_cell: dict[tuple[str, int], list[RunRecord]] = defaultdict(list)
-    for record in known:
-        by_cell[record.spec.task_hash, record.spec.batch_size].append(record)
-
-    def remaining_s(plan: Plan, cell: PlannedCell) -> float:
-        arms = plan.arms(cell)
-        schedule = Schedule([arms], by_cell[cell.task_hash, cell.batch_size])
-        return math.fsum(costs.remaining_s(arm, schedule.stage(arm)) for arm in arms)
-
-    return remaining_s
-
-
-def _to_answer_with(work: _Work) -> tuple[Plan, Schedule]:
-    """The plan with the most finished cells; of equals the one that was worked on, else one that lacks least."""
-    records = list(work.records.values())
-    schedules = {plan: _schedule(plan, records) for plan in (work.plan, *work.plans)}
-
-    def standing(plan: Plan) -> tuple[int, bool, int]:
-        n_finished = schedules[plan].n_complete
-        return n_finished, plan == work.plan, n_finished - len(plan.cells)
-
-    best = max(schedules, key=standing)
-    return best, schedules[best]
-
-
-def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], is_interrupted: bool) -> tuple[str, ...]:
+def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], work: _Work) -> tuple[str, ...]:
     """What is not in the answer, though asked for: a sentence each."""
-    cuts = request.notes
+    cuts: tuple[str, ...] = ()
     if request.budget_s is not None:
-        cuts += describe_cuts(request.plan, plan, request.budget_s)
-    unfinished = [
-        f"{cell.task} at batch size {cell.batch_size}"
-        for cell in cells
-        if any(score.status == "not-run" for score in cell.scores)
-    ]
+        why = f"to fit the budget of {request.budget}" if request.budget_s else "since nothing was to be computed"
+        cuts += describe_cuts(request.plan, plan, why)
+    unfinished = [f"{cell.task} at batch size {cell.batch_size}" for cell in cells if not _is_finished(cell)]
     if unfinished:
-        when = "the comparison was interrupted" if is_interrupted else f"the budget of {request.budget} ended"
-        cuts += (f"Not finished when {when}: {', '.join(unfinished)}. The same command goes on.",)
+        when = "the comparison was interrupted" if work.is_interrupted else f"the budget of {request.budget} ended"
+        cuts += (f"Not finished when {when}: {', '.join(unfinished)}.",)
     return cuts
 
 
-def _provenance(request: Request, plan: Plan, engine: str, started_at: str) -> dict[str, Any]:
+def _is_finished(cell: Cell) -> bool:
+    return all(score.status != "not-run" for score in cell.scores)
+
+
+def _too_short(
+    request: Request, planner: Planner, session: Session, cells: Sequence[Cell], work: _Work
+) -> tuple[str, ...]:
+    """What would have been enough, where the time was not enough for a run, or for a row."""
+    n_computed = len(session.computed)
+    if request.budget_s is None or not work.is_needed or work.is_interrupted:
+        return ()
+    if n_computed and any(map(_is_finished, cells)):
+        return ()
+    row_s = planner.shortest_row_s() / work.workers / USABLE_PART
+    enough_s = max(work.before_s + row_s + RESERVE_S, 2 * request.budget_s)
+    enough = format_duration(math.ceil(enough_s / 10) * 10)
+    if n_computed:
+        return (
+            f"No row could be finished within the budget of {request.budget}. Its {n_computed} runs are kept and the "
+            f"same command goes on with them; at once it takes about {enough}.",
+        )
+    return (
+        f"No run could be finished within the budget of {request.budget}, of which starting took "
+        f"{work.before_s:.0f} s, and the same command would do no better: take about {enough}.",
+    )
+
+
+def _provenance(request: Request, plan: Plan, work: _Work, started_at: str) -> dict[str, Any]:
+    where = f"{work.workers} workers, one thread each" if work.is_needed else "no run was computed"
     tuning_seeds = range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + plan.n_tuning_seeds)
     return {
         **environment(),
-        "engine": engine,
+        "engine": f"{work.engine}, {where}",
         "seeds": {"evaluation": list(range(plan.n_seeds)), "tuning": list(tuning_seeds)},
         "budget": request.budget,
         "started_at": started_at,
@@ -263,9 +229,11 @@ def _provenance(request: Request, plan: Plan, engine: str, started_at: str) -> d
             "validation NLL over the tuning seeds, which are used for nothing else.",
             f"Where the best learning rate is at an edge of the grid, the grid grows there by {POINTS_PER_EXTENSION} "
             f"points, at most {MAX_EXTENSIONS} times.",
-            "The same seed gives every norm the same split, the same initial weights and the same order of batches.",
-            "The test data are used once, to score the evaluation runs. A run that diverged counts as one.",
-            "Intervals are 95 % t-intervals over the seeds. Norms are compared by their differences seed by seed: "
+            "Every seed draws a new split into training, validation and test data, new initial weights and a new order "
+            "of batches: all three are the same for every norm.",
+            "The test data of a seed are used once, to score its evaluation run. A run that diverged counts as one.",
+            "Intervals are 95 % t-intervals over the seeds, which share their samples: they tell how a score varies "
+            "with split and start on these data, not on others. Norms are compared by their differences seed by seed: "
             "paired t-tests, adjusted by Holm's method over all pairs of norms in a cell, at 5 %.",
         ],
     }

@@ -63,8 +63,8 @@ class Costs:
         """Whether any run of the arm was seen."""
         return _key(arm) in self._step_s or _key(arm) in self._short_step_s
 
-    def run_s(self, arm: Arm, role: Role) -> float:
-        """Seconds that one run of an arm will take."""
+    def run_s(self, arm: Arm | RunSpec, role: Role) -> float:
+        """Seconds that one run of an arm, or like another, will take."""
         walls = self._wall_s.get((_key(arm), role, arm.steps))
         if walls:
             return max(median(walls), _LEAST_S)
@@ -85,7 +85,7 @@ class Costs:
             n_evaluations = arm.n_seeds
         return seconds + n_evaluations * self.run_s(arm, "evaluate")
 
-    def _predicted_step_s(self, arm: Arm) -> float | None:
+    def _predicted_step_s(self, arm: Arm | RunSpec) -> float | None:
         """From the arm's own runs, or its short one, or those of other norms in the same cell."""
         key = _key(arm)
         if key in self._step_s:

@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import get_args, get_type_hints
 
 from normkit.errors import ArgumentError, NormkitError, TaskError
+from normkit.lab.foundation import foundation_hash
+from normkit.lab.neighbours import OwnImports, own_files
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.task import Task
 from normkit.lab.tasks import TASKS
-
-# What every run depends on besides its task's own definition.
-_SHARED = ("cells.py", "data.py", "evaluation.py", "norms.py", "training.py")
 
 
 def load_task(text: str) -> Task:
@@ -34,7 +33,7 @@ def load_task(text: str) -> Task:
         TaskError: for a file that is missing, fails or defines no task; the message says where in it.
     """
     if is_file(text):
-        return _run_file(text, _read(text))
+        return _run_file(Path(text).resolve(), _own_source(text))
     function, options = _known_task(text)
     changed = {key: value for key, value in options.items() if value != _defaults(function)[key]}
     name = text.partition(":")[0]
@@ -44,20 +43,21 @@ def load_task(text: str) -> Task:
 
 
 def task_hash(text: str) -> str:
-    """SHA-256 of all that defines a task: its source, its options, and the modules that every run goes through.
+    """SHA-256 of all that defines a task: its source, its options, and what every run rests on.
 
-    An edited task is another task. What a user's file imports from files of its own is not looked at.
+    An edited task is another task; to a user's file belongs what it imports from its own folder. Data that it reads
+    from elsewhere are not looked at.
 
     Raises:
         ArgumentError, TaskError: as :func:`load_task`, except that a file is not run.
     """
     if is_file(text):
-        parts = [_read(text)]
+        parts = [*_own_source(text)]
     else:
         function, options = _known_task(text)
         source = Path(inspect.getfile(function)).read_text(encoding="utf-8")
         parts = [source, repr(sorted({**_defaults(function), **options}.items()))]
-    parts += [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SHARED]
+    parts.append(foundation_hash())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -114,6 +114,18 @@ def _defaults(function: Callable[..., Task]) -> dict[str, str]:
     return {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
 
 
+def _own_source(text: str) -> tuple[str, ...]:
+    """A task file, and the names and texts of what it imports from its own folder."""
+    file = Path(text).resolve()
+    parts = [_read(text)]
+    for neighbour in own_files(file):
+        parts += [
+            neighbour.relative_to(file.parent).as_posix(),
+            neighbour.read_text(encoding="utf-8", errors="replace"),
+        ]
+    return tuple(parts)
+
+
 def _read(text: str) -> str:
     try:
         return Path(text).read_text(encoding="utf-8")
@@ -126,20 +138,25 @@ def _read(text: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _run_file(text: str, source: str) -> Task:
-    path = Path(text).resolve()
-    module = ModuleType(f"normkit_task_{path.stem}")
+def _run_file(path: Path, source: tuple[str, ...]) -> Task:
+    """The task of a file, by its source; the texts of its neighbours are there so that it runs again after an edit."""
+    # As for a script: what it defines can be found by module name.
+    module = ModuleType(f"normkit_task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
     module.__file__ = str(path)
-    # As for a script: the file may import its neighbours, and what it defines can be found by module name.
     sys.modules[module.__name__] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    own_imports = OwnImports(path.parent)
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        with own_imports.in_place():
+            exec(compile(source[0], str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise TaskError(blame(error, text)) from error
+        raise TaskError(blame(error, str(path))) from error
     task = getattr(module, "task", None)
     if not isinstance(task, Task):
         got = "no such name" if task is None else type(task).__name__
         raise TaskError(f"{path.name}: expected task = normkit.lab.Task(...), got {got}; define it in the file.")
-    return task
+    return replace(
+        task,
+        data=own_imports.around(task.data),
+        build=own_imports.around(task.build),
+        steps=own_imports.around(task.steps),
+    )

@@ -5,19 +5,19 @@ The order of cuts, each only as far as needed:
 1. evaluation seeds, down to 5;
 2. tuning seeds, down to 1;
 3. learning rates of the starting grid, from the lowest, down to 3 (tuning still extends the grid at its edges);
-4. batch sizes, from the middle, down to the smallest and the largest;
-5. tasks, the one that would take longest first, down to one.
+4. rows, a task at a batch size each: those of batch sizes in the middle first, then the smallest, then the largest,
+   and of equal ones those that take longest; so every task keeps a row as long as possible.
 
-Never the steps of a run and never a rule by which winners are called. A cell that is finished already costs
-nothing and is never cut. What still does not fit is left for the same command to take up again: given often
-enough, it gets everything done that was asked for.
+Never the steps of a run, never a norm within a row and never a rule by which winners are called. A row that is
+finished already costs nothing and is never cut. What still does not fit is left for the same command to take up
+again: given often enough, it gets everything done that was asked for.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from normkit.errors import ArgumentError
@@ -26,7 +26,6 @@ from normkit.lab.schedule import Arm
 MIN_SEEDS = 5
 MIN_TUNING_SEEDS = 1
 MIN_LEARNING_RATES = 3
-MIN_BATCH_SIZES = 2
 
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -34,7 +33,7 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A task at a batch size, with all that its runs need."""
+    """A row: a task at a batch size, with all that its runs need."""
 
     task: str  # the text by which workers load it
     task_hash: str
@@ -76,24 +75,27 @@ def parse_duration(text: str | float) -> float:
     """Seconds of a duration.
 
     Args:
-        text: "90s", "3m", "1h30m", or a number of seconds.
+        text: "90s", "3m", "1h30m", or a number of seconds; 0 for none at all.
 
     Raises:
-        ArgumentError: it is none, or not positive.
+        ArgumentError: it is none, or negative.
 
     Example:
         >>> parse_duration("1h30m")
         5400.0
     """
-    seconds = 0.0
+    seconds = math.nan
     if isinstance(text, str):
-        match = _DURATION.fullmatch(text.strip().lower().replace(" ", ""))
-        groups = match.groups() if match else ()
-        seconds = sum(float(g) * unit for g, unit in zip(groups, _UNITS_S.values(), strict=False) if g)
+        plain = text.strip().lower().replace(" ", "")
+        match = _DURATION.fullmatch(plain)
+        if plain == "0":
+            seconds = 0.0
+        elif plain and match:
+            seconds = sum(float(g) * unit for g, unit in zip(match.groups(), _UNITS_S.values(), strict=True) if g)
     elif not isinstance(text, bool):
         seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise ArgumentError(f"budget: expected a duration above 0 such as 90s, 3m or 1h30m, got {text!r}; pass one.")
+    if not 0 <= seconds < math.inf:
+        raise ArgumentError(f"budget: expected a duration such as 90s, 3m or 1h30m, or 0, got {text!r}; pass one.")
     return seconds
 
 
@@ -109,8 +111,8 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{n}{unit}" for n, unit in parts if n) or "0s"
 
 
-def reductions(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float]) -> Iterator[Plan]:
-    """The plan itself, then ever smaller ones, each by one cut in the fixed order."""
+def levels(plan: Plan) -> Iterator[Plan]:
+    """The plan itself, then ever less work for each of its rows, by one cut in the fixed order each."""
     yield plan
     while plan.n_seeds > MIN_SEEDS:
         yield (plan := replace(plan, n_seeds=plan.n_seeds - 1))
@@ -119,45 +121,69 @@ def reductions(plan: Plan, remaining_s: Callable[[Plan, PlannedCell], float]) ->
     longest = max(len(cell.learning_rates) for cell in plan.cells)
     while plan.n_rates_dropped < longest - MIN_LEARNING_RATES:
         yield (plan := replace(plan, n_rates_dropped=plan.n_rates_dropped + 1))
-    open_cells = [cell for cell in plan.cells if remaining_s(plan, cell)]
-    while len(sizes := sorted({cell.batch_size for cell in open_cells})) > MIN_BATCH_SIZES:
-        cut = [cell for cell in open_cells if cell.batch_size == sizes[len(sizes) // 2]]
-        open_cells = [cell for cell in open_cells if cell not in cut]
-        yield (plan := _without(plan, cut))
-    while len(tasks := list(dict.fromkeys(cell.task for cell in open_cells))) > 1:
-        left_s = dict.fromkeys(reversed(tasks), 0.0)  # of equals the last one goes first
-        for cell in open_cells:
-            left_s[cell.task] += remaining_s(plan, cell)
-        most_work = max(left_s, key=left_s.__getitem__)
-        cut = [cell for cell in open_cells if cell.task == most_work]
-        open_cells = [cell for cell in open_cells if cell not in cut]
-        yield (plan := _without(plan, cut))
 
 
-def fit(plans: Sequence[Plan], remaining_s: Callable[[Plan, PlannedCell], float], available_s: float) -> Plan:
-    """The plan to work on: the largest that will be finished in time, or else the smallest.
+RemainingS = Callable[[Plan, PlannedCell], float]  # predicted seconds of work until a row of a plan is finished
 
-    If that one is finished already, a larger one is begun, though it takes more than one such command.
+
+def work_s(plan: Plan, remaining_s: RemainingS) -> float:
+    """Seconds of work until all rows of a plan are finished."""
+    return math.fsum(remaining_s(plan, cell) for cell in plan.cells)
+
+
+def fit(asked: Plan, remaining_s: RemainingS, available_s: float) -> Plan | None:
+    """The largest plan that will be finished in time, its rows in working order; None if nothing more will be.
 
     Args:
-        plans: everything asked for, then ever less of it, as :func:`reductions` gives them.
-        remaining_s: plan, cell -> predicted seconds of work until the cell is finished.
+        asked: everything that was asked for.
+        remaining_s: predicts work.
         available_s: seconds of work that can be done, all workers together.
     """
-    last = plans[0]
-    for plan in plans:
-        work_s = math.fsum(remaining_s(plan, cell) for cell in plan.cells)
-        if not work_s:
-            return last
-        if work_s <= available_s:
-            return plan
-        last = plan
-    return last
+    plan = asked
+    for plan in levels(asked):
+        needed_s = work_s(plan, remaining_s)
+        if not needed_s:
+            return None  # what is larger does not fit
+        if needed_s <= available_s:
+            return replace(plan, cells=in_working_order(plan, remaining_s))
+    fitting = []
+    is_more = False
+    for cell in in_working_order(plan, remaining_s):
+        needed_s = remaining_s(plan, cell)
+        if needed_s <= available_s:
+            available_s -= needed_s
+            is_more |= needed_s > 0
+            fitting.append(cell)
+    return replace(plan, cells=tuple(fitting)) if is_more else None
 
 
-def describe_cuts(asked: Plan, kept: Plan, budget_s: float) -> tuple[str, ...]:
+def to_begin(asked: Plan, remaining_s: RemainingS) -> Plan:
+    """What to begin where nothing fits, for more such commands to go on with: the next row of the smallest plan."""
+    smallest = asked
+    for plan in levels(asked):
+        if not work_s(plan, remaining_s):
+            break
+        smallest = plan
+    cells = in_working_order(smallest, remaining_s)
+    finished = tuple(cell for cell in cells if not remaining_s(smallest, cell))
+    return replace(smallest, cells=(*finished, *[cell for cell in cells if cell not in finished][:1]))
+
+
+def in_working_order(plan: Plan, remaining_s: RemainingS) -> tuple[PlannedCell, ...]:
+    """The rows of a plan, those first that tell most: the extreme batch sizes of all tasks, then the middle.
+
+    The largest before the smallest, because there all norms train as they usually do.
+    """
+    places: dict[tuple[str, int], int] = {}
+    for task in dict.fromkeys(cell.task for cell in plan.cells):
+        sizes = sorted(cell.batch_size for cell in plan.cells if cell.task == task)
+        for place in range(len(sizes)):
+            places[task, sizes.pop(-1 if place % 2 == 0 else 0)] = place
+    return tuple(sorted(plan.cells, key=lambda cell: (places[cell.task, cell.batch_size], remaining_s(plan, cell))))
+
+
+def describe_cuts(asked: Plan, kept: Plan, why: str) -> tuple[str, ...]:
     """One sentence for each kind of cut."""
-    why = f"to fit the budget of {format_duration(budget_s)}"
     sentences = []
     if kept.n_seeds < asked.n_seeds:
         sentences.append(f"{kept.n_seeds} evaluation seeds instead of {asked.n_seeds}, {why}.")
@@ -174,10 +200,6 @@ def describe_cuts(asked: Plan, kept: Plan, budget_s: float) -> tuple[str, ...]:
         what = f"{name} at batch size {' and '.join(sizes)}" if name in kept_tasks else name
         sentences.append(f"{what} was left out, {why}.")
     return tuple(sentences)
-
-
-def _without(plan: Plan, cut: Collection[PlannedCell]) -> Plan:
-    return replace(plan, cells=tuple(cell for cell in plan.cells if cell not in cut))
 
 
 def _counted(n: int, noun: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 Role = Literal["tune", "evaluate"]
 Status = Literal["done", "diverged", "impossible", "failed"]
 
-# Raised whenever the meaning of a run changes (training loop, models, data splits): old records then no
-# longer match, and nothing stale is ever mixed with new results.
+# Raised whenever the meaning of a run changes in a way that ``task_hash`` does not see: old records then no longer
+# match, and nothing stale is ever mixed with new results.
 PROTOCOL = 1
 
 
@@ -20,7 +20,7 @@ class RunSpec:
     """Everything that determines a run. Two runs with the same spec are the same run."""
 
     task: str  # "digits-lstm", "digits-lstm:lengths=variable" or the path of a user's task file
-    task_hash: str  # of the task's own definition, so that an edited task is another task
+    task_hash: str  # of the task's definition and of all code below it, so that an edited task is another task
     norm: str
     batch_size: int
     learning_rate: float

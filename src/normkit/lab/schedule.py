@@ -135,16 +135,20 @@ class Schedule:
 
     Args:
         cells: the arms of each cell, in the order in which cells are to be finished.
-        known: runs that are finished already; those of no arm are ignored.
+        known: runs that are finished already; those of no arm are kept and do not matter.
+        running: runs that are under way already.
     """
 
-    def __init__(self, cells: Sequence[Sequence[Arm]], known: Iterable[RunRecord] = ()) -> None:
+    def __init__(
+        self, cells: Sequence[Sequence[Arm]], known: Iterable[RunRecord] = (), running: Iterable[RunSpec] = ()
+    ) -> None:
         self.cells = tuple(tuple(cell) for cell in cells)
-        self.running: set[RunSpec] = set()
+        self.running = set(running)
+        self.known = {record.spec: record for record in known}
         self._arms = {_identity(arm): arm for cell in self.cells for arm in cell}
         self._records: dict[Arm, dict[RunSpec, RunRecord]] = {arm: {} for arm in self._arms.values()}
-        for record in known:
-            if (arm := self._arms.get(_identity(record.spec))) is not None:
+        for record in self.known.values():
+            if (arm := self._arm(record.spec)) is not None:
                 self._records[arm][record.spec] = record
         self._stages = {arm: stage(arm, records) for arm, records in self._records.items()}
 
@@ -152,32 +156,27 @@ class Schedule:
         """Where an arm stands."""
         return self._stages[arm]
 
+    def finished(self, arm: Arm) -> list[RunRecord]:
+        """The finished runs of an arm."""
+        return list(self._records[arm].values())
+
     def used(self, arm: Arm) -> list[RunRecord]:
-        """The finished runs on which an arm's answer rests: others may lie in the store."""
+        """Those of them on which its answer rests: of others, too, there may be records."""
         now = self._stages[arm]
         return [record for spec, record in self._records[arm].items() if _is_used(spec, arm, now)]
 
-    def finished(self) -> list[RunRecord]:
-        """All finished runs of all arms."""
-        return [record for records in self._records.values() for record in records.values()]
-
-    @property
-    def n_complete(self) -> int:
-        """Cells of which every arm has ended."""
-        return sum(all(self._stages[arm].status != "not-run" for arm in cell) for cell in self.cells)
+    def is_finished(self, cell: Sequence[Arm]) -> bool:
+        """Whether every arm of a cell has ended."""
+        return all(self._stages[arm].status != "not-run" for arm in cell)
 
     @property
     def is_complete(self) -> bool:
         """Whether every arm has ended."""
-        return self.n_complete == len(self.cells)
-
-    def arm(self, spec: RunSpec) -> Arm:
-        """The arm that a run belongs to."""
-        return self._arms[_identity(spec)]
+        return all(map(self.is_finished, self.cells))
 
     def is_open(self, cell: Sequence[Arm]) -> bool:
         """Whether any run of a cell has finished or is under way."""
-        return any(self._records[arm] for arm in cell) or any(self.arm(spec) in cell for spec in self.running)
+        return any(self._records[arm] for arm in cell) or any(self._arm(spec) in cell for spec in self.running)
 
     def missing(self, cell: Sequence[Arm]) -> list[RunSpec]:
         """The runs of a cell that are needed, as far as is known, neither finished nor under way."""
@@ -190,9 +189,13 @@ class Schedule:
     def finish(self, record: RunRecord) -> None:
         """Note that a run has finished."""
         self.running.discard(record.spec)
-        arm = self.arm(record.spec)
-        self._records[arm][record.spec] = record
-        self._stages[arm] = stage(arm, self._records[arm])
+        self.known[record.spec] = record
+        if (arm := self._arm(record.spec)) is not None:
+            self._records[arm][record.spec] = record
+            self._stages[arm] = stage(arm, self._records[arm])
+
+    def _arm(self, spec: RunSpec) -> Arm | None:
+        return self._arms.get(_identity(spec))
 
 
 def _identity(item: Arm | RunSpec) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from normkit.lab.comparison import Progress
 from normkit.lab.costs import CALIBRATION_STEPS, Costs
 from normkit.lab.engines.base import Died, Engine
+from normkit.lab.planner import Planner
 from normkit.lab.records import RunRecord, RunSpec
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.store import Store
@@ -53,6 +54,14 @@ class Session:
         """Seconds until this session has to stop."""
         return self._ends_at - time.monotonic()
 
+    def announce(self, schedule: Schedule) -> None:
+        """Tell whoever watches how much of everything asked for is there already."""
+        if self._on_progress is not None:
+            arms = [arm for cell in schedule.cells for arm in cell]
+            n = sum(len(schedule.finished(arm)) for arm in arms)
+            total = n + sum(_n_expected(schedule, arm) for arm in arms)
+            self._on_progress(Progress(n, total, n, (), {}, self._elapsed_s(), None))
+
     def calibrate(self, arms: Sequence[Arm], at_most_s: float) -> None:
         """Learn what runs of these arms cost, from runs of a few steps each, which are not kept."""
         waiting = [_calibration(arm) for arm in arms]
@@ -75,20 +84,20 @@ class Session:
                 note = "measuring how long a step takes"
                 self._on_progress(Progress(done, len(arms), 0, (), {}, self._elapsed_s(), None, note))
 
-    def work(self, schedule: Schedule) -> None:
+    def work(self, planner: Planner) -> None:
         """Compute what is missing, until nothing is or the time is up."""
-        self._report(schedule)
         while self.left_s() > 0:
+            schedule = planner.revise(self.left_s() * self._engine.workers)
             self._start_runs(schedule)
             if not schedule.running:
-                return
-            note = ""
+                break
+            self.report(schedule)
             for event in self._engine.wait(min(SNAPSHOT_EVERY_S, self.left_s())):
                 if isinstance(event, Died):
-                    note = f"{self._label(event.spec)}: a worker died, the run is tried again"
+                    self.report(schedule, f"{self._label(event.spec)}: a worker died, the run is tried again")
                 else:
                     self._save(event, schedule)
-            self._report(schedule, note)
+        self.report(planner.schedule)
 
     def _start_runs(self, schedule: Schedule) -> None:
         while self._engine.free and (spec := self._next(schedule)) is not None:
@@ -110,16 +119,16 @@ class Session:
             cell_s = math.fsum(self._costs.remaining_s(arm, schedule.stage(arm)) for arm in cell)
             if schedule.is_open(cell) or work_s + cell_s <= self.left_s() * self._engine.workers:
                 work_s += cell_s
-                if (spec := self._first(schedule.missing(cell), schedule)) is not None:
+                if (spec := self._first(schedule.missing(cell))) is not None:
                     return spec
         if self.computed or schedule.running:
             return None
-        return self._first([spec for cell in schedule.cells for spec in schedule.missing(cell)], schedule)
+        return self._first([spec for cell in schedule.cells for spec in schedule.missing(cell)])
 
-    def _first(self, specs: Sequence[RunSpec], schedule: Schedule) -> RunSpec | None:
+    def _first(self, specs: Sequence[RunSpec]) -> RunSpec | None:
         """The first of some runs that will end before the time is up."""
         left_s = self.left_s()
-        return next((s for s in specs if self._costs.run_s(schedule.arm(s), s.role) <= left_s), None)
+        return next((spec for spec in specs if self._costs.run_s(spec, spec.role) <= left_s), None)
 
     def _save(self, record: RunRecord, schedule: Schedule) -> None:
         self._store.add(record)
@@ -130,7 +139,8 @@ class Session:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_at
 
-    def _report(self, schedule: Schedule, note: str = "") -> None:
+    def report(self, schedule: Schedule, note: str = "") -> None:
+        """Tell whoever watches."""
         if self._on_progress is None:
             return
         arms = [arm for cell in schedule.cells for arm in cell]

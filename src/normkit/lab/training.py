@@ -108,7 +108,10 @@ def _prepare(spec: RunSpec) -> tuple[Task, Data, nn.Module]:
 @lru_cache(maxsize=16)
 def _task(text: str, expected_hash: str) -> Task:
     if task_hash(text) != expected_hash:
-        raise TaskError(f"{text}: expected the task that this run was planned for, got one edited since; start again.")
+        raise TaskError(
+            f"{text}: expected the task, the normkit and the torch that this run was planned for, got others, "
+            "edited since or on another machine; make them the same and start again."
+        )
     return load_task(text)
 
 

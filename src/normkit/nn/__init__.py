@@ -2,10 +2,14 @@
 
 from normkit.nn.add_norm import AddLayerNorm, AddRMSNorm
 from normkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from normkit.nn.batch_norm_lstm import BatchNormLSTM, BatchNormLSTMCell
 from normkit.nn.group_norm import GroupNorm
+from normkit.nn.gru import LayerNormGRU, LayerNormGRUCell
 from normkit.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from normkit.nn.layer_norm import LayerNorm, LayerNorm2d
+from normkit.nn.lstm import LayerNormLSTM, LayerNormLSTMCell
 from normkit.nn.rms_norm import RMSNorm
+from normkit.nn.rnn import LayerNormRNN, LayerNormRNNCell
 
 __all__ = [
     "AddLayerNorm",
@@ -13,11 +17,19 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormLSTM",
+    "BatchNormLSTMCell",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
     "LayerNorm2d",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
+    "LayerNormRNN",
+    "LayerNormRNNCell",
     "RMSNorm",
 ]

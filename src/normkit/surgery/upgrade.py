@@ -1,78 +1,35 @@
-"""Swap torch's norms of a model for normkit's, in place."""
+"""Swap the norms of a model for normkit's, in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrize
 
-import normkit.nn as nk
 from normkit import _checks
-from normkit.errors import ArgumentError, DtypeError
-
-# Each of ours subclasses torch's and adds no attribute, so a module becomes ours by changing its class.
-_OURS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
-    torch.nn.BatchNorm1d: nk.BatchNorm1d,
-    torch.nn.BatchNorm2d: nk.BatchNorm2d,
-    torch.nn.BatchNorm3d: nk.BatchNorm3d,
-    torch.nn.LayerNorm: nk.LayerNorm,
-    torch.nn.RMSNorm: nk.RMSNorm,
-    torch.nn.GroupNorm: nk.GroupNorm,
-    torch.nn.InstanceNorm1d: nk.InstanceNorm1d,
-    torch.nn.InstanceNorm2d: nk.InstanceNorm2d,
-    torch.nn.InstanceNorm3d: nk.InstanceNorm3d,
-}
-_TORCH_NORMS = (
-    *_OURS,
-    torch.nn.modules.batchnorm._NormBase,  # SyncBatchNorm, lazy ones, and subclasses
-)
+from normkit.errors import DtypeError
+from normkit.surgery import classes
+from normkit.surgery.report import Left, Swapped, UpgradeReport
 
 
-@dataclass(frozen=True)
-class Swapped:
-    """A module that is normkit's now."""
-
-    name: str  # its path in the model; "" is the model itself
-    before: str
-    after: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Left:
-    """A norm that stays as it was, and why."""
-
+class _Plan(NamedTuple):
     name: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class UpgradeReport:
-    """What ``upgrade`` did. ``print`` it for a list."""
-
-    swapped: tuple[Swapped, ...]
-    left: tuple[Left, ...]
-
-    def __str__(self) -> str:
-        lines = [f"normkit.upgrade: {len(self.swapped)} norms swapped, {len(self.left)} left alone"]
-        for s in self.swapped:
-            note = f" ({s.note})" if s.note else ""
-            lines.append(f"  swapped  {s.name or '(the model)'}: {s.before} -> {s.after}{note}")
-        lines += [f"  left     {x.name or '(the model)'}: {x.kind}: {x.reason}" for x in self.left]
-        return "\n".join(lines)
+    module: torch.nn.Module
+    target: type[torch.nn.Module]
 
 
 def upgrade(model: torch.nn.Module) -> UpgradeReport:
-    """Swap every norm of torch's in the model for normkit's, in place.
+    """Swap every norm that normkit computes for normkit's, in place.
+
+    Known are torch's own classes, and by their names those of timm, torchvision and transformers and the LayerNorm
+    with ``data_format`` of ConvNeXt. torch's become the class of the same name in ``normkit.nn``. Of the others a
+    copy is run beside ours first, on random input and with random parameters, forward and backward, and only where
+    both agree within rounding does the module get our forward; it stays an instance of its class.
 
     Each module stays the same object: parameters, buffers, hooks, names, train or eval mode, requires_grad and
-    modules that are shared stay what they are, and an optimizer that holds the parameters goes on. Only its
-    class changes. Subclasses, parametrized and lazy modules, and modules whose ``forward`` was replaced are
-    left alone.
+    modules that are shared stay what they are, and an optimizer that holds the parameters goes on. Subclasses that
+    are not known, parametrized and lazy modules, and modules whose ``forward`` was replaced are left alone.
 
     Args:
         model: any module; a norm itself will do.
@@ -92,26 +49,21 @@ def upgrade(model: torch.nn.Module) -> UpgradeReport:
     if not isinstance(model, torch.nn.Module):
         raise DtypeError(f"upgrade: expected a torch.nn.Module, got {type(model).__name__}; give the model itself.")
     left, planned = [], []
+    compared: dict[str, classes.Target] = {}
     bypassed = _bypassed_at_inference(model)
     for name, module in _norms(model):
-        reason = _reason_to_leave(module)
-        if reason:
-            left.append(Left(name, _kind(type(module)), reason))
+        target = classes.target_of(module, compared)
+        if isinstance(target, str):
+            left.append(Left(name, classes.name_of(module), target))
         else:
-            planned.append((name, module))
+            planned.append(_Plan(name, module, target))
     return UpgradeReport(tuple(_swap_all(planned, bypassed)), tuple(left))
 
 
 def _norms(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Every norm of torch's kind that is not ours yet, shared ones once."""
-    ours = tuple(_OURS.values())
-    module: torch.nn.Module
+    """Every norm that is not ours yet, shared ones once."""
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            is_norm = module.original_name in {cls.__name__ for cls in _OURS}
-        else:
-            is_norm = isinstance(module, _TORCH_NORMS) and type(module) not in ours
-        if is_norm:
+        if classes.is_foreign_norm(module):
             yield name, module
 
 
@@ -121,43 +73,19 @@ def _bypassed_at_inference(model: torch.nn.Module) -> set[torch.nn.Module]:
     return {norm for layer in layers if layer.self_attn.batch_first for norm in (layer.norm1, layer.norm2)}
 
 
-def _reason_to_leave(module: torch.nn.Module) -> str:
-    """Why this norm cannot simply change its class; empty when it can."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is scripted or traced: upgrade the model it was made from"
-    if parametrize.is_parametrized(module):
-        return "it is parametrized: its parameters are computed on access"
-    if isinstance(module, LazyModuleMixin):
-        return "it is lazy: run one batch through the model, then upgrade"
-    if type(module) is torch.nn.SyncBatchNorm:
-        return "it computes its statistics over several processes"
-    if type(module) not in _OURS:
-        own = "with its own forward" if "forward" in vars(type(module)) else "whose class would be lost"
-        return f"it is a subclass {own}"
-    if "forward" in vars(module):
-        return "its forward was replaced on the module"
-    try:
-        eps = getattr(module, "eps", None)
-        if eps is not None:
-            _checks.eps("upgrade", eps)
-    except ArgumentError:
-        return f"its eps is {getattr(module, 'eps', None)!r}, with which normkit does not normalize"
-    return ""
-
-
-def _swap_all(planned: list[tuple[str, torch.nn.Module]], bypassed: set[torch.nn.Module]) -> list[Swapped]:
+def _swap_all(planned: list[_Plan], bypassed: set[torch.nn.Module]) -> list[Swapped]:
     """Change every class, or none."""
     done: list[tuple[torch.nn.Module, type[torch.nn.Module]]] = []
     report = []
     try:
-        for name, module in planned:
-            before = type(module)
-            module.__class__ = _OURS[before]
-            done.append((module, before))
-            report.append(Swapped(name, _kind(before), _kind(type(module)), _note(module, bypassed)))
+        for name, module, target in planned:
+            before, was = classes.name_of(module), type(module)
+            module.__class__ = target
+            done.append((module, was))
+            report.append(Swapped(name, before, classes.name_of(module), _note(module, bypassed)))
     except BaseException:
-        for module, before in done:
-            module.__class__ = before
+        for module, was in done:
+            module.__class__ = was
         raise
     return report
 
@@ -168,15 +96,7 @@ def _note(module: torch.nn.Module, bypassed: set[torch.nn.Module]) -> str:
             "inference bypasses it on the fused path of nn.TransformerEncoderLayer, "
             "unless torch.backends.mha.set_fastpath_enabled(False)"
         )
-    running_mean = getattr(module, "running_mean", None)
+    running_mean = module.running_mean if isinstance(module, torch.nn.modules.batchnorm._NormBase) else None
     if running_mean is not None and running_mean.dtype in _checks.LOW_PRECISION:
         return f"its running statistics stay {_checks.dtype_name(running_mean)}, which updates round to"
     return ""
-
-
-def _kind(cls: type[torch.nn.Module]) -> str:
-    """torch.nn.LayerNorm for torch.nn.modules.normalization.LayerNorm, and so on."""
-    for package in ("torch.nn", "normkit.nn"):
-        if cls.__module__.startswith(package + "."):
-            return f"{package}.{cls.__qualname__}"
-    return f"{cls.__module__}.{cls.__qualname__}"

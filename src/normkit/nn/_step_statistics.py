@@ -1,0 +1,171 @@
+"""Batch statistics of a recurrent network: of every time step by itself, over the sequences that reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normkit import _checks
+from normkit.composite import under_functorch
+from normkit.errors import SingleValueError
+from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit.nn._statistics import apply_keeping_float32, keep_in_float32
+
+
+class Batch(NamedTuple):
+    """Statistics that a batch has at some steps in a row, each over ``n`` sequences."""
+
+    first_step: int
+    n: int
+    mean: Tensor  # [steps, C]
+    var: Tensor  # unbiased
+
+
+class StepStatistics(torch.nn.Module):
+    """Normalizes [N_t, C] at step t: with the batch's statistics in training, else with the running ones of the step.
+
+    Step max_steps − 1 and all after it share one place in the running statistics; what a batch adds there are the
+    moments of all its values at those steps. Where one sequence alone reaches a step there is nothing to normalize
+    over: it takes the running statistics, also in training, and adds nothing to them.
+    """
+
+    running_mean: Tensor  # [max_steps, C]
+    running_var: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        max_steps: int,
+        eps: float,
+        momentum: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.max_steps = num_features, max_steps
+        self.eps, self.momentum = eps, momentum
+        shape = (max_steps, num_features)
+        self.register_buffer("running_mean", torch.zeros(shape, device=device, dtype=dtype))
+        self.register_buffer("running_var", torch.ones(shape, device=device, dtype=dtype))
+        keep_in_float32(self)
+
+    def forward(self, x: Tensor, step: int) -> tuple[Tensor, Batch | None]:
+        """x̂, and the batch's own statistics where they are what normalized."""
+        n = x.shape[0]
+        if self.training and n == 1 and step == 0:
+            raise SingleValueError(
+                "BatchNormLSTM: expected more than 1 sequence in a training batch, got 1; the output would not depend "
+                "on the input; use larger batches, .eval(), or LayerNormLSTM."
+            )
+        if self.training and n != 1:
+            x_hat, mean, var = _by_batch(x, self.eps)
+            return x_hat, Batch(step, n, mean[None], var[None])
+        place = min(step, self.max_steps - 1)
+        return batch_norm(x, self.running_mean[place], self.running_var[place], eps=self.eps), None
+
+    def all_steps(self, x: Tensor, sizes: Sequence[int], first: int) -> tuple[Tensor, list[Batch]]:
+        """The same for the rows of all steps from ``first`` on."""
+        n, steps = sizes[0], len(sizes)
+        if self.training and n > 1 and sizes[-1] == n:
+            # Every step's values side by side are features with statistics of their own: one call does for all.
+            side_by_side = torch.unflatten(x, 0, (steps, n)).transpose(0, 1).flatten(1)
+            x_hat, mean, var = _by_batch(side_by_side, self.eps)
+            rows = torch.unflatten(x_hat, 1, (steps, -1)).transpose(0, 1).flatten(0, 1)
+            return rows, [Batch(first, n, mean.view(steps, -1), var.view(steps, -1))]
+        found = [self(rows, step) for step, rows in enumerate(torch.split(x, list(sizes)), first)]
+        return torch.cat([rows for rows, _ in found]), [batch for _, batch in found if batch is not None]
+
+    @torch.no_grad()
+    def remember(self, batches: Sequence[Batch]) -> None:
+        """running = (1 − momentum)·running + momentum·batch, at every step that has statistics of a batch."""
+        if not batches or batches[0].n == 0:
+            return
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        shared: list[Batch] = []
+        for batch in batches:
+            own = max(0, min(self.max_steps - 1 - batch.first_step, batch.mean.shape[0]))
+            rows = slice(batch.first_step, batch.first_step + own)
+            mean[rows] = torch.lerp(mean[rows], batch.mean[:own].to(mean.dtype), self.momentum)
+            var[rows] = torch.lerp(var[rows], batch.var[:own].to(var.dtype), self.momentum)
+            shared.append(batch._replace(mean=batch.mean[own:], var=batch.var[own:]))
+        pooled = _pool(shared)
+        if pooled is not None:
+            mean[-1] = torch.lerp(mean[-1], pooled[0].to(mean.dtype), self.momentum)
+            var[-1] = torch.lerp(var[-1], pooled[1].to(var.dtype), self.momentum)
+        self._replace(mean, var)
+
+    def _replace(self, mean: Tensor, var: Tensor) -> None:
+        """As BatchNorm under torch.func: statistics that the transform was given are replaced, others left alone."""
+        if not under_functorch():
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(var)
+        elif torch._C._functorch.is_functorch_wrapped_tensor(self.running_mean):
+            self.running_mean, self.running_var = mean, var
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepStatistics:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, max_steps={self.max_steps}, eps={self.eps}, momentum={self.momentum}"
+
+
+@dataclass(frozen=True)
+class StepNorm:
+    """BatchNorm at one place of a recurrent layer for the time of a call: x̂·weight + bias."""
+
+    statistics: StepStatistics
+    weight: Tensor
+    bias: Tensor | None
+    found: list[Batch] = field(default_factory=list)
+
+    def at(self, x: Tensor, step: int) -> Tensor:
+        x_hat, batch = self.statistics(x, step)
+        if batch is not None:
+            self.found.append(batch)
+        return self._affine(x_hat)
+
+    def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
+        x_hat, batches = self.statistics.all_steps(x, sizes, first)
+        self.found.extend(batches)
+        return self._affine(x_hat)
+
+    def remember(self) -> None:
+        """Lets the statistics of the call enter the running ones."""
+        self.statistics.remember(self.found)
+
+    def _affine(self, x_hat: Tensor) -> Tensor:
+        y = x_hat * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def _by_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """x̂ over the rows of x, their mean and their unbiased variance."""
+    mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+    if under_functorch():
+        return batch_norm_with_statistics(x, mean, var, momentum=1.0, eps=eps)
+    return batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps), mean, var
+
+
+def _pool(batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | None:
+    """Mean and unbiased variance of the values of all these steps together."""
+    batches = [batch for batch in batches if batch.mean.shape[0]]
+    if not batches:
+        return None
+    counts = torch.cat([b.mean.new_full((b.mean.shape[0], 1), b.n) for b in batches])
+    means = torch.cat([b.mean for b in batches])
+    variances = torch.cat([b.var for b in batches])
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    squares = (counts - 1) * variances + counts * (means - mean) ** 2
+    return mean, squares.sum(0) / (total - 1)
+
+
+def check_arguments(call: str, max_steps: object, momentum: object, eps: float) -> None:
+    _checks.positive(call, "max_steps", max_steps)
+    _checks.momentum(call, momentum, or_none=False)
+    _checks.eps(call, eps, positive=True)

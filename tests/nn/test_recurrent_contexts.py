@@ -1,0 +1,164 @@
+"""The surroundings people use recurrent layers in: compile, export, AMP, pickle, other tools."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from nn.recurrent import ALL, LSTM, ROW_LAYERS, Recurrent, flat, weighted_sum
+from normkit import nn
+
+x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def built(case: Recurrent, **options: Any) -> torch.nn.RNNBase:
+    return case.build(4, 5, num_layers=2, bidirectional=True, **options)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_compile_takes_the_layer_whole(case: Recurrent, fresh_dynamo: None) -> None:
+    """torch's own LSTM, GRU and RNN break the graph."""
+    layer, eager = (case.build(4, 5) for _ in range(2))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    got, want = flat(compiled(x[:2])), flat(eager(x[:2]))
+    weighted_sum(got).backward()
+    weighted_sum(want).backward()
+    grads = [(p.grad, q.grad) for p, q in zip(layer.parameters(), eager.parameters(), strict=True)]
+    buffers = zip(layer.buffers(), eager.buffers(), strict=True)
+    for a, b in [*zip(got, want, strict=True), *grads, *buffers]:
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "strict"), [*((case, False) for case in ALL), (LSTM, True)], ids=["LSTM", "GRU", "RNN", "BN", "strict"]
+)
+def test_export(case: Recurrent, strict: bool, fresh_dynamo: None) -> None:
+    layer = case.build(4, 5, bidirectional=not strict).eval()
+    exported = torch.export.export(layer, (x[:2],), strict=strict).module()
+    for a, b in zip(flat(exported(x[:2])), flat(layer(x[:2])), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_copies_compute_the_same(case: Recurrent) -> None:
+    layer = built(case).eval()
+    saved = io.BytesIO()
+    torch.save(layer, saved)
+    saved.seek(0)
+    for copied in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(saved, weights_only=False),
+    ):
+        assert list(copied.state_dict()) == list(layer.state_dict())
+        for a, b in zip(flat(copied(x)), flat(layer(x)), strict=True):
+            assert torch.equal(a, b)
+        copied.weight_hh_l0.data.zero_()
+        assert not torch.equal(flat(copied(x))[0], flat(layer(x))[0])
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_repr_says_what_was_built(case: Recurrent) -> None:
+    layer = case.layer(4, 5, num_layers=2, norm="input", eps=1e-3)
+    assert "4, 5, num_layers=2, norm='input', eps=0.001" in repr(layer)
+    assert "norm='input', eps=1e-05" in repr(case.cell(4, 5, norm="input"))
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_flatten_parameters_does_nothing(case: Recurrent) -> None:
+    layer = built(case)
+    before = [p.data_ptr() for p in layer.parameters()]
+    layer.flatten_parameters()
+    assert [p.data_ptr() for p in layer.parameters()] == before
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_reset_parameters_starts_anew(case: Recurrent) -> None:
+    torch.manual_seed(5)
+    fresh = case.layer(4, 5)
+    layer = case.build(4, 5)
+    torch.manual_seed(5)
+    layer.reset_parameters()
+    for a, b in zip(layer.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_autocast_returns_its_dtype_and_computes_in_float32(case: Recurrent) -> None:
+    layer = built(case).eval()
+    want = flat(layer(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = flat(layer(x))
+        low = flat(layer(x.bfloat16()))
+    for a, b, c in zip(got, want, low, strict=True):
+        assert a.dtype == c.dtype == torch.bfloat16
+        assert torch.equal(a, b.bfloat16())
+    for a, b in zip(low, flat(layer(x.bfloat16().float())), strict=True):
+        assert torch.equal(a, b.bfloat16())
+    weighted_sum(got).backward()
+    assert layer.weight_hh_l0.grad is not None
+    assert layer.weight_hh_l0.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_dtypes(case: Recurrent, dtype: torch.dtype) -> None:
+    """16-bit in and out, float32 inside: the result of the same numbers in float32, rounded once."""
+    layer = built(case).to(dtype).eval()
+    wide = built(case).to(dtype).to(torch.float32 if dtype != torch.float64 else dtype).eval()
+    packed = pack_padded_sequence(x.to(dtype), [5, 4, 2])
+    wide_input = pack_padded_sequence(x.to(dtype).to(wide.weight_ih_l0.dtype), [5, 4, 2])
+    for a, b in zip(flat(layer(packed)), flat(wide(wide_input)), strict=True):
+        assert a.dtype == dtype
+        assert torch.equal(a, b.to(dtype))
+    for p in layer.parameters():
+        assert p.dtype == dtype
+
+
+def test_running_statistics_of_a_16_bit_module_are_float32() -> None:
+    for layer in (nn.BatchNormLSTM(4, 5, dtype=torch.bfloat16), nn.BatchNormLSTM(4, 5).half()):
+        assert {buffer.dtype for buffer in layer.buffers()} == {torch.float32}
+    assert {buffer.dtype for buffer in nn.BatchNormLSTM(4, 5).double().buffers()} == {torch.float64}
+
+
+@pytest.mark.parametrize("case", ROW_LAYERS, ids=str)
+def test_weights_that_another_tool_parametrizes(case: Recurrent) -> None:
+    layer = case.build(4, 5)
+    want = flat(layer(x))
+    torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    for a, b in zip(flat(layer(x)), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    weighted_sum(flat(layer(x))).backward()
+    assert layer.parametrizations.weight_hh_l0.original1.grad is not None
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_twice_in_one_graph(case: Recurrent) -> None:
+    """The second call's gradients add to the first's."""
+    layer, once, again = (case.build(4, 5).eval() for _ in range(3))
+    (weighted_sum(flat(layer(x))) + weighted_sum(flat(layer(2 * x)))).backward()
+    weighted_sum(flat(once(x))).backward()
+    weighted_sum(flat(again(2 * x))).backward()
+    for p, q, r in zip(layer.parameters(), once.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad + r.grad)
+
+
+def test_a_module_of_torch_loads_where_norms_are_left_to_start() -> None:
+    theirs = torch.nn.LSTM(4, 5)
+    result = LSTM.layer(4, 5).load_state_dict(theirs.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert all(key.startswith("norm_") for key in result.missing_keys)

@@ -1,0 +1,283 @@
+"""What is refused, by which class and in which words; nothing is changed by a call that raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from nn.recurrent import ALL, BATCH_LSTM, GRU, LSTM, RNN, Recurrent
+from normkit import nn
+from normkit.errors import ArgumentError, DtypeError, ShapeError, SingleValueError
+
+x = torch.randn(5, 3, 4)
+
+CONSTRUCTORS: list[tuple[Recurrent, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+    (LSTM, (0, 5), {}, ShapeError, "LayerNormLSTM: expected input_size of at least 1, got 0; give a larger one."),
+    (
+        GRU,
+        (4, 5.0),
+        {},
+        DtypeError,
+        "LayerNormGRU: expected hidden_size to be an integer, got 5.0; give a whole number.",
+    ),
+    (RNN, (4, 5, 0), {}, ShapeError, "LayerNormRNN: expected num_layers of at least 1, got 0; give a larger one."),
+    (
+        LSTM,
+        (4, 5),
+        {"proj_size": 5},
+        ArgumentError,
+        "LayerNormLSTM: expected proj_size smaller than hidden_size, got 5 and 5; 0 projects nothing.",
+    ),
+    (
+        LSTM,
+        (4, 5),
+        {"norm": "layer"},
+        ArgumentError,
+        "LayerNormLSTM: expected norm 'none', 'sum', 'separate', 'input', 'rms_sum', 'rms_separate' or 'rms_input', "
+        "got 'layer'; use one of these.",
+    ),
+    (
+        BATCH_LSTM,
+        (4, 5),
+        {"norm": "rms_sum"},
+        ArgumentError,
+        "BatchNormLSTM: expected norm 'none', 'sum', 'separate' or 'input', got 'rms_sum'; use one of these.",
+    ),
+    (
+        RNN,
+        (4, 5),
+        {"nonlinearity": "gelu"},
+        ArgumentError,
+        "LayerNormRNN: expected nonlinearity 'tanh' or 'relu', got 'gelu'; use one of these.",
+    ),
+    (
+        GRU,
+        (4, 5),
+        {"dropout": 1.5},
+        ArgumentError,
+        "LayerNormGRU: expected dropout between 0 and 1, got 1.5; 0.0 drops nothing.",
+    ),
+    (
+        LSTM,
+        (4, 5),
+        {"eps": -1.0},
+        ArgumentError,
+        "LayerNormLSTM: expected eps to be a finite number, at least 0, got -1.0; 1e-5 is usual.",
+    ),
+    (
+        BATCH_LSTM,
+        (4, 5),
+        {"eps": 0.0},
+        ArgumentError,
+        "BatchNormLSTM: expected eps to be a finite number, positive, got 0.0; 1e-5 is usual.",
+    ),
+    (
+        BATCH_LSTM,
+        (4, 5),
+        {"max_steps": 0},
+        ShapeError,
+        "BatchNormLSTM: expected max_steps of at least 1, got 0; give a larger one.",
+    ),
+    (
+        BATCH_LSTM,
+        (4, 5),
+        {"momentum": None},
+        DtypeError,
+        "BatchNormLSTM: expected momentum to be a number, got None; 0.1 is usual.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "args", "options", "error", "message"), CONSTRUCTORS)
+def test_constructors(
+    case: Recurrent, args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        case.layer(*args, **options)
+    assert str(caught.value) == message
+
+
+CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+    (
+        "rank",
+        (torch.randn(5, 3, 4, 1),),
+        {},
+        ShapeError,
+        "expected 3-d (T, N, C) or 2-d (T, C) input, got 4-d [5, 3, 4, 1]; "
+        "use the layer for that number of axes, or reshape.",
+    ),
+    (
+        "size",
+        (torch.randn(5, 3, 6),),
+        {},
+        ShapeError,
+        "expected input_size=4 values on the input's last axis, got 6; build the layer for 6.",
+    ),
+    (
+        "no steps",
+        (torch.randn(0, 3, 4),),
+        {},
+        ShapeError,
+        "expected input (T, N, C) of at least 1 step, got [0, 3, 4]; leave out empty sequences.",
+    ),
+    (
+        "dtype",
+        (x.double(),),
+        {},
+        DtypeError,
+        "expected input of the weights' dtype float32, got float64; "
+        "convert the input with .to(torch.float32) or the layer with .to(torch.float64).",
+    ),
+    (
+        "integers",
+        (x.long(),),
+        {},
+        DtypeError,
+        "expected input of dtype float32, float64, bfloat16 or float16, got int64; call .float() on it.",
+    ),
+    (
+        "a list",
+        ([1.0],),
+        {},
+        DtypeError,
+        "expected input to be a torch.Tensor, got list; convert it with torch.as_tensor.",
+    ),
+    (
+        "a length of zero",
+        (x,),
+        {"lengths": [5, 0, 2]},
+        ShapeError,
+        "expected lengths from 1 to the input's 5 steps, got 0 for sequence 1; leave out empty sequences.",
+    ),
+    (
+        "a length beyond the padding",
+        (x,),
+        {"lengths": torch.tensor([5, 6, 2])},
+        ShapeError,
+        "expected lengths from 1 to the input's 5 steps, got 6 for sequence 1; leave out empty sequences.",
+    ),
+    (
+        "lengths for others",
+        (x,),
+        {"lengths": [5, 2]},
+        ShapeError,
+        "expected lengths of 3 integers, got [5, 2]; give one a sequence.",
+    ),
+    (
+        "lengths of one sequence",
+        (x[:, 0],),
+        {"lengths": [5]},
+        ShapeError,
+        "expected lengths only with a batch of sequences, got unbatched input; cut it at its length.",
+    ),
+    (
+        "lengths twice",
+        (pack_padded_sequence(x, [5, 4, 2]),),
+        {"lengths": [5, 4, 2]},
+        ArgumentError,
+        "expected lengths only with padded input, got a PackedSequence and lengths; a PackedSequence knows its own.",
+    ),
+    (
+        "unsorted",
+        (PackedSequence(torch.randn(6, 4), torch.tensor([1, 2, 3])),),
+        {},
+        ShapeError,
+        "expected a PackedSequence whose batch_sizes never grow and add up to its 6 rows, got [1, 2, 3]; sort the "
+        "sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+    ),
+    (
+        "packed images",
+        (PackedSequence(torch.randn(3, 4, 1), torch.tensor([2, 1])),),
+        {},
+        ShapeError,
+        "expected a PackedSequence of data (sum of lengths, C), got 3-d [3, 4, 1]; pack sequences of vectors.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), [c[1:] for c in CALLS], ids=[c[0] for c in CALLS])
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_calls(
+    case: Recurrent, args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    layer = case.layer(4, 5)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with pytest.raises(error) as caught:
+        layer(*args, **options)
+    assert str(caught.value) == f"{case}: {message}"
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+STATES = [
+    (
+        "shape",
+        torch.zeros(2, 3, 5),
+        ShapeError,
+        "expected h_0 of shape [1, 3, 5] for this layer and input, got [2, 3, 5]; leave it out for zeros.",
+    ),
+    (
+        "rank",
+        torch.zeros(3, 5),
+        ShapeError,
+        "expected h_0 of shape [1, 3, 5] for this layer and input, got [3, 5]; leave it out for zeros.",
+    ),
+    (
+        "dtype",
+        torch.zeros(1, 3, 5, dtype=torch.float64),
+        DtypeError,
+        "expected h_0 of the input's dtype float32, got float64; convert it with .to(torch.float32).",
+    ),
+    ("type", [0.0], DtypeError, "expected h_0 to be a torch.Tensor, got list; convert it with torch.as_tensor."),
+]
+
+
+@pytest.mark.parametrize(("h", "error", "message"), [s[1:] for s in STATES], ids=[s[0] for s in STATES])
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_initial_states(case: Recurrent, h: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        case.layer(4, 5)(x, (h, h) if case.has_c else h)
+    assert str(caught.value) == f"{case}: {message}"
+
+
+@pytest.mark.parametrize("case", [LSTM, BATCH_LSTM], ids=str)
+def test_a_pair_of_states(case: Recurrent) -> None:
+    with pytest.raises(DtypeError) as caught:
+        case.layer(4, 5)(x, torch.zeros(1, 3, 5))
+    assert (
+        str(caught.value)
+        == f"{case}: expected hx to be a pair of tensors (h_0, c_0), got Tensor; give both or neither."
+    )
+    with pytest.raises(DtypeError, match="got 1 of them"):
+        case.layer(4, 5)(x, (torch.zeros(1, 3, 5),))
+    with pytest.raises(ShapeError, match=r"expected c_0 of shape \[1, 3, 5\]"):
+        case.layer(4, 5, proj_size=2)(x, (torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)))
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_cells(case: Recurrent) -> None:
+    cell, step = case.cell(4, 5), {"step": 0} if case is BATCH_LSTM else {}
+    name = case.cell.__name__
+    with pytest.raises(ShapeError) as caught:
+        cell(x, **step)
+    assert str(caught.value) == (
+        f"{name}: expected 2-d (N, C) or 1-d (C) input, got 3-d [5, 3, 4]; "
+        "use the layer for that number of axes, or reshape."
+    )
+    h = torch.zeros(4, 5)
+    with pytest.raises(ShapeError, match=rf"{name}: expected h_0 of shape \[3, 5\] .* got \[4, 5\]"):
+        cell(x[0], (h, h) if case.has_c else h, **step)
+
+
+def test_a_training_batch_of_one_sequence() -> None:
+    layer = nn.BatchNormLSTM(4, 5)
+    with pytest.raises(SingleValueError) as caught:
+        layer(x[:, :1])
+    assert str(caught.value) == (
+        "BatchNormLSTM: expected more than 1 sequence in a training batch, got 1; the output would not depend on the "
+        "input; use larger batches, .eval(), or LayerNormLSTM."
+    )
+    layer.eval()(x[:, :1])
+    nn.BatchNormLSTM(4, 5, norm="none")(x[:, :1])
