@@ -1,5 +1,5 @@
-// Activations in the pass of the norm: y = a(z), and a'(z) for the backward, in IEEE operations alone. Included by
-// kernels_impl.h.
+// Activations in the pass of the norm: y = a(z), and a'(z) for the backward, in IEEE operations alone (float64: with exp
+// and erfc of the C library, the same for every instruction set). Included by kernels_impl.h.
 //
 // Scalar math: relu = max(z, 0); silu = z * s(z), s(z) = 1 / (1 + e^-z); gelu = z * P(z), P(z) the normal distribution
 // function. Both s and P are computed from e^(something not positive), so that nothing overflows or cancels.
