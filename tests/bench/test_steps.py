@@ -8,6 +8,7 @@ from torch import nn
 
 from normkit.bench.models import ARCHITECTURES, CLASSES, VOCABULARY, Architecture, LanguageModel, LayerNormLSTM
 from normkit.bench.overhead import calls, measure_overheads
+from normkit.bench.results import Record
 from normkit.bench.steps import measure_model, measure_models
 from normkit.bench.timing import Plan
 from normkit.surgery import UpgradeReport, upgrade
@@ -28,6 +29,13 @@ def test_every_architecture_trains(architecture: Architecture) -> None:
     scores.square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert without == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_upgrade_reaches_every_norm(architecture: Architecture) -> None:
+    report = upgrade(architecture.build())
+    assert report.left == ()
+    assert len(report.swapped) > 0
 
 
 def test_a_model_is_timed_before_and_after() -> None:
@@ -80,4 +88,12 @@ def test_overheads_are_per_call() -> None:
     for result in measure_overheads(SHORT):
         assert set(result.times) == {"torch", "normkit"}
         assert 0 < result.times["torch"].median_ns < 1e8
+        assert result.ratio is not None
         assert result.ratio > 0
+
+
+def test_a_wrong_call_is_red_and_not_timed() -> None:
+    x = torch.ones(2)
+    (result,) = measure_overheads(SHORT, {"f": {"torch": lambda: x, "normkit": lambda: x + 1}})
+    assert (result.op, result.status, result.times, result.ratio) == ("f", "red", {}, None)
+    assert Record({}, overheads=(result,)).is_red

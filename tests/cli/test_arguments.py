@@ -25,14 +25,22 @@ from normkit.errors import ArgumentError
     ],
 )
 def test_commas_and_repetition_mean_the_same(typed: list[str], found: list[str]) -> None:
-    assert words(typed) == found
+    assert words(typed, "--task") == found
+
+
+@pytest.mark.parametrize("typed", [[""], [" ,"], ["a", ""]])
+def test_an_option_that_names_nothing_is_refused(typed: list[str]) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        words(typed, "--task")
+    message = f"--task: expected at least one value, got {typed[-1]!r}; give one or leave --task out."
+    assert str(caught.value) == message
 
 
 def test_whole_numbers() -> None:
     assert whole_numbers(["2,16", "128"], "--batch-size") == [2, 16, 128]
 
 
-@pytest.mark.parametrize("typed", ["0", "-4", "2.5", "many", "²"])
+@pytest.mark.parametrize("typed", ["0", "-4", "2.5", "many", "²", "9" * 5000])
 def test_other_numbers_are_refused(typed: str) -> None:
     message = f"--batch-size: expected whole numbers of at least 1, got '{typed}'; write --batch-size 2,16,128."
     with pytest.raises(ArgumentError) as caught:

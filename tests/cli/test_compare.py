@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from normkit.cli import compare as compare_module
 from normkit.cli import main
+from normkit.cli.app import run
 from normkit.lab import Comparison, Interval, Progress
 from normkit.lab.store import Store
 from normkit.lab.tasks import TASKS
@@ -63,6 +65,7 @@ def test_options_reach_the_laboratory(asked: dict[str, Any], capsys: pytest.Capt
     arguments += ["--seeds", "7", "--budget", "90s"]
     assert main(["compare", *arguments, "--engine", "ray", "--address", "a:1", "--workers", "3"]) == 0
     del asked["on_progress"]
+    assert compare_module.WRITING_S < asked.pop("spent_s") < compare_module.WRITING_S + 30
     assert asked == {
         "tasks": ["digits-mlp", "digits-cnn", "mine.py"],
         "norms": ["batch", "layer"],
@@ -191,6 +194,13 @@ def test_init_writes_a_task_and_never_replaces_one(capsys: pytest.CaptureFixture
     assert main(["compare", "--init", "mine.py", "--force"]) == 0
     assert Path("mine.py").read_text(encoding="utf-8") == template
     assert not Path("out").exists()
+
+
+def test_the_budget_starts_with_the_command(asked: dict[str, Any]) -> None:
+    """Importing took 40 s, say: so much is spent, and the time to write the report is kept besides."""
+    started_at = time.monotonic() - 40
+    assert run(["compare", "--no-progress"], started_at) == 0
+    assert 40 + compare_module.WRITING_S <= asked["spent_s"] < 40 + compare_module.WRITING_S + 30
 
 
 def test_a_real_comparison_is_interrupted_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:

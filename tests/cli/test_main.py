@@ -64,6 +64,13 @@ def test_python_m_normkit_is_normkit() -> None:
         (["compare", "--norms", "batch"], "No such option: --norms"),
         (["compare", "--engine", "slurm"], "'slurm'"),
         (["compare", "--batch-size", "two"], "expected whole numbers of at least 1, got 'two'"),
+        (["compare", "--task", ""], "--task: expected at least one value, got ''"),
+        (["compare", "--norm", ""], "--norm: expected at least one value, got ''"),
+        (["compare", "--batch-size", ""], "--batch-size: expected at least one value, got ''"),
+        (
+            ["compare", "--batch-size", "9999999999", "--no-progress"],
+            "expected batch sizes from 1 to 1000000, got 9999",
+        ),
         (["compare", "--export", "runs.xls"], "expected a file that ends in .csv, .jsonl or .parquet, got 'runs.xls'"),
         (["compare", "--norm", "layr", "--no-progress"], "layer"),
         (["compare", "--task", "digits-cn", "--no-progress"], "digits-cnn"),

@@ -52,14 +52,14 @@ def drawn(view: watch.LiveView) -> list[str]:
 
 
 def test_the_view_stands_before_anything_is_known(clock: Clock) -> None:
-    lines = drawn(watch.LiveView())
+    lines = drawn(watch.LiveView(console(is_terminal=False)[0]))
     assert lines[1].startswith("normkit compare")
     assert lines[1].endswith("0:00")
     assert lines[3] == "starting: loading PyTorch and the data"
 
 
 def test_the_view_shows_how_much_is_done_and_left_what_runs_and_the_best(clock: Clock) -> None:
-    view = watch.LiveView()
+    view = watch.LiveView(console(is_terminal=False)[0])
     clock.now += 12
     view.update(PROGRESS)
     clock.now += 5
@@ -77,13 +77,13 @@ def test_the_view_shows_how_much_is_done_and_left_what_runs_and_the_best(clock: 
 
 
 def test_no_line_is_wider_than_the_terminal(clock: Clock) -> None:
-    view = watch.LiveView()
+    view = watch.LiveView(console(is_terminal=False)[0])
     view.update(replace(PROGRESS, running=("x" * 300,), note="y" * 300))
     assert max(map(len, drawn(view))) <= 80
 
 
 def test_hostile_names_are_not_markup(clock: Clock) -> None:
-    view = watch.LiveView()
+    view = watch.LiveView(console(is_terminal=False)[0])
     view.update(replace(PROGRESS, running=("[bold]x[/bold]",), note="[red]", best={("[/]", 2): ("[b]", 0.1)}))
     text = "\n".join(drawn(view))
     assert "[bold]x[/bold]" in text
@@ -103,6 +103,7 @@ def test_elsewhere_lines_come_at_the_start_with_news_and_every_ten_seconds(clock
     shown, file = console(is_terminal=False)
     with watch.watch(shown, is_shown=True) as watcher:
         assert file.getvalue() == "normkit compare: starting\n"
+        watcher.update(replace(PROGRESS, done=42, running=(), note=""))
         watcher.update(PROGRESS)
         clock.now += 9
         watcher.update(replace(PROGRESS, done=60))
@@ -111,11 +112,20 @@ def test_elsewhere_lines_come_at_the_start_with_news_and_every_ten_seconds(clock
         watcher.update(replace(PROGRESS, done=71, note="digits-cnn: a worker died, the run is tried again"))
         watcher.update(replace(PROGRESS, done=120, remaining_s=None, note=""))
     assert file.getvalue().splitlines()[1:] == [
+        "42 of 120 runs are there; going on.",
         "45 of 120 runs (42 found finished) · about 1:10 left · tuning",
         "70 of 120 runs (42 found finished) · about 1:10 left · tuning",
         "71 of 120 runs (42 found finished) · about 1:10 left · digits-cnn: a worker died, the run is tried again",
         "120 of 120 runs (42 found finished)",
     ]
+
+
+def test_a_terminal_keeps_the_line_on_what_is_there_already() -> None:
+    shown, file = console(is_terminal=True)
+    with watch.watch(shown, is_shown=True) as watcher:
+        watcher.update(replace(PROGRESS, done=120, resumed=120))
+        watcher.update(PROGRESS)
+    assert file.getvalue().count("120 of 120 runs are there; nothing is left to compute.\n") == 1
 
 
 def test_nothing_is_shown_where_nothing_is_wanted() -> None:
@@ -127,6 +137,6 @@ def test_nothing_is_shown_where_nothing_is_wanted() -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0:00"), (65, "1:05"), (3725, "1:02:05")])
 def test_clock(seconds: float, words: str, clock: Clock) -> None:
-    view = watch.LiveView()
+    view = watch.LiveView(console(is_terminal=False)[0])
     clock.now += seconds
     assert drawn(view)[1].endswith(f" {words}")

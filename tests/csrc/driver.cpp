@@ -2,6 +2,7 @@
 // call may touch, so that AddressSanitizer sees any access beyond, and compares the bits between them.
 // Prints "ok" and what it ran, or says what differed and returns 1.
 #include "channels.h"
+#include "pixels.h"
 #include "rows.h"
 
 int main() {
@@ -11,8 +12,9 @@ int main() {
   }
   const int of_rows = rows::check(all);
   const int of_channels = channels::check(all);
-  if (of_rows < 0 || of_channels < 0) return 1;
-  std::printf("ok: %d cases of rows, %d of channels, on", of_rows, of_channels);
+  const int of_pixels = pixels::check(all);
+  if (of_rows < 0 || of_channels < 0 || of_pixels < 0) return 1;
+  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, on", of_rows, of_channels, of_pixels);
   for (const Kernels* kernels : all) std::printf(" %s", kernels->isa);
   std::printf("\n");
 }

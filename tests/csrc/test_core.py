@@ -60,7 +60,8 @@ def test_every_kernel_under_the_sanitizers(tmp_path: Path) -> None:
 
 
 def shared_code(objects: list[Path]) -> dict[str, list[str]]:
-    """Functions that several objects define: of these the linker keeps one, perhaps AVX-512 code, for all."""
+    """Functions that objects for one instruction set share with others: the linker keeps one, perhaps AVX-512 code."""
+    special = {str(Path(source).with_suffix(".o")) for source, flags in BUILD["ISA_FLAGS"].items() if flags}
     weak: dict[str, list[str]] = {}
     for path in objects:
         listing = subprocess.run(["nm", "--defined-only", path], capture_output=True, text=True, check=True).stdout
@@ -68,4 +69,4 @@ def shared_code(objects: list[Path]) -> dict[str, list[str]]:
             _, kind, name = line.split(maxsplit=2)
             if kind in "Ww":
                 weak.setdefault(name, []).append(path.name)
-    return {name: where for name, where in weak.items() if len(where) > 1}
+    return {name: where for name, where in weak.items() if len(where) > 1 and special.intersection(where)}

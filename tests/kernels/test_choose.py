@@ -15,14 +15,14 @@ from normkit.kernels import choose, cpu
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls that reached the compiled library."""
+    """The calls that reached a kernel of the compiled library."""
     reached: list[str] = []
     library = cpu.LIBRARY
 
     class Library:
         def __getattr__(self, name: str) -> Callable[..., object]:
             function: Callable[..., object] = getattr(library, name)
-            if name.startswith("plain_"):  # asks, and computes nothing
+            if not name.endswith("ward"):
                 return function
             return lambda *args: (reached.append(name), function(*args))[1]
 

@@ -137,6 +137,37 @@ def test_groups_of_channels(layout: str) -> None:
     assert db.isfinite().all()
 
 
+@needs_mirrors
+def test_channels_of_pixels() -> None:
+    c, side = 64, 64
+    size = c * side * side
+    n = HEAD // size + 1
+    w, b, dw, db = (torch.randn(c) for _ in range(4))
+    stats = torch.empty(n, 3, side * side)
+    shape = (BFLOAT16, n, c, side * side, 1e-5)
+    with input_and_output() as (x, out):
+        parts = [(seen(at[:size], "planes", c, side), seen(to[:size], "planes", c, side)) for at, to in of_both(x, out)]
+        cpu.LIBRARY.layer_norm2d_forward(
+            *shape, x.address, w.data_ptr(), 0, b.data_ptr(), 0, out.address, stats.data_ptr()
+        )
+        few = []
+        for of_x, y in parts:
+            expected, its_stats = cpu.layer_norm2d(of_x, w, b, 1e-5, True)
+            assert its_stats is not None
+            assert same_bits(y, expected)
+            few.append(its_stats)
+        cpu.LIBRARY.layer_norm2d_backward(  # with dy = x
+            *shape, x.address, x.address, stats.data_ptr(), w.data_ptr(), 0, out.address,
+            dw.data_ptr(), 0, db.data_ptr(), 0,
+        )  # fmt: skip
+        for (of_x, dx), its_stats in zip(parts, few, strict=True):
+            gradient = cpu.layer_norm2d_backward(of_x, of_x, its_stats, w, 1e-5, need_dx=True, dw=None, db=None)
+            assert gradient is not None
+            assert same_bits(dx, gradient)
+    assert dw.isfinite().all()
+    assert db.isfinite().all()
+
+
 def of_both(x: Mirrored, y: Mirrored) -> list[tuple[Tensor, Tensor]]:
     return [(x.tile, y.tile), (x.tail, y.tail)]
 

@@ -419,13 +419,13 @@ def test_a_budget_is_kept_and_the_same_command_gets_it_all_done_in_the_end(store
 
 
 def test_a_row_is_begun_even_if_it_cannot_be_finished(store: Path) -> None:
-    parts = [run_fakes(take(1e-2), store=store, budget=3.0) for _ in range(2)]
+    parts = [run_fakes(take(1e-2), store=store, budget=2.0) for _ in range(2)]
     assert all(part.n_computed >= 1 for part in parts)
     with Store(store) as kept:
         assert len(kept) == sum(part.n_computed for part in parts)
         assert {record.spec.batch_size for record in kept.records()} == {16}
     assert re.fullmatch(
-        r"No row could be finished within the budget of 3s\. Its \d+ runs are kept and the same command goes on with "
+        r"No row could be finished within the budget of 2s\. Its \d+ runs are kept and the same command goes on with "
         r"them; at once it takes about \d+s\.",
         parts[0].cut[-1],
     )
@@ -436,8 +436,8 @@ def test_a_budget_in_which_no_run_fits_says_so_and_what_would_do(store: Path) ->
     part = run_fakes(take(0.02), store=store, budget=0.5, batch_sizes=[16], norms=["layer"])
     assert part.n_computed == 0
     assert re.fullmatch(
-        r"No run could be finished within the budget of 0s, of which starting took 0 s, and the same command would do "
-        r"no better: take about 10s\.",
+        r"No run could be finished within the budget of 0s: starting and measuring took it up\. The same command would "
+        r"do no better; take about 10s\.",
         part.cut[-1],
     )
 
@@ -470,9 +470,9 @@ def test_if_predictions_were_too_short_rows_are_dropped_and_others_finished() ->
         record = take(1e-3)(spec)
         return replace(record, ms_per_step=0.01, wall_s=1e-4) if spec.steps == CALIBRATION_STEPS else record
 
-    part = run_fakes(run, batch_sizes=[2, 4, 8, 16, 32, 64, 128], seeds=20, budget=4.0)
+    part = run_fakes(run, batch_sizes=[2, 4, 8, 16, 32, 64, 128], seeds=20, budget=3.0)
     finished = [cell.batch_size for cell in part.cells if cell.winners]
-    assert {2, 128} <= set(finished)
+    assert 128 in finished
     assert any("evaluation seeds instead of 20" in sentence for sentence in part.cut)
     assert len(part.cells) - len(finished) <= 1
 
@@ -511,6 +511,11 @@ def test_a_budget_of_nothing_answers_from_the_store(store: Path) -> None:
     assert (part.n_computed, part.n_resumed) == (0, first.n_computed)
     assert part.cut == ("toy at batch size 2 was left out, since nothing was to be computed.",)
     assert part.provenance["engine"] == "local, no run was computed"
+
+
+def test_a_budget_of_nothing_and_a_store_with_nothing_say_so(store: Path) -> None:
+    part = compare(TOY, budget=0, store=store)
+    assert (part.records, part.cut) == ((), ("The store holds no finished row of what was asked for.",))
 
 
 def test_measuring_leaves_time_for_the_work(store: Path) -> None:
@@ -561,8 +566,9 @@ def test_few_seeds_are_noted() -> None:
         ({"tasks": [3]}, "expected tasks by name or as paths of files, got 3"),
         ({"tasks": [load_task("digits-mlp")]}, "got the object 'digits-mlp', which worker processes cannot load; save"),
         ({"batch_sizes": []}, "expected at least one batch size, got none"),
-        ({"batch_sizes": [0]}, "expected batch sizes of 1 and more, got 0"),
-        ({"batch_sizes": [2.0]}, "expected batch sizes of 1 and more, got 2.0"),
+        ({"batch_sizes": [0]}, "expected batch sizes from 1 to 1000000, got 0"),
+        ({"batch_sizes": [10**9]}, "expected batch sizes from 1 to 1000000, got 1000000000; pass"),
+        ({"batch_sizes": [2.0]}, "expected batch sizes from 1 to 1000000, got 2.0"),
         ({"seeds": 1}, "expected seeds to be 2 or more, got 1"),
         ({"seeds": 5.0}, "expected seeds to be 2 or more, got 5.0"),
         ({"seeds": 1001}, "expected seeds to be 1000 at most, got 1001; those from 1000 on are for tuning"),
@@ -706,4 +712,5 @@ def test_ctrl_c_in_a_terminal_ends_it_at_once_and_loses_nothing(store: Path) -> 
     assert (word, is_interrupted) == ("interrupted", "True")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     with Store(store) as kept:
-        assert len(kept) == int(n_computed) >= 5
+        # One more if the signal came between its saving and its counting.
+        assert int(n_computed) + 1 >= len(kept) >= int(n_computed) >= 5

@@ -155,6 +155,20 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale + (b - mean * scale)
 
 
+@of("transformers.models.detr.modeling_detr")
+class DetrFrozenBatchNorm2d(FrozenBatchNorm2d):
+    """Its eps is a constant of the code."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        del self.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        w, b, mean, var = (t.view(1, -1, 1, 1) for t in (self.weight, self.bias, self.running_mean, self.running_var))
+        scale = w * (var + 1e-5).rsqrt()
+        return x * scale + (b - mean * scale)
+
+
 # timm
 
 

@@ -34,6 +34,7 @@ MAPS: dict[str, Callable[[], nn.Module]] = {
     "data_format first": lambda: foreign.LayerNorm(40, data_format="channels_first"),
     "torchvision 2d": lambda: foreign.LayerNorm2d(40),
     "torchvision frozen": lambda: foreign.FrozenBatchNorm2d(40),
+    "detr frozen": lambda: foreign.DetrFrozenBatchNorm2d(40),
     "timm 2d": lambda: foreign.TimmLayerNorm2d(40),
     "timm group": lambda: foreign.GroupNorm1(40),
     "timm rms 2d": lambda: foreign.RmsNorm2d(40),

@@ -169,6 +169,8 @@ def _models(record: Record) -> str:
 def _overheads(record: Record) -> str:
     rows = [
         (f"`{o.op}`", f"{o.times['torch'].median_ns:.0f}", f"{o.times['normkit'].median_ns:.0f}", _ratio(o.ratio))
+        if o.status == "timed"
+        else (f"`{o.op}`", "–", "–", f"{o.status}: {o.message}")
         for o in record.overheads
     ]
     return "One call on 4x8 values, without a backward:\n\n" + _table(

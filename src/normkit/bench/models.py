@@ -56,6 +56,8 @@ class BasicBlock(nn.Module):
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map, as in timm."""
 
+    __module__ = "timm.layers.norm"  # by which upgrade knows it
+
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__(num_channels, eps=eps)
 
@@ -132,6 +134,8 @@ class GPTBlock(nn.Module):
 
 class LlamaRMSNorm(nn.Module):
     """RMSNorm as in transformers."""
+
+    __module__ = "transformers.models.llama.modeling_llama"  # by which upgrade knows it
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import normkit.functional as nkf
+from normkit.bench.gate import error_share
+from normkit.bench.problem import TOLERANCES, as_tuple
 from normkit.bench.results import OverheadResult
 from normkit.bench.sides import LAYER_NORM2D_EPS, RMS_EPS
 from normkit.bench.threads import thread_count
@@ -13,8 +15,10 @@ from normkit.bench.timing import Call, Plan, take_turns
 
 SHAPE = (4, 8)
 
+Sides = dict[str, dict[str, Call]]
 
-def calls() -> dict[str, dict[str, Call]]:
+
+def calls() -> Sides:
     """For each function, each side's call."""
     x, w, b = torch.randn(SHAPE), torch.ones(8), torch.zeros(8)
     mean, var = torch.zeros(8), torch.ones(8)
@@ -47,7 +51,20 @@ def calls() -> dict[str, dict[str, Call]]:
     }
 
 
-def measure_overheads(plan: Plan) -> tuple[OverheadResult, ...]:
-    """Both sides of every function, by turns; on one thread, so that no parallel region is opened."""
+def measure_overheads(plan: Plan, sides: Sides | None = None) -> tuple[OverheadResult, ...]:
+    """Both sides of every function, by turns; on one thread, so that no parallel region is opened.
+
+    Args:
+        plan: for how long.
+        sides: the calls of each function, as a test has them.
+    """
     with torch.no_grad(), thread_count(1):
-        return tuple(OverheadResult(op, take_turns(sides, plan)) for op, sides in calls().items())
+        return tuple(_measure(op, of_op, plan) for op, of_op in (sides or calls()).items())
+
+
+def _measure(op: str, sides: dict[str, Call], plan: Plan) -> OverheadResult:
+    ours, theirs = (as_tuple(sides[side]())[0] for side in ("normkit", "torch"))  # type: ignore[arg-type]
+    share = error_share(ours, theirs.double(), TOLERANCES[theirs.dtype])
+    if not share <= 1:
+        return OverheadResult(op, {}, "red", f"normkit differs from torch by {share:.3g} times what is allowed")
+    return OverheadResult(op, take_turns(sides, plan))

@@ -80,7 +80,7 @@ def decode(text: str) -> Record:
     return Record(
         first,
         tuple(_cell_result(line) for line in found["cell"]),
-        tuple(OverheadResult(line["op"], _timings(line["times"])) for line in found["overhead"]),
+        tuple(OverheadResult(**line | {"times": _timings(line["times"])}) for line in found["overhead"]),
         tuple(ModelResult(**line | {"times": _timings(line["times"])}) for line in found["model"]),
     )
 

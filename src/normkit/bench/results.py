@@ -57,14 +57,16 @@ class CellResult:
 
 @dataclass(frozen=True)
 class OverheadResult:
-    """What a call costs where there is next to nothing to compute."""
+    """What a call costs where there is next to nothing to compute. A red one has no times."""
 
     op: str
     times: dict[str, Timing]
+    status: Status = "timed"
+    message: str = ""
 
     @property
-    def ratio(self) -> float:
-        return self.times["torch"].median_ns / self.times["normkit"].median_ns
+    def ratio(self) -> float | None:
+        return self.times["torch"].median_ns / self.times["normkit"].median_ns if self.times else None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ class Record:
 
     @property
     def is_red(self) -> bool:
-        return "red" in {*(cell.status for cell in self.cells), *(model.status for model in self.models)}
+        statuses = [
+            *(c.status for c in self.cells),
+            *(o.status for o in self.overheads),
+            *(m.status for m in self.models),
+        ]
+        return "red" in statuses
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:

@@ -16,10 +16,12 @@ from normkit.bench.results import ModelResult
 from normkit.bench.timing import Plan, take_turns
 from normkit.surgery import UpgradeReport, upgrade
 
-# A parameter's step after the upgrade may be this many times as far from the float64 step as it was before, or this
-# share of the step's length, whichever is more. The first allows for networks that amplify rounding.
+# A parameter's step after the upgrade may be this many times as far from the float64 step as it was before, and this
+# share of the step's length. The first allows for networks that amplify rounding. The second for a ReLU whose input is
+# within rounding of 0: of the 65,536 of the smallest maps one on the other side moves a step by 1/256 of its length,
+# and in one of the ResNets, before the upgrade as after it, there are none to two of them, by chance.
 TIMES_AS_FAR = 4.0
-SHARE_OF_STEP = 1e-3
+SHARE_OF_STEP = 1e-2
 LEARNING_RATE = 1e-3  # small enough for the loss to stay finite over the thousand steps of a measurement
 
 

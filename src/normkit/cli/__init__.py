@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+
+from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
 
 _NEEDED = ("typer", "rich", "click")
 
@@ -19,12 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         normkit ...
         0
     """
+    started_at = time.monotonic()
     try:
-        from normkit.cli.app import run
+        with leaving_at_once():
+            from normkit.cli.app import run
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _NEEDED:
             raise
         print(f'normkit: expected the package {package}, got none; run `pip install "normkit[lab]"`.', file=sys.stderr)
         return 1
-    return run(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(sys.argv[1:] if argv is None else argv, started_at)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,22 +11,32 @@ from normkit._version import __version__
 from normkit.cli.bench import bench
 from normkit.cli.compare import compare
 from normkit.cli.info import info
+from normkit.cli.streams import complain, use_plain_signs
 from normkit.errors import ArgumentError, NormkitError
 
 FAILED = 1
 WRONG_USAGE = 2
 
 
-def run(argv: Sequence[str]) -> int:
-    """The exit code of one call; errors that normkit raises on purpose become one line on stderr."""
+def run(argv: Sequence[str], started_at: float) -> int:
+    """The exit code of one call; errors that normkit raises on purpose become one line on stderr.
+
+    Args:
+        argv: the arguments.
+        started_at: when the command started, on the clock of ``time.monotonic``; commands find it as ``obj``.
+    """
+    use_plain_signs()
     command = typer.main.get_command(_app())
     try:
-        command.main(args=list(argv), prog_name="normkit", standalone_mode=True)
+        command.main(args=list(argv), prog_name="normkit", standalone_mode=True, obj=started_at)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
     except NormkitError as error:
-        print(f"normkit: {error}", file=sys.stderr)
+        complain(f"normkit: {error}")
         return WRONG_USAGE if isinstance(error, ArgumentError) else FAILED
+    except OSError as error:  # of a file or stream; where it can be said better, it has been
+        complain(f"normkit: {error}")
+        return FAILED
     return 0
 
 

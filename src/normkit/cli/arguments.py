@@ -8,8 +8,10 @@ from pathlib import Path
 from normkit.errors import ArgumentError
 
 
-def words(texts: Sequence[str]) -> list[str]:
+def words(texts: Sequence[str], option: str) -> list[str]:
     """Repeated options and comma lists alike: ["a,b", "c"] is a, b, c. Each is kept once.
+
+    An option that is given and names nothing (``--task "$UNSET"``) is refused: it was not meant to say everything.
 
     A task's own options hold commas too: in "digits-lstm:lengths=variable,sequence=pixels" the second part
     has an equals sign and no colon, and so belongs to the first.
@@ -22,19 +24,28 @@ def words(texts: Sequence[str]) -> list[str]:
                 parts[-1] += f",{part}"
             elif part:
                 parts.append(part)
+        if not parts:
+            raise ArgumentError(f"{option}: expected at least one value, got {text!r}; give one or leave {option} out.")
         found.extend(parts)
     return list(dict.fromkeys(found))
 
 
 def whole_numbers(texts: Sequence[str], option: str) -> list[int]:
     """As :func:`words`, for numbers of at least 1."""
-    found = words(texts)
+    found = words(texts, option)
     for text in found:
-        if not text.isdecimal() or int(text) < 1:
+        if not _is_whole_number(text):
             raise ArgumentError(
                 f"{option}: expected whole numbers of at least 1, got {text!r}; write {option} 2,16,128."
             )
     return [int(text) for text in found]
+
+
+def _is_whole_number(text: str) -> bool:
+    try:
+        return text.isdecimal() and int(text) >= 1
+    except ValueError:  # thousands of digits, which int() refuses to read
+        return False
 
 
 def check_file(path: Path, option: str) -> None:

@@ -130,8 +130,8 @@ def _grid(
     from normkit.bench.cases import GRIDS, parse_shape
 
     chosen: dict[str, Any] = {
-        "ops": tuple(words(ops or ())),
-        "shapes": tuple(parse_shape(text) for text in words(shapes or ())),
+        "ops": tuple(words(ops or (), "--op")),
+        "shapes": tuple(parse_shape(text) for text in words(shapes or (), "--shape")),
         "layouts": tuple(layout.value for layout in layouts or ()),
         "dtypes": tuple(dtype.value for dtype in dtypes or ()),
         "slice_s": slice_s,

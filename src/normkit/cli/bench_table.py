@@ -110,6 +110,9 @@ def _models(results: tuple[ModelResult, ...]) -> Table:
 def _overheads(results: tuple[OverheadResult, ...]) -> Table:
     table = _table("one call on 4x8", "torch ns", "normkit ns", "ratio")
     for o in results:
+        if o.status != "timed":
+            table.add_row(o.op, Text(f"{o.status}: {o.message}", "bold red"))
+            continue
         torch_ns, normkit_ns = (f"{o.times[side].median_ns:.0f}" for side in ("torch", "normkit"))
         table.add_row(o.op, torch_ns, normkit_ns, _ratio(o.ratio))
     return table

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
 
 from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
+from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
+from normkit.cli.streams import Forgiving, complain, show
 from normkit.cli.watch import watch
 from normkit.errors import NormkitError
 
@@ -18,8 +23,8 @@ if TYPE_CHECKING:
     from normkit.lab import Comparison
 
 FAILED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXPORT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+WRITING_S = 1.5  # kept from the budget to end the workers and write the report: 0.6 s on 2 idle cores, 2026-11-21
 FILE_WIDTH = 1000  # a file or a pipe has no width; whoever reads it breaks the lines
 
 Files = dict[str, str | None]  # "report" and "export" -> the path written, or None
@@ -43,7 +48,13 @@ BatchSizes = Annotated[
     typer.Option("--batch-size", "-b", metavar="B", help="[default: those of each task]"),
 ]
 Seeds = Annotated[int, typer.Option(help="Evaluation runs of each norm and batch size.")]
-Budget = Annotated[str, typer.Option(help="Longest time to work: 90s, 3m, 2h. What does not fit is cut, and said.")]
+Budget = Annotated[
+    str,
+    typer.Option(
+        help="Longest time to take: 90s, 3m, 2h. What does not fit is cut, and said. "
+        "0: compute nothing, and write the report of what the store holds."
+    ),
+]
 EngineChoice = Annotated[Engine, typer.Option(help="Worker processes here, or a Ray cluster.")]
 Address = Annotated[str | None, typer.Option(help="An existing Ray cluster. [default: start one here]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Runs at a time. [default: one a core]")]
@@ -57,6 +68,7 @@ ShowProgress = Annotated[bool, typer.Option(help="Show what is running (on stder
 
 
 def compare(
+    context: typer.Context,
     task: Tasks = None,
     norm: Norms = None,
     batch_size: BatchSizes = None,
@@ -87,7 +99,7 @@ def compare(
         return
     _check_outputs(store, report, export, force)
     choices = {
-        "norms": words(norm or ()) or None,
+        "norms": words(norm or (), "--norm") or None,
         "batch_sizes": whole_numbers(batch_size or (), "--batch-size") or None,
         "seeds": seeds,
         "budget": budget,
@@ -96,14 +108,17 @@ def compare(
         "workers": workers,
         "store": store,
     }
-    comparison = _watched(words(task or ()), choices, export, is_shown=progress)
-    files, problems = _write_files(comparison, report, export)
-    if as_json:
-        _print_json(comparison, files)
-    else:
-        _print_text(comparison, store, files)
+    try:
+        comparison = _watched(words(task or (), "--task"), choices, export, context.obj, is_shown=progress)
+        files, problems = _write_files(comparison, report, export)
+        text = _json(comparison, files) if as_json else _text(comparison, store, files)
+    except KeyboardInterrupt:
+        complain("Interrupted. Every finished run is kept; the same command takes up where this one stopped.")
+        raise typer.Exit(INTERRUPTED) from None
+    if reason := show(text):
+        problems.append(f"standard output could not be written ({reason}); run the same command again.")
     for problem in problems + _failures(comparison):
-        typer.echo(f"normkit: {problem}", err=True)
+        complain(f"normkit: {problem}")
     if code := _exit_code(comparison, problems):
         raise typer.Exit(code)
 
@@ -127,21 +142,21 @@ def _write_template(path: Path, force: bool) -> None:
     typer.echo(f"Wrote {path}. It runs as it is:\n\n  normkit compare --task {path}")
 
 
-def _watched(tasks: list[str], choices: dict[str, Any], export: Path | None, *, is_shown: bool) -> Comparison:
+def _watched(
+    tasks: list[str], choices: dict[str, Any], export: Path | None, started_at: float, *, is_shown: bool
+) -> Comparison:
     """The comparison, with a view of it that stands before anything heavy is imported."""
-    console = Console(stderr=True)
-    try:
-        with watch(console, is_shown=is_shown) as watcher:
+    console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
+    with watch(console, is_shown=is_shown) as watcher:
+        with leaving_at_once():
             from normkit.lab.compare import compare as run
             from normkit.lab.export import check_export
             from normkit.lab.tasks import TASKS
 
-            if export is not None:
-                check_export(export)
-            return run(tasks or list(TASKS), on_progress=watcher.update, **choices)
-    except KeyboardInterrupt:
-        console.print("Interrupted. Every finished run is kept; the same command takes up where this one stopped.")
-        raise typer.Exit(INTERRUPTED) from None
+        if export is not None:
+            check_export(export)
+        spent_s = time.monotonic() - started_at + WRITING_S
+        return run(tasks or list(TASKS), on_progress=watcher.update, spent_s=spent_s, **choices)
 
 
 def _write_files(comparison: Comparison, report: Path, export: Path | None) -> tuple[Files, list[str]]:
@@ -166,24 +181,29 @@ def _write_files(comparison: Comparison, report: Path, export: Path | None) -> t
     return files, problems
 
 
-def _print_json(comparison: Comparison, files: Files) -> None:
+def _json(comparison: Comparison, files: Files) -> str:
     from normkit.cli.as_json import as_json
 
-    typer.echo(as_json(comparison, files))
+    return as_json(comparison, files) + "\n"
 
 
-def _print_text(comparison: Comparison, store: Path, files: Files) -> None:
+def _text(comparison: Comparison, store: Path, files: Files) -> str:
+    """The answer as standard output shows it."""
     from normkit.cli.table import answer_table, reasons
     from normkit.report import wording
     from normkit.report.answer import answer
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    text = io.StringIO()
+    width = None if is_terminal else FILE_WIDTH
+    console = Console(file=text, force_terminal=is_terminal or None, width=width, highlight=False)
     view = answer(comparison)
-    console.print(answer_table(view))
-    console.print()
-    console.print(reasons(view), style="dim")
+    if comparison.records:
+        console.print(answer_table(view))
+        console.print()
+        console.print(reasons(view), style="dim")
+    else:
+        console.print(view.headline, style="bold")
     for sentence in comparison.cut:
         console.print(f"Cut: {sentence}", markup=False)
     found = f"{wording.count(comparison.n_resumed, 'run')} found finished in {store}, " if comparison.n_resumed else ""
@@ -193,6 +213,7 @@ def _print_text(comparison: Comparison, store: Path, files: Files) -> None:
     for label, name in (("Runs   ", "export"), ("Report ", "report")):
         if files[name] is not None:
             console.print(f"{label} {files[name]}", markup=False, soft_wrap=True)
+    return text.getvalue()
 
 
 def _failures(comparison: Comparison) -> list[str]:

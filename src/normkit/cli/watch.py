@@ -33,7 +33,7 @@ def watch(console: Console, *, is_shown: bool) -> Iterator[Watcher]:
     if not is_shown:
         yield Silence()
     elif console.is_terminal and not console.is_dumb_terminal:
-        view = LiveView()
+        view = LiveView(console)
         with Live(view, console=console, refresh_per_second=8, transient=True):
             yield view
     else:
@@ -51,28 +51,33 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.note = ""
+        self.is_begun = False
         self.last = time.monotonic()
-        self._say("normkit compare: starting")
+        _say(console, "normkit compare: starting")
 
     def update(self, progress: Progress) -> None:
+        if not self.is_begun:
+            self.is_begun = True
+            _tell_what_is_there(self.console, progress)
+            return
         now = time.monotonic()
         is_news = bool(progress.note) and progress.note != self.note
         if is_news or now - self.last >= SECONDS_BETWEEN_LINES or progress.done == progress.total:
             self.note, self.last = progress.note, now
-            self._say(" · ".join(filter(None, (_count(progress), _left(progress.remaining_s), progress.note))))
-
-    def _say(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+            _say(self.console, " · ".join(filter(None, (_count(progress), _left(progress.remaining_s), progress.note))))
 
 
 class LiveView:
     """Drawn anew several times a second, so that its clock moves while no news comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.started = time.monotonic()
         self.snapshot: tuple[Progress, float] | None = None  # and when it came
 
     def update(self, progress: Progress) -> None:
+        if self.snapshot is None:
+            _tell_what_is_there(self.console, progress)
         self.snapshot = (progress, time.monotonic())
 
     def __rich__(self) -> RenderableType:
@@ -98,6 +103,17 @@ class LiveView:
         if progress.best:
             parts += ["", _best(progress)]
         return Group(*parts)
+
+
+def _tell_what_is_there(console: Console, first: Progress) -> None:
+    """What the store holds already, in a line that stays."""
+    if first.resumed:
+        then = "going on." if first.resumed < first.total else "nothing is left to compute."
+        _say(console, f"{first.resumed} of {first.total} runs are there; {then}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
 
 
 def _bar(progress: Progress | None) -> Padding:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from normkit.errors import ArgumentError
-from normkit.lab.comparison import Cell, Comparison, Progress
+from normkit.lab.account import RESERVE_S, Work, cuts, provenance, too_short
+from normkit.lab.comparison import Comparison, Progress
 from normkit.lab.costs import Costs
 from normkit.lab.engines.base import Engine, NoEngine
 from normkit.lab.engines.local import LocalEngine
@@ -19,23 +18,17 @@ from normkit.lab.engines.ray import RayEngine
 from normkit.lab.extras import require
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
-from normkit.lab.planner import USABLE_PART, Planner
-from normkit.lab.planning import Plan, describe_cuts, format_duration
-from normkit.lab.provenance import environment, timestamp
-from normkit.lab.records import PROTOCOL
+from normkit.lab.planner import Planner
+from normkit.lab.provenance import timestamp
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
 from normkit.lab.store import Store
-from normkit.lab.tuning import MAX_EXTENSIONS, POINTS_PER_EXTENSION, TUNING_SEEDS_FROM
 
 ENGINES = ("local", "ray")
 
 # Measuring how long steps take may use up this part of the budget; what is not measured is guessed from the rest.
 CALIBRATION_PART = 0.2
-
-# Kept back from the budget for ending the workers and for the statistics.
-RESERVE_S = 0.5
 
 
 def compare(
@@ -102,7 +95,7 @@ def compare(
             require("scipy.special", extra="lab", call="compare")
             names = {info.text: info.name for info in request.tasks}
             session = Session(at_work, kept, costs, names, _end(request, started - spent_s), on_progress)
-            work = _Work(is_needed, at_work.name, at_work.workers, spent_s + time.monotonic() - started)
+            work = Work(is_needed, at_work.name, at_work.workers, len(known), spent_s + time.monotonic() - started)
             _work(request, session, costs, planner, work)
     plan, schedule = planner.answer()
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
@@ -113,24 +106,13 @@ def compare(
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
         records=records,
-        cut=request.notes + _cuts(request, plan, cells, work) + _too_short(request, planner, session, cells, work),
+        cut=request.notes + cuts(request, plan, cells, work) + too_short(request, planner, cells, work),
         n_resumed=sum(record.spec not in session.computed for record in records),
         n_computed=len(session.computed),
         wall_s=time.monotonic() - started,
         interrupted=work.is_interrupted,
-        provenance=_provenance(request, plan, work, started_at),
+        provenance=provenance(request, plan, work, started_at),
     )
-
-
-@dataclass
-class _Work:
-    """How the work went, apart from its runs."""
-
-    is_needed: bool  # else there was nothing to compute, or nothing was to be
-    engine: str
-    workers: int
-    before_s: float  # from the start of the budget to the first run
-    is_interrupted: bool = False
 
 
 def _check_engine(engine: str | Engine, address: str | None) -> None:
@@ -157,7 +139,7 @@ def _end(request: Request, started: float) -> float:
     return started + request.budget_s - min(RESERVE_S, 0.05 * request.budget_s)
 
 
-def _work(request: Request, session: Session, costs: Costs, planner: Planner, work: _Work) -> None:
+def _work(request: Request, session: Session, costs: Costs, planner: Planner, work: Work) -> None:
     """Compute as much as fits into the budget."""
     try:
         session.announce(planner.schedule)
@@ -172,68 +154,3 @@ def _unknown(schedule: Schedule, costs: Costs) -> list[Arm]:
     """The arms that have runs to do, of a length that nobody knows: first one of each cell, then the next."""
     in_turn = [arm for arms in zip_longest(*schedule.cells) for arm in arms if arm is not None]
     return [arm for arm in in_turn if schedule.stage(arm).missing and not costs.knows(arm)]
-
-
-def _cuts(request: Request, plan: Plan, cells: Sequence[Cell], work: _Work) -> tuple[str, ...]:
-    """What is not in the answer, though asked for: a sentence each."""
-    cuts: tuple[str, ...] = ()
-    if request.budget_s is not None:
-        why = f"to fit the budget of {request.budget}" if request.budget_s else "since nothing was to be computed"
-        cuts += describe_cuts(request.plan, plan, why)
-    unfinished = [f"{cell.task} at batch size {cell.batch_size}" for cell in cells if not _is_finished(cell)]
-    if unfinished:
-        when = "the comparison was interrupted" if work.is_interrupted else f"the budget of {request.budget} ended"
-        cuts += (f"Not finished when {when}: {', '.join(unfinished)}.",)
-    return cuts
-
-
-def _is_finished(cell: Cell) -> bool:
-    return all(score.status != "not-run" for score in cell.scores)
-
-
-def _too_short(
-    request: Request, planner: Planner, session: Session, cells: Sequence[Cell], work: _Work
-) -> tuple[str, ...]:
-    """What would have been enough, where the time was not enough for a run, or for a row."""
-    n_computed = len(session.computed)
-    if request.budget_s is None or not work.is_needed or work.is_interrupted:
-        return ()
-    if n_computed and any(map(_is_finished, cells)):
-        return ()
-    row_s = planner.shortest_row_s() / work.workers / USABLE_PART
-    enough_s = max(work.before_s + row_s + RESERVE_S, 2 * request.budget_s)
-    enough = format_duration(math.ceil(enough_s / 10) * 10)
-    if n_computed:
-        return (
-            f"No row could be finished within the budget of {request.budget}. Its {n_computed} runs are kept and the "
-            f"same command goes on with them; at once it takes about {enough}.",
-        )
-    return (
-        f"No run could be finished within the budget of {request.budget}, of which starting took "
-        f"{work.before_s:.0f} s, and the same command would do no better: take about {enough}.",
-    )
-
-
-def _provenance(request: Request, plan: Plan, work: _Work, started_at: str) -> dict[str, Any]:
-    where = f"{work.workers} workers, one thread each" if work.is_needed else "no run was computed"
-    tuning_seeds = range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + plan.n_tuning_seeds)
-    return {
-        **environment(),
-        "engine": f"{work.engine}, {where}",
-        "seeds": {"evaluation": list(range(plan.n_seeds)), "tuning": list(tuning_seeds)},
-        "budget": request.budget,
-        "started_at": started_at,
-        "protocol_version": PROTOCOL,
-        "protocol": [
-            "Every norm is tuned for itself in each task at each batch size: the learning rate with the lowest mean "
-            "validation NLL over the tuning seeds, which are used for nothing else.",
-            f"Where the best learning rate is at an edge of the grid, the grid grows there by {POINTS_PER_EXTENSION} "
-            f"points, at most {MAX_EXTENSIONS} times.",
-            "Every seed draws a new split into training, validation and test data, new initial weights and a new order "
-            "of batches: all three are the same for every norm.",
-            "The test data of a seed are used once, to score its evaluation run. A run that diverged counts as one.",
-            "Intervals are 95 % t-intervals over the seeds, which share their samples: they tell how a score varies "
-            "with split and start on these data, not on others. Norms are compared by their differences seed by seed: "
-            "paired t-tests, adjusted by Holm's method over all pairs of norms in a cell, at 5 %.",
-        ],
-    }

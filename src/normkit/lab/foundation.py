@@ -18,6 +18,7 @@ CODE = (
     "kernels",
     "moments.py",
     "nn",
+    "recurrence.py",
     "lab/cells.py",
     "lab/data.py",
     "lab/evaluation.py",

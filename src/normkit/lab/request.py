@@ -19,6 +19,7 @@ from normkit.lab.task import Task
 from normkit.lab.tuning import TUNING_SEEDS_FROM
 
 TUNING_SEEDS = 2
+LARGEST_BATCH_SIZE = 1_000_000  # more than there are samples: a slip of the hand
 FEWEST_SEEDS = 2  # below, there is no interval at all
 
 
@@ -112,8 +113,10 @@ def _checked_norms(norms: Sequence[str]) -> tuple[str, ...]:
 def _checked_batch_sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
     chosen = (batch_sizes,) if isinstance(batch_sizes, int) else tuple(dict.fromkeys(batch_sizes))
     for size in chosen:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ArgumentError(f"compare: expected batch sizes of 1 and more, got {size!r}; pass [2, 16, 128], say.")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_BATCH_SIZE:
+            raise ArgumentError(
+                f"compare: expected batch sizes from 1 to {LARGEST_BATCH_SIZE}, got {size!r}; pass [2, 16, 128], say."
+            )
     if not chosen:
         raise ArgumentError("compare: expected at least one batch size, got none; leave it out for those of each task.")
     return chosen

@@ -39,7 +39,7 @@ _NORM_NAME = re.compile(r"norm(?!al)", re.IGNORECASE)
 def is_foreign_norm(module: torch.nn.Module) -> bool:
     """Whether this is a norm, and not ours already. A block that only has norms inside is none."""
     cls = type(module)
-    if cls.__module__.partition(".")[0] == "normkit":
+    if cls.__module__.startswith(("normkit.nn.", "normkit.surgery.")):
         return False
     if isinstance(module, torch.jit.ScriptModule):
         return module.original_name in {norm.__name__ for norm in _OURS} or _is_called_norm(

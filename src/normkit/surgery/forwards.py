@@ -117,7 +117,8 @@ class FrozenBatchNorm(Forward):
     bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return frozen_batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, _eps(self))
+        eps: float = getattr(self, "eps", 1e-5)  # DETR's has it as a constant
+        return frozen_batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps)
 
 
 class ThenActivation(Forward):
