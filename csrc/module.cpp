@@ -131,13 +131,15 @@ ChannelShape channel_shape(Reader& in) {
 }
 
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 23);
+  Reader in(args, n, 25);
   ChannelForward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
   a.x = in.address();
+  a.residual = in.address();
   a.w = in.const_array();
   a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.mean = in.const_array();
   a.var = in.const_array();
   a.y = in.address();
@@ -150,7 +152,7 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 18);
+  Reader in(args, n, 21);
   ChannelBackward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
@@ -159,6 +161,8 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   a.x = in.address();
   a.stats = in.address();
   a.w = in.const_array();
+  a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.dx = in.address();
   a.dw = in.mutable_array();
   a.db = in.mutable_array();
@@ -276,12 +280,32 @@ PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return PyLong_FromLongLong(n_cols);
 }
 
+// A truth about plain tensors; whatever was odd about the arguments, the caller's own checks will say.
+PyObject* truth(bool plain) {
+  PyErr_Clear();
+  return PyBool_FromLong(plain);
+}
+
+PyObject* plain_channels_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 5) return PyErr_Format(PyExc_TypeError, "expected 5 arguments, got %zd", n);
+  return truth(plain_channels(torch_names, args[0], args[1], args[2], args[3], args[4]));
+}
+
+PyObject* plain_sum_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 2) return PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", n);
+  return truth(plain_sum(torch_names, args[0], args[1]));
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
+    {"plain_channels", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_channels_py)), METH_FASTCALL,
+     "(x, w, b, mean, var): whether a channel norm's arguments are plain beyond doubt."},
+    {"plain_sum", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_sum_py)), METH_FASTCALL,
+     "(x, residual): whether the two may be added, beyond doubt."},
     {"row_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_forward_py)),
      METH_FASTCALL,
      "(norm, dtype, n_rows, n_cols, eps, x, w, w_dtype, b, b_dtype, y, stats, residual, z, p, seed)"},
@@ -291,12 +315,12 @@ PyMethodDef methods[] = {
      "db_dtype)"},
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, w, w_dtype, b, b_dtype, mean, mean_dtype, "
-     "var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
-     "dw, dw_dtype, db, db_dtype)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),

@@ -31,6 +31,7 @@ namespace NK_ISA {
 #include "rows_backward.h"
 
 #include "channel_support.h"
+#include "activation.h"
 #include "channel_stats.h"
 #include "planes.h"
 #include "planes_forward.h"
