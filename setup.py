@@ -33,7 +33,7 @@ ISA_FLAGS = {
     "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
     "isa_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
-CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp", "layer_norm2d.cpp"]
+CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp", "layer_norm2d.cpp", "recurrent.cpp"]
 TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
 LEAST_TORCH = "0x020a000000000000"  # TORCH_TARGET_VERSION: 2.10
 

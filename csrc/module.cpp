@@ -8,6 +8,7 @@
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
+#include "core/recurrent.h"
 #include "core/row_norm.h"
 #include "plain.h"
 #include "torch_parallel.h"
@@ -130,13 +131,15 @@ ChannelShape channel_shape(Reader& in) {
 }
 
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 23);
+  Reader in(args, n, 25);
   ChannelForward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
   a.x = in.address();
+  a.residual = in.address();
   a.w = in.const_array();
   a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.mean = in.const_array();
   a.var = in.const_array();
   a.y = in.address();
@@ -149,7 +152,7 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 18);
+  Reader in(args, n, 21);
   ChannelBackward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
@@ -158,6 +161,8 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   a.x = in.address();
   a.stats = in.address();
   a.w = in.const_array();
+  a.b = in.const_array();
+  a.activation = static_cast<Activation>(in.integer());
   a.dx = in.address();
   a.dw = in.mutable_array();
   a.db = in.mutable_array();
@@ -204,6 +209,68 @@ PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   return in.ok() ? run(layer_norm2d_backward, a, size_of(a.shape)) : nullptr;
 }
 
+void read_recurrent(Reader& in, Recurrent& a) {
+  a.cell = static_cast<RecurrentCell>(in.integer());
+  a.place = static_cast<RecurrentPlace>(in.integer());
+  a.norm = static_cast<RowNorm>(in.integer());
+  a.has_norm_c = in.integer() != 0;
+  a.n_hidden = in.integer();
+  a.n_steps = in.integer();
+  a.n_sequences = in.integer();
+  a.sizes = static_cast<const int64_t*>(in.address());
+  a.eps = in.real();
+  a.w_hh = static_cast<const float*>(in.address());
+  for (ConstArray* parameter : {&a.norm_w, &a.norm_b, &a.norm_c_w, &a.norm_c_b}) parameter->data = in.address();
+  for (const float** values : {&a.p, &a.h0, &a.c0}) *values = static_cast<const float*>(in.address());
+  a.parallel_for = torch_parallel;
+}
+
+PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 24);
+  RecurrentForward a{};
+  read_recurrent(in, a);
+  for (float** values : {&a.y, &a.z, &a.z_stats, &a.c, &a.c_stats, &a.h_last, &a.c_last}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(recurrent_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 30);
+  RecurrentBackward a{};
+  read_recurrent(in, a);
+  for (const float** values : {&a.z, &a.z_stats, &a.c, &a.c_stats, &a.y, &a.dy, &a.dh_last, &a.dc_last}) {
+    *values = static_cast<const float*>(in.address());
+  }
+  for (float** values : {&a.da, &a.dz, &a.du, &a.dh0, &a.dc0}) *values = static_cast<float*>(in.address());
+  return in.ok() ? run(recurrent_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 25);
+  GruForward a{};
+  read_recurrent(in, a);
+  a.b_hh = static_cast<const float*>(in.address());
+  for (float** values : {&a.y, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.h_last}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(gru_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 32);
+  GruBackward a{};
+  read_recurrent(in, a);
+  for (const float** values :
+       {&a.b_hh, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.y, &a.dy, &a.dh_last}) {
+    *values = static_cast<const float*>(in.address());
+  }
+  for (float** values : {&a.dp, &a.dout_rz, &a.dout_n, &a.dq_rz, &a.dq_n, &a.dh0}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(gru_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
 TorchNames torch_names;  // filled when the module is imported
 
 PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -213,12 +280,32 @@ PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return PyLong_FromLongLong(n_cols);
 }
 
+// A truth about plain tensors; whatever was odd about the arguments, the caller's own checks will say.
+PyObject* truth(bool plain) {
+  PyErr_Clear();
+  return PyBool_FromLong(plain);
+}
+
+PyObject* plain_channels_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 5) return PyErr_Format(PyExc_TypeError, "expected 5 arguments, got %zd", n);
+  return truth(plain_channels(torch_names, args[0], args[1], args[2], args[3], args[4]));
+}
+
+PyObject* plain_sum_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  if (n != 2) return PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", n);
+  return truth(plain_sum(torch_names, args[0], args[1]));
+}
+
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
+    {"plain_channels", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_channels_py)), METH_FASTCALL,
+     "(x, w, b, mean, var): whether a channel norm's arguments are plain beyond doubt."},
+    {"plain_sum", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_sum_py)), METH_FASTCALL,
+     "(x, residual): whether the two may be added, beyond doubt."},
     {"row_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(row_norm_forward_py)),
      METH_FASTCALL,
      "(norm, dtype, n_rows, n_cols, eps, x, w, w_dtype, b, b_dtype, y, stats, residual, z, p, seed)"},
@@ -228,17 +315,30 @@ PyMethodDef methods[] = {
      "db_dtype)"},
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, w, w_dtype, b, b_dtype, mean, mean_dtype, "
-     "var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
-     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, dx, "
-     "dw, dw_dtype, db, db_dtype)"},
+     "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),
      METH_FASTCALL,
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
+    {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
+     METH_FASTCALL,
+     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
+    {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
+     METH_FASTCALL,
+     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
+    {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
+     "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
+    {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
+     "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
+     "dq_rz, dq_n, dh0)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace normkit {
 
@@ -30,7 +31,7 @@ struct TorchNames {
   PyObject* parameter;
   PyObject* strided;
   PyObject* dtypes[4];  // in the order of DType
-  PyObject *is_cpu, *dtype, *layout, *is_nested, *is_neg, *is_contiguous, *shape;
+  PyObject *is_cpu, *dtype, *layout, *is_nested, *is_neg, *is_contiguous, *shape, *requires_grad;
 
   // False, and a Python error set, if torch is not as it should be.
   bool find() {
@@ -50,6 +51,7 @@ struct TorchNames {
     is_neg = PyUnicode_InternFromString("is_neg");
     is_contiguous = PyUnicode_InternFromString("is_contiguous");
     shape = PyUnicode_InternFromString("shape");
+    requires_grad = PyUnicode_InternFromString("requires_grad");
     return PyErr_Occurred() == nullptr;
   }
 
@@ -102,6 +104,37 @@ inline int64_t plain_rows(const TorchNames& torch, PyObject* x, PyObject* sizes,
   }
   const bool plain = torch.plain_parameter(w, sizes, dtype) && torch.plain_parameter(b, sizes, dtype);
   return plain ? n_cols : -1;
+}
+
+// Whether x is a plain (N, C, *) with values, w and b are None or plain parameters of (C), and so are mean and var, which
+// may have any dtype but need no gradient.
+inline bool plain_channels(const TorchNames& torch, PyObject* x, PyObject* w, PyObject* b, PyObject* mean, PyObject* var) {
+  const int dtype = torch.plain(x);
+  if (dtype < 0) return false;
+  const Ref shape(PyObject_GetAttr(x, torch.shape));
+  if (shape.get() == nullptr || PyTuple_Size(shape.get()) < 2) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(shape.get()); ++i) {
+    if (PyLong_AsLongLong(PyTuple_GetItem(shape.get(), i)) < 1) return false;
+  }
+  const Ref channels(PyTuple_GetSlice(shape.get(), 1, 2));
+  if (channels.get() == nullptr || !torch.plain_parameter(w, channels.get(), dtype)) return false;
+  if (!torch.plain_parameter(b, channels.get(), dtype)) return false;
+  for (PyObject* const statistic : {mean, var}) {
+    if (statistic == Py_None) continue;
+    const Ref found(torch.plain(statistic) < 0 ? nullptr : PyObject_GetAttr(statistic, torch.shape));
+    if (found.get() == nullptr || PyObject_RichCompareBool(found.get(), channels.get(), Py_EQ) != 1) return false;
+    if (!torch.says(statistic, torch.requires_grad, Py_False)) return false;
+  }
+  return true;
+}
+
+// Whether residual is plain, and of the shape and dtype of x, which is.
+inline bool plain_sum(const TorchNames& torch, PyObject* x, PyObject* residual) {
+  const int dtype = torch.plain(residual);
+  if (dtype < 0 || dtype != torch.plain(x)) return false;
+  const Ref shape(PyObject_GetAttr(x, torch.shape)), other(PyObject_GetAttr(residual, torch.shape));
+  return shape.get() != nullptr && other.get() != nullptr &&
+         PyObject_RichCompareBool(shape.get(), other.get(), Py_EQ) == 1;
 }
 
 }  // namespace normkit

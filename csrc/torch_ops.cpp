@@ -201,11 +201,18 @@ ChannelShape channel_shape(const Tensor& x, MemoryFormat format, int64_t n_group
   return shape;
 }
 
+Activation activation_of(int64_t code) {
+  STD_TORCH_CHECK(code >= 0 && code <= 3, "normkit: expected activation 0 (none), 1 (relu), 2 (silu) or 3 (gelu), got ",
+                  code, "; use one of them.");
+  return static_cast<Activation>(code);
+}
+
 std::tuple<Tensor, Tensor> channel_norm(Tensor x_given, MaybeTensor weight, MaybeTensor bias, MaybeTensor mean,
-                                        MaybeTensor var, int64_t n_groups, double eps) {
+                                        MaybeTensor var, int64_t n_groups, double eps, int64_t activation) {
   const MemoryFormat format = format_of(x_given);
   ChannelForward a{};
   a.shape = channel_shape(x_given, format, n_groups);
+  a.activation = activation_of(activation);
   STD_TORCH_CHECK(mean.has_value() == var.has_value() && (!mean.has_value() || n_groups == 0),
                   "normkit: expected both mean and var or neither, and neither with num_groups, got another; give both.");
   const Tensor x = torch::stable::contiguous(x_given, format);
@@ -229,17 +236,18 @@ std::tuple<Tensor, Tensor> channel_norm(Tensor x_given, MaybeTensor weight, Mayb
 std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tensor x_given, Tensor stats_given,
                                                           MaybeTensor weight, MaybeTensor bias, int64_t n_groups,
                                                           bool constant_stats, double eps, bool need_dx, bool need_dw,
-                                                          bool need_db) {
+                                                          bool need_db, int64_t activation) {
   const MemoryFormat format = format_of(x_given);
   ChannelBackward a{};
   a.shape = channel_shape(x_given, format, n_groups);
+  a.activation = activation_of(activation);
   check_same(dy_given, x_given, "dy");
   const Tensor x = torch::stable::contiguous(x_given, format), dy = torch::stable::contiguous(dy_given, format);
   const Tensor stats = in_order(stats_given);
   STD_TORCH_CHECK(stats.numel() == a.shape.slabs() * kStatsPerSlab,
                   "normkit: expected the statistics that the forward returned, got ", stats.numel(),
                   " numbers; pass them on unchanged.");
-  const MaybeTensor w = in_order(weight);
+  const MaybeTensor w = in_order(weight), b = in_order(bias);
   Tensor dx = need_dx ? torch::stable::empty_like(x) : nothing(x);
   Tensor dw = need_dw ? empty_as(*w) : nothing(x), db = need_db ? empty_as(*bias) : nothing(x);
   a.eps = eps;
@@ -248,6 +256,7 @@ std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tenso
   a.x = x.const_data_ptr();
   a.stats = stats.const_data_ptr();
   a.w = param(w, a.shape.n_channels, "weight");
+  a.b = param(b, a.shape.n_channels, "bias");
   if (need_dx) a.dx = dx.mutable_data_ptr();
   if (need_dw) a.dw = {dw.mutable_data_ptr(), dtype_of(dw)};
   if (need_db) a.db = {db.mutable_data_ptr(), dtype_of(db)};
@@ -324,11 +333,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(normkit, m) {
       "rms_norm_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? d_sum, int n_axes, float eps, bool "
       "need_dx, bool need_dw) -> (Tensor, Tensor)");
   m.def(
-      "channel_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, int num_groups, float eps) -> "
+      "channel_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, int num_groups, float eps, "
+      "int activation=0) -> "
       "(Tensor, Tensor)");
   m.def(
       "channel_norm_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, int num_groups, bool "
-      "constant_stats, float eps, bool need_dx, bool need_dw, bool need_db) -> (Tensor, Tensor, Tensor)");
+      "constant_stats, float eps, bool need_dx, bool need_dw, bool need_db, int activation=0) -> (Tensor, Tensor, Tensor)");
   m.def("layer_norm2d(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)");
   m.def(
       "layer_norm2d_backward(Tensor dy, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, float eps, bool need_dx, "

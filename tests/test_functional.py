@@ -17,10 +17,15 @@ IN_TORCH = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm
 
 @pytest.mark.parametrize("name", IN_TORCH)
 def test_takes_torchs_arguments(name: str) -> None:
-    """Same names and defaults in the same order, so that every call of torch's function is a call of ours."""
-    ours = inspect.signature(getattr(functional, name)).parameters.values()
+    """Same names and defaults in the same order, so that every call of torch's function is a call of ours.
+
+    What ours take beyond that is named, and does nothing unless given.
+    """
+    ours = list(inspect.signature(getattr(functional, name)).parameters.values())
     theirs = inspect.signature(getattr(F, name)).parameters.values()
-    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs]
+    more = [p for p in ours if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert [p.default for p in more] == [None] * len(more)
+    assert [(p.name, p.default) for p in ours if p not in more] == [(p.name, p.default) for p in theirs]
 
 
 GENERATOR = torch.Generator().manual_seed(0)

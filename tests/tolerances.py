@@ -53,7 +53,7 @@ def normalized(y: Array, x_hat: Array, w: Array, b: Array, dtype: torch.dtype) -
     least.
     """
     scale = np.maximum(np.abs(y), np.maximum(np.abs(w) * (1 + np.abs(x_hat)), np.abs(b)))
-    return _rounded_to(dtype, y, 4 * oracle_too(dtype) * ulp(scale, working_dtype(dtype)))
+    return rounded_to(dtype, y, 4 * oracle_too(dtype) * ulp(scale, working_dtype(dtype)))
 
 
 def input_gradient(
@@ -74,7 +74,7 @@ def input_gradient(
     tiny = torch.finfo(working_dtype(dtype)).smallest_normal * unit_roundoff(dtype)  # results may be subnormal
     error = (SUM_UNITS + 16) * unit_roundoff(dtype) * np.abs(rstd) * terms + tiny
     for _ in range(roundings):
-        error = _rounded_to(dtype, dx, error)
+        error = rounded_to(dtype, dx, error)
     return error
 
 
@@ -83,7 +83,7 @@ def parameter_gradient(exact: Array, sum_of_magnitudes: Array, dtype: torch.dtyp
 
     ``sum_of_magnitudes`` counts 1 + |x̂| for a term of dw: an x̂ near 0 has an absolute error (see `normalized`).
     """
-    return _rounded_to(parameter, exact, SUM_UNITS * unit_roundoff(dtype) * sum_of_magnitudes)
+    return rounded_to(parameter, exact, SUM_UNITS * unit_roundoff(dtype) * sum_of_magnitudes)
 
 
 def statistic(exact: Array, magnitude: Array, dtype: torch.dtype) -> Array:
@@ -95,7 +95,7 @@ def statistic(exact: Array, magnitude: Array, dtype: torch.dtype) -> Array:
     return 8 * ulp(np.maximum(np.abs(exact), magnitude), working_dtype(dtype))
 
 
-def _rounded_to(dtype: torch.dtype, exact: Array, error: Array) -> Array:
+def rounded_to(dtype: torch.dtype, exact: Array, error: Array) -> Array:
     """``error`` and, for a 16-bit dtype, one correct rounding: half an ulp and at least 0.01 ulp for the rest."""
     if dtype == working_dtype(dtype):
         return error

@@ -28,6 +28,9 @@ struct ChannelShape {
 #undef NK_SHAPE
 };
 
+// Applied to the normalized value before it is rounded. gelu is the exact one, by the normal distribution function.
+enum class Activation : int32_t { kNone = 0, kRelu = 1, kSilu = 2, kGelu = 3 };
+
 // What is kept of a slab, as float32 (float64 for float64 data): m0, dm, rstd, var. m0 + dm is the mean to twice
 // the precision, var the population variance.
 constexpr int64_t kStatsPerSlab = 4;
@@ -44,8 +47,10 @@ struct ChannelForward {
   ChannelShape shape;
   double eps;
   const void* x;
-  ConstArray w;  // [n_channels]; data may be null
+  const void* residual;  // may be null; added before the activation, which is then kNone or kRelu
+  ConstArray w;          // [n_channels]; data may be null
   ConstArray b;
+  Activation activation;
   ConstArray mean;  // [n_channels], normalizing in place of the input's own; data may be null (BatchNorm only)
   ConstArray var;
   void* y;
@@ -62,6 +67,8 @@ struct ChannelBackward {
   const void* x;
   const void* stats;
   ConstArray w;
+  ConstArray b;  // read with an activation only
+  Activation activation;
   void* dx;         // may be null when not needed
   MutableArray dw;  // data may be null when not needed
   MutableArray db;

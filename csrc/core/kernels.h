@@ -2,6 +2,7 @@
 #pragma once
 
 #include "channel_norm.h"
+#include "recurrent.h"
 #include "layer_norm2d.h"
 #include "row_norm.h"
 #include "types.h"
@@ -12,6 +13,7 @@ struct Kernels {
   const char* isa;
   RowKernels rows;
   ChannelKernels channels;
+  RecurrentKernels recurrent;
   LayerNorm2dKernels layer_norm2d;
 };
 

@@ -31,6 +31,7 @@ namespace NK_ISA {
 #include "rows_backward.h"
 
 #include "channel_support.h"
+#include "activation.h"
 #include "channel_stats.h"
 #include "planes.h"
 #include "planes_forward.h"
@@ -45,12 +46,20 @@ namespace NK_ISA {
 #include "layer_norm2d_forward.h"
 #include "layer_norm2d_backward.h"
 
+#include "activations.h"
+#include "gemm.h"
+#include "recurrent_steps.h"
+#include "recurrent_forward.h"
+#include "recurrent_backward.h"
+#include "recurrent_gru.h"
+
 }  // namespace NK_ISA
 
 extern const Kernels NK_TABLE = {
     NK_ISA_NAME,
     {NK_ISA::row_norm_forward, NK_ISA::row_norm_backward},
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
+    {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward, NK_ISA::gru_forward, NK_ISA::gru_backward},
     {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
 };
 

@@ -7,6 +7,8 @@ struct PixelsBackward {
   const ChannelBackward& args;
   Pixels pixels;
   Param<A> w;
+  Param<A> b;
+  Activated<A> activated;
   double per_n;
   bool one_channel;
   Sums* sums;  // s1 = db, s2 = dw of each channel of each image; null if nobody wants them
@@ -15,10 +17,13 @@ struct PixelsBackward {
       : args(a),
         pixels(a.shape),
         w(a.w, a.shape.n_channels, 1),
+        b(a.b, a.shape.n_channels, A(-0.0)),
+        activated(a.activation),
         per_n(1.0 / double(a.shape.slab_size())),
         one_channel(a.shape.over_batch()),
         sums(channel_sums) {}
 
+  NK_MEMBER double bias(int64_t c) const { return double(b.values()[c * b.step()]); }
   NK_MEMBER double weight(int64_t c) const { return double(w.values()[c * w.step()]); }
 
   template <class U>
@@ -26,25 +31,51 @@ struct PixelsBackward {
     return data + image * pixels.n_pixels * args.shape.n_channels;
   }
 
+  // Columns of what the kernels multiply with.
+  struct Columns {
+    A *m0, *dm, *rstd, *scale, *bias, *of_dy, *of_d, *rest;
+    static constexpr int64_t kCount = 8;
+    Columns(A* memory, int64_t padded)
+        : m0(memory),
+          dm(m0 + padded),
+          rstd(dm + padded),
+          scale(rstd + padded),
+          bias(scale + padded),
+          of_dy(bias + padded),
+          of_d(of_dy + padded),
+          rest(of_d + padded) {}
+  };
+
+  // dy, or with an activation dy * a'(z); d = (x - m0) - dm.
+  template <bool kActivated>
+  NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) const {
+    if constexpr (kActivated) return g * activated.slope(fma(d, load(k.scale + j), load(k.bias + j)));
+    return g;
+  }
+
+  template <bool kActivated>
   struct Term {
+    const PixelsBackward& of;
     const T* dy;
     const T* x;
-    const A* m0;
-    const A* dm;
-    const A* rstd;
+    const Columns& k;
     struct Stats {
       Vec<A> m0, dm, rstd;
+      int64_t column;
     };
-    NK_MEMBER Stats at(int64_t j) const { return {load(m0 + j), load(dm + j), load(rstd + j)}; }
+    NK_MEMBER Stats at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.rstd + j), j}; }
     NK_MEMBER void fetch(int64_t i) const {
       prefetch(dy + i);
       prefetch(x + i);
     }
-    NK_MEMBER Pair<A> operator()(const Stats& k, int64_t i) const {
-      return {load(dy + i), ((load(x + i) - k.m0) - k.dm) * k.rstd};
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i) const {
+      const Vec<A> d = (load(x + i) - stats.m0) - stats.dm;
+      return {of.template through<kActivated>(load(dy + i), d, k, stats.column), d * stats.rstd};
     }
-    NK_MEMBER Pair<A> operator()(const Stats& k, int64_t i, int n) const {
-      return {load_up_to(dy + i, n), keep(((load_up_to(x + i, n) - k.m0) - k.dm) * k.rstd, first_lanes<A>(n))};
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i, int n) const {
+      const Vec<A> d = (load_some(x + i, n) - stats.m0) - stats.dm;
+      const Vec<A> g = of.template through<kActivated>(load_some(dy + i, n), d, k, stats.column);
+      return {keep(g, first_lanes<A>(n)), keep(d * stats.rstd, first_lanes<A>(n))};
     }
   };
 
@@ -59,19 +90,6 @@ struct PixelsBackward {
     }
     return {total.s1 * per_n, total.s2 * per_n};
   }
-
-  // Columns of what the kernels multiply with.
-  struct Columns {
-    A *m0, *dm, *rstd, *of_dy, *of_d, *rest;
-    static constexpr int64_t kCount = 6;
-    Columns(A* memory, int64_t padded)
-        : m0(memory),
-          dm(m0 + padded),
-          rstd(dm + padded),
-          of_dy(rstd + padded),
-          of_d(of_dy + padded),
-          rest(of_d + padded) {}
-  };
 
   void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
     const int64_t group = args.shape.channels_per_slab();
@@ -89,6 +107,7 @@ struct PixelsBackward {
     fill_columns(pixels, k.rest, [&](int64_t c) { return terms[c].rest; });
   }
 
+  template <bool kActivated>
   void find_dx(const T* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
@@ -100,13 +119,14 @@ struct PixelsBackward {
               for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
                 prefetch(dy + at + pixels.ahead());
                 prefetch(x + at + pixels.ahead());
-                store(dx + at, fma((load(x + at) - m0) - dm, of_d, fma(load(dy + at), of_dy, rest)));
+                const Vec<A> d = (load(x + at) - m0) - dm;
+                store(dx + at, fma(d, of_d, fma(through<kActivated>(load(dy + at), d, k, j), of_dy, rest)));
               }
             },
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-              const Vec<A> d = (load_up_to(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-              const Vec<A> inner = fma(load_up_to(dy + at, n), load(k.of_dy + j), load(k.rest + j));
-              store_up_to(dx + at, fma(d, load(k.of_d + j), inner), n);
+              const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+              const Vec<A> g = through<kActivated>(load_some(dy + at, n), d, k, j);
+              store_up_to(dx + at, fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), n);
             });
       }
     });
@@ -123,7 +143,7 @@ struct PixelsBackward {
               for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(dx + at, load(dy + at) * of_dy);
             },
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-              store_up_to(dx + at, load_up_to(dy + at, n) * load(k.of_dy + j), n);
+              store_up_to(dx + at, load_some(dy + at, n) * load(k.of_dy + j), n);
             });
       }
     });
@@ -147,14 +167,19 @@ struct PixelsBackward {
                               });
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
     const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
+    // dy, through the activation if there is one.
+    const auto g_at = [&](int64_t i, int64_t c) {
+      if (args.activation == Activation::kNone) return value_at(dy + i);
+      return value_at(dy + i) * activated.slope(x_hat(i) * weight(c) + bias(c));
+    };
     if (of_channel != nullptr) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) of_channel[c] = Sums();
-      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({value_at(dy + i), value_at(dy + i) * x_hat(i)}); });
+      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({g_at(i, c), g_at(i, c) * x_hat(i)}); });
     }
     if (dx == nullptr) return;
     const Sums mean = means(of_channel, s);
     each_item(s, [&](int64_t i, int64_t c) {
-      const double inner = value_at(dy + i) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
+      const double inner = g_at(i, c) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
       put_item(dx + i, inner * (one_channel ? weight(c) : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
     });
   }
@@ -170,10 +195,20 @@ struct PixelsBackward {
     fill_columns(pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
     fill_columns(pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
     fill_columns(pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
-    if (sums != nullptr) sum_channels<A>(pixels, Term{dy, x, k.m0, k.dm, k.rstd}, parallel_for, of_channel);
-    if (dx != nullptr) {
-      fill_terms(image, of_channel, k);
-      args.constant_stats ? scale_dy(dy, dx, k, parallel_for) : find_dx(dy, x, dx, k, parallel_for);
+    if (args.activation == Activation::kNone) {
+      if (sums != nullptr) sum_channels<A>(pixels, Term<false>{*this, dy, x, k}, parallel_for, of_channel);
+      if (dx != nullptr) {
+        fill_terms(image, of_channel, k);
+        args.constant_stats ? scale_dy(dy, dx, k, parallel_for) : find_dx<false>(dy, x, dx, k, parallel_for);
+      }
+    } else {
+      fill_columns(pixels, k.scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
+      fill_columns(pixels, k.bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+      if (sums != nullptr) sum_channels<A>(pixels, Term<true>{*this, dy, x, k}, parallel_for, of_channel);
+      if (dx != nullptr) {
+        fill_terms(image, of_channel, k);
+        find_dx<true>(dy, x, dx, k, parallel_for);
+      }
     }
     const int64_t group = args.shape.channels_per_slab();
     for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {

@@ -1,5 +1,6 @@
 // BatchNorm, GroupNorm and InstanceNorm forward over pixels. Included by kernels_impl.h.
-// Scalar math: y = ((x - m0) - dm) * (rstd * w) + b
+// Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
+// if there is none.
 
 template <class T>
 struct PixelsForward {
@@ -8,6 +9,7 @@ struct PixelsForward {
   Pixels pixels;
   Param<A> w;
   Param<A> b;
+  Activated<A> activated;
   double per_n;
 
   explicit PixelsForward(const ChannelForward& a)
@@ -15,6 +17,7 @@ struct PixelsForward {
         pixels(a.shape),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
+        activated(a.activation),
         per_n(1.0 / double(a.shape.slab_size())) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
@@ -29,14 +32,14 @@ struct PixelsForward {
     for (int64_t j = 0; j < channels; j += kLanes) {
       const int few = channels - j < kLanes ? int(channels - j) : kLanes;
       Vec<A> v[kLanes];
-      for (int64_t i = 0; i < n; ++i) v[i] = load_up_to(x + pixels.n_pixels * (2 * i + 1) / (2 * n) * channels + j, few);
+      for (int64_t i = 0; i < n; ++i) v[i] = load_some(x + pixels.n_pixels * (2 * i + 1) / (2 * n) * channels + j, few);
       for (int64_t half = n / 2; half > 0; half /= 2) {
         for (int64_t i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
       }
       store(of_channel + j, v[0] * splat(A(1) / A(n)));
     }
     for (int64_t s = 0; s < channels / group; ++s) {
-      of_slab[s] = group == 1 ? of_channel[s] : sum(load_up_to(of_channel + s * group, int(m))) * (A(1) / A(m));
+      of_slab[s] = group == 1 ? of_channel[s] : sum(load_some(of_channel + s * group, int(m))) * (A(1) / A(m));
     }
   }
 
@@ -50,7 +53,7 @@ struct PixelsForward {
       return {d, d};
     }
     NK_MEMBER Pair<A> operator()(Vec<A> k, int64_t i, int n) const {
-      const Vec<A> d = keep(load_up_to(x + i, n) - k, first_lanes<A>(n));
+      const Vec<A> d = keep(load_some(x + i, n) - k, first_lanes<A>(n));
       return {d, d};
     }
   };
@@ -107,6 +110,29 @@ struct PixelsForward {
     }
   }
 
+  // Columns of what the kernels multiply with.
+  struct Columns {
+    const A *m0, *dm, *scale, *bias;
+  };
+
+  // y = finished(z, at, n) for n values from `at`.
+  template <class Finished>
+  NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
+    each_vector(
+        pixels, pixels.part(i),
+        [&](int64_t at, int64_t j) NK_LAMBDA {
+          const Vec<A> m = load(k.m0 + j), d = load(k.dm + j), s = load(k.scale + j), c = load(k.bias + j);
+          for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+            prefetch(x + at + pixels.ahead());
+            store(y + at, finished(fma((load(x + at) - m) - d, s, c), at, kLanes));
+          }
+        },
+        [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+          const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+          store_up_to(y + at, finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), n);
+        });
+  }
+
   void normalize(int64_t image, ParallelFor parallel_for) const {
     const T* x = image_of(args.x, image);
     T* y = const_cast<T*>(image_of(args.y, image));
@@ -118,21 +144,20 @@ struct PixelsForward {
     fill_columns(pixels, dm, [&](int64_t c) { return stats(c).dm; });
     fill_columns(pixels, scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
     fill_columns(pixels, bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+    const Columns k{m0, dm, scale, bias};
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
-        each_vector(
-            pixels, pixels.part(i),
-            [&](int64_t at, int64_t j) NK_LAMBDA {
-              const Vec<A> m = load(m0 + j), d = load(dm + j), s = load(scale + j), c = load(bias + j);
-              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
-                prefetch(x + at + pixels.ahead());
-                store(y + at, fma((load(x + at) - m) - d, s, c));
-              }
-            },
-            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-              const Vec<A> v = (load_up_to(x + at, n) - load(m0 + j)) - load(dm + j);
-              store_up_to(y + at, fma(v, load(scale + j), load(bias + j)), n);
-            });
+        if (args.residual != nullptr) {
+          const T* const residual = image_of(args.residual, image);
+          const Vec<A> least = splat(least_of<A>(args.activation));
+          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t at, int n) NK_LAMBDA {
+            return add_above(z, load_some(residual + at, n), least);
+          });
+        } else if (args.activation == Activation::kNone) {
+          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
+        } else {
+          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return activated.value(z); });
+        }
       }
     });
     const int64_t group = args.shape.channels_per_slab();
@@ -147,7 +172,9 @@ struct PixelsForward {
     T* y = const_cast<T*>(image_of(args.y, image));
     each_item(s, [&](int64_t i, int64_t c) {
       const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
-      put_item(y + i, x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]));
+      const double z = x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]) +
+                       (args.residual == nullptr ? -0.0 : value_at(image_of(args.residual, image) + i));
+      put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
     });
   }
 

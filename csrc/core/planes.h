@@ -76,6 +76,12 @@ struct Planes {
     return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
   }
 
+  // Which of `count` to take as number i: the last first, as the sums left it in the cache; but in order where all of it
+  // is there still, since the processor foresees ascending addresses best.
+  int64_t turn(int64_t i, int64_t count, int64_t item_bytes) const {
+    return shape.slab_size() * item_bytes <= (int64_t(64) << 10) ? i : count - 1 - i;
+  }
+
   // Few large slabs are shared among the threads block by block, many are dealt out whole.
   bool few_and_large() const { return shape.slabs() < 32 && shape.slab_size() > 4 * kBlockValues; }
 
@@ -127,16 +133,13 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
 // written, and written last: they overlap what precedes them.
 template <class T, class Fn, class... From>
 NK_INLINE void map_run(T* to, int64_t length, const Fn& fn, const From*... from) {
-  if (length < kLanes) return store_first(to, fn(load_first(from, int(length))...), int(length));
+  if (length < kLanes) {
+    store_first(to, fn(load_first(from, int(length))...), int(length));
+    return;
+  }
   const Vec<Compute<T>> last = fn(load(from + length - kLanes)...);
   for (int64_t i = 0; i < length - kLanes; i += kLanes) store(to + i, fn(load(from + i)...));
   store(to + length - kLanes, last);
-}
-
-// Items past a run's whole vectors: loaded whole where that stays within the tensor.
-template <class T>
-NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
-  return p + kLanes <= end ? load(p) : load_first(p, n);
 }
 
 template <class A>

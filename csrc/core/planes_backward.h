@@ -4,6 +4,7 @@
 //   x_hat = ((x - m0) - dm) * rstd;  db = sum(dy), dw = sum(dy * x_hat)
 //   dx = (w * dy - mean(w * dy) - x_hat * mean(w * dy * x_hat)) * rstd
 // Where statistics were given, they do not depend on x: dx = dy * (w * rstd).
+// With an activation, dy * a'(z) takes the place of dy, with z = ((x - m0) - dm) * (rstd * w) + b as in the forward.
 
 template <class T>
 struct PlanesBackward {
@@ -15,6 +16,8 @@ struct PlanesBackward {
   const T* end;  // of dy or x
   T* dx;
   Param<A> w;
+  Param<A> b;
+  Activated<A> activated;
   double per_n;
   bool one_channel;
   bool wants_sums;
@@ -27,6 +30,8 @@ struct PlanesBackward {
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)),
         w(a.w, a.shape.n_channels, 1),
+        b(a.b, a.shape.n_channels, A(-0.0)),
+        activated(a.activation),
         per_n(1.0 / double(a.shape.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
@@ -34,11 +39,51 @@ struct PlanesBackward {
 
   NK_MEMBER A weight(int64_t c) const { return w.values()[c * w.step()]; }
 
-  Sums sums_of(const SlabStats<A>& stats, const Runs& runs) const {
+  // What z is found by, in one channel.
+  struct Channel {
+    Vec<A> m0, dm, scale, bias;
+    NK_MEMBER Vec<A> z(Vec<A> x) const { return fma((x - m0) - dm, scale, bias); }
+  };
+  NK_MEMBER Channel channel(const SlabStats<A>& stats, int64_t c) const {
+    return {splat(stats.m0), splat(stats.dm), splat(A(stats.rstd * weight(c))), splat(b.values()[c * b.step()])};
+  }
+
+  // The sums over runs of channel c.
+  Sums sums_of(const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
+    return args.activation == Activation::kNone ? sums_of_plain(stats, runs) : sums_of_activated(stats, runs, c);
+  }
+
+  Sums sums_of_activated(const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
     struct Term {
       const T* dy;
       const T* x;
       const T* x_end;
+      const T* dy_end;
+      const Channel& k;
+      const Activated<A>& activated;
+      Vec<A> rstd;
+      Lanes<A> tail;
+      NK_MEMBER Pair<A> of(Vec<A> g, Vec<A> v) const {
+        return {g * activated.slope(k.z(v)), ((v - k.m0) - k.dm) * rstd};
+      }
+      NK_MEMBER Pair<A> operator()(int64_t at) const { return of(load(dy + at), load(x + at)); }
+      NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
+        const Pair<A> all = of(load_rest(dy + at, n, dy_end), load_rest(x + at, n, x_end));
+        return {keep(all.p, tail), keep(all.q, tail)};
+      }
+    };
+    const Channel k = channel(stats, c);
+    const int tail = int(runs.length % kLanes);
+    return sum_over_runs<A>(runs, Term{dy, x, x + args.shape.size(), dy + args.shape.size(), k, activated,
+                                       splat(stats.rstd), first_lanes<A>(tail)});
+  }
+
+  Sums sums_of_plain(const SlabStats<A>& stats, const Runs& runs) const {
+    struct Term {
+      const T* dy;
+      const T* x;
+      const T* x_end;
+      const T* dy_end;
       Vec<A> m0;
       Vec<A> dm;
       Vec<A> rstd;
@@ -47,15 +92,13 @@ struct PlanesBackward {
         return {load(dy + at), ((load(x + at) - m0) - dm) * rstd};
       }
       NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-        const bool whole = x + at + kLanes <= x_end;
-        const Vec<A> g = whole ? load(dy + at) : load_first(dy + at, n);
-        const Vec<A> v = whole ? load(x + at) : load_first(x + at, n);
+        const Vec<A> g = load_rest(dy + at, n, dy_end), v = load_rest(x + at, n, x_end);
         return {keep(g, tail), keep(((v - m0) - dm) * rstd, tail)};
       }
     };
     const int tail = int(runs.length % kLanes);
-    return sum_over_runs<A>(runs, Term{dy, x, x + args.shape.size(), splat(stats.m0), splat(stats.dm),
-                                       splat(stats.rstd), first_lanes<A>(tail)});
+    return sum_over_runs<A>(runs, Term{dy, x, x + args.shape.size(), dy + args.shape.size(), splat(stats.m0),
+                                       splat(stats.dm), splat(stats.rstd), first_lanes<A>(tail)});
   }
 
   // The sums of every channel of a slab.
@@ -66,7 +109,9 @@ struct PlanesBackward {
     Sums* const of_channel = sums + slab * channels;
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
-        for (int64_t c = first; c < last; ++c) of_channel[c] = sums_of(stats, planes.of_one_channel.all(begin + c * plane));
+        for (int64_t c = first; c < last; ++c) {
+          of_channel[c] = sums_of(stats, planes.of_one_channel.all(begin + c * plane), planes.first_channel(slab) + c);
+        }
       });
       return;
     }
@@ -74,7 +119,8 @@ struct PlanesBackward {
     Sums* const parts = memory.data();
     for_range(parallel_for, 0, channels * blocks, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        parts[i] = sums_of(stats, planes.of_one_channel.at(begin + i / blocks * plane, i % blocks));
+        const Runs block = planes.of_one_channel.at(begin + i / blocks * plane, i % blocks);
+        parts[i] = sums_of(stats, block, planes.first_channel(slab) + i / blocks);
       }
     });
     for (int64_t c = 0; c < channels; ++c) {
@@ -97,19 +143,30 @@ struct PlanesBackward {
   }
 
   void dx_of_runs(const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
-    for (int64_t r = runs.count - 1; r >= 0; --r) {
-      const int64_t begin = runs.begin + r * runs.stride;
-      const A wc = weight(first_channel + (runs.first + r) * planes.channel_step());
-      if (args.constant_stats) {
-        const Vec<A> scale = splat(A(wc * stats.rstd));
-        map_run<T>(dx + begin, runs.length, [&](Vec<A> g) { return g * scale; }, dy + begin);
-        continue;
-      }
-      const GradientTerms<A> k = gradient_terms(stats, double(wc), one_channel, mean);
-      const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), of_dy = splat(k.of_dy), of_d = splat(k.of_d), rest = splat(k.rest);
-      map_run<T>(
-          dx + begin, runs.length, [&](Vec<A> g, Vec<A> v) { return fma((v - m0) - dm, of_d, fma(g, of_dy, rest)); },
-          dy + begin, x + begin);
+    for (int64_t k = 0; k < runs.count; ++k) {
+      const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
+      dx_of_run(runs.begin + r * runs.stride, runs.length, stats, mean,
+                first_channel + (runs.first + r) * planes.channel_step());
+    }
+  }
+
+  NK_MEMBER void dx_of_run(int64_t begin, int64_t length, const SlabStats<A>& stats, Sums mean, int64_t c) const {
+    if (args.constant_stats && args.activation == Activation::kNone) {
+      const Vec<A> scale = splat(A(weight(c) * stats.rstd));
+      map_run<T>(dx + begin, length, [&](Vec<A> g) NK_LAMBDA { return g * scale; }, dy + begin);
+      return;
+    }
+    const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
+    const Vec<A> of_dy = splat(terms.of_dy), of_d = splat(terms.of_d), rest = splat(terms.rest);
+    const Channel k = channel(stats, c);
+    if (args.activation == Activation::kNone) {
+      const auto dx_at = [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(g, of_dy, rest)); };
+      map_run<T>(dx + begin, length, dx_at, dy + begin, x + begin);
+    } else {
+      const auto dx_at = [&](Vec<A> g, Vec<A> v) NK_LAMBDA {
+        return fma((v - k.m0) - k.dm, of_d, fma(g * activated.slope(k.z(v)), of_dy, rest));
+      };
+      map_run<T>(dx + begin, length, dx_at, dy + begin, x + begin);
     }
   }
 
@@ -126,11 +183,19 @@ struct PlanesBackward {
       runs.begin += c * args.shape.n_positions;
       return runs;
     };
+    // dy, through the activation if there is one.
+    const auto g_at = [&](int64_t i, int64_t c) {
+      const double g = value_at(dy + i), bc = double(b.values()[(planes.first_channel(slab) + c) * b.step()]);
+      if (args.activation == Activation::kNone) return g;
+      const double wc = double(weight(planes.first_channel(slab) + c));
+      return g * activated.slope(careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc);
+    };
     if (wants_sums) {
       for (int64_t c = 0; c < channels; ++c) {
         Sums total;
         each_offset(runs_of(c), [&](int64_t i) {
-          total.add({value_at(dy + i), value_at(dy + i) * (careful_x_hat(value_at(x + i), stats.x_hat))});
+          const double g = g_at(i, c);
+          total.add({g, g * careful_x_hat(value_at(x + i), stats.x_hat)});
         });
         sums[slab * channels + c] = total;
       }
@@ -141,7 +206,7 @@ struct PlanesBackward {
       const double wc = double(weight(planes.first_channel(slab) + c));
       each_offset(runs_of(c), [&](int64_t i) {
         const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
-        const double inner = value_at(dy + i) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
+        const double inner = g_at(i, c) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
         put_item(dx + i, inner * (one_channel ? wc : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
       });
     }

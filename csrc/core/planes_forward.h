@@ -1,5 +1,6 @@
 // BatchNorm, GroupNorm and InstanceNorm forward over planes. Included by kernels_impl.h.
-// Scalar math: y = ((x - m0) - dm) * (rstd * w) + b
+// Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
+// if there is none.
 
 template <class T>
 struct PlanesForward {
@@ -8,9 +9,11 @@ struct PlanesForward {
   Planes planes;
   const T* x;
   const T* x_end;
+  const T* residual;
   T* y;
   Param<A> w;
   Param<A> b;
+  Activated<A> activated;
   double per_n;
   bool own_stats;
 
@@ -19,9 +22,11 @@ struct PlanesForward {
         planes(a.shape),
         x(static_cast<const T*>(a.x)),
         x_end(x + a.shape.size()),
+        residual(static_cast<const T*>(a.residual)),
         y(static_cast<T*>(a.y)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
+        activated(a.activation),
         per_n(1.0 / double(a.shape.slab_size())),
         own_stats(a.mean.data == nullptr) {}
 
@@ -33,7 +38,7 @@ struct PlanesForward {
     for (int i = 0; i < 4; ++i) {
       const int64_t run = slab.count * (2 * i + 1) / 8, offset = (slab.length - n) * (2 * i + 1) / 8;
       const T* from = x + slab.begin + run * slab.stride + offset;
-      v[i] = n == kLanes ? load(from) : load_first(from, n);
+      v[i] = load_some(from, n);
     }
     return sum((v[0] + v[1]) + (v[2] + v[3])) * (A(0.25) / A(n));
   }
@@ -78,7 +83,18 @@ struct PlanesForward {
   NK_MEMBER void normalize_run(int64_t begin, int64_t length, const SlabStats<A>& stats, int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
-    map_run<T>(y + begin, length, [&](Vec<A> v) { return fma((v - m0) - dm, scale, bias); }, x + begin);
+    if (residual != nullptr) {
+      const Vec<A> least = splat(least_of<A>(args.activation));
+      map_run<T>(
+          y + begin, length,
+          [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
+          residual + begin);
+    } else if (args.activation == Activation::kNone) {
+      map_run<T>(y + begin, length, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+    } else {
+      map_run<T>(
+          y + begin, length, [&](Vec<A> v) NK_LAMBDA { return activated.value(fma((v - m0) - dm, scale, bias)); }, x + begin);
+    }
   }
 
   __attribute__((noinline)) void normalize_exactly(int64_t slab) const {
@@ -88,12 +104,13 @@ struct PlanesForward {
       const int64_t c = planes.first_channel(slab) + r * planes.channel_step();
       const double wc = double(w.values()[c * w.step()]), bc = double(b.values()[c * b.step()]);
       for (int64_t i = runs.begin + r * runs.stride; i < runs.begin + r * runs.stride + runs.length; ++i) {
-        put_item(y + i, careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc);
+        const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
+                         (residual == nullptr ? -0.0 : value_at(residual + i));
+        put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
       }
     }
   }
 
-  // The last run first: it is what the sums left in the cache.
   void normalize(int64_t slab, ParallelFor parallel_for) const {
     const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
     if (!within_range(stats)) return normalize_exactly(slab);
@@ -102,25 +119,38 @@ struct PlanesForward {
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         const Runs runs = blocks.at(begin, i);
-        for (int64_t r = runs.count - 1; r >= 0; --r) {
+        for (int64_t k = 0; k < runs.count; ++k) {
+          const int64_t r = planes.turn(k, runs.count, sizeof(T));
           normalize_run(runs.begin + r * runs.stride, runs.length, stats, c + (runs.first + r) * step);
         }
       }
     });
   }
 
+  // With statistics that were given nothing keeps the planes of a channel together: plane after plane, as they lie.
+  void normalize_in_order() const {
+    const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
+    for_range(args.parallel_for, 0, args.shape.n_samples * channels, grain_for(plane), [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const SlabStats<A> stats = slab_stats<A>(args.stats, i % channels);
+        if (within_range(stats)) normalize_run(i * plane, plane, stats, i % channels);
+      }
+    });
+    for (int64_t c = 0; c < channels; ++c) {
+      if (!within_range(slab_stats<A>(args.stats, c))) normalize_exactly(c);
+    }
+  }
+
   // Up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
   void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
-    if (own_stats) {
-      A shift[kBatch];
-      Sums sums[kBatch];
-      for (int64_t i = 0; i < count; ++i) shift[i] = sample_mean(planes.joined.all(planes.begin(first + i)));
-      for (int64_t i = 0; i < count; ++i) sums[i] = sums_about(shift[i], first + i, parallel_for);
-      for (int64_t i = 0; i < count; ++i) {
-        SlabStats<A> stats;
-        if (!finish_stats(per_n, shift[i], sums[i], args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
-        put_slab_stats(args.stats, first + i, stats);
-      }
+    A shift[kBatch];
+    Sums sums[kBatch];
+    for (int64_t i = 0; i < count; ++i) shift[i] = sample_mean(planes.joined.all(planes.begin(first + i)));
+    for (int64_t i = 0; i < count; ++i) sums[i] = sums_about(shift[i], first + i, parallel_for);
+    for (int64_t i = 0; i < count; ++i) {
+      SlabStats<A> stats;
+      if (!finish_stats(per_n, shift[i], sums[i], args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
+      put_slab_stats(args.stats, first + i, stats);
     }
     for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);
   }
@@ -129,5 +159,6 @@ struct PlanesForward {
 template <class T>
 static void planes_forward(const ChannelForward& a) {
   const PlanesForward<T> forward(a);
+  if (!forward.own_stats) return forward.normalize_in_order();
   for_each_slab<T>(forward, forward.planes, a.parallel_for);
 }

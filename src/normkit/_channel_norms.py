@@ -9,44 +9,64 @@ import torch
 from torch import Tensor
 
 from normkit import composite
+from normkit.composite import Activation
 from normkit.kernels import channels, choose, layer_norm2d, ops, rows
 from normkit.kernels.channels import MeanAndVar
 from normkit.moments import Moments
 
 
 def normalize_batch(
-    x: Tensor, running: MeanAndVar | None, w: Tensor | None, b: Tensor | None, momentum: float | Tensor, eps: float
+    x: Tensor,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float | Tensor,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Each channel by its own statistics over the batch; running ones are updated in place."""
-    path = _path_of(x, w, b, running)
+    path = _path_with_residual(x, w, b, running, activation, residual)
     if path == "kernel":
-        return channels.channel_norm(x, 0, w, b, eps, running=running, momentum=float(momentum))
+        return channels.channel_norm(
+            x, 0, w, b, eps, activation, residual=residual, running=running, momentum=float(momentum)
+        )
     if path == "operator":
-        y, moments = _by_operator(x, 0, w, b, eps)
+        y, moments = _by_operator(x, 0, w, b, eps, activation)
     else:
-        y, moments = composite.batch_norm(x, w, b, eps)
+        y, moments = composite.batch_norm(x, w, b, eps, activation, residual)
     _update(running, moments, x.numel() // x.shape[1] if x.shape[1] else 0, momentum)
     return y
 
 
-def normalize_with(x: Tensor, given: MeanAndVar, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+def normalize_with(
+    x: Tensor,
+    given: MeanAndVar,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """Each channel by the given statistics."""
-    path = _path_of(x, w, b, given)
+    path = _path_with_residual(x, w, b, given, activation, residual)
     if path == "composite" or any(t.requires_grad for t in given):
-        return composite.apply_statistics(x, *given, w, b, eps)
+        return composite.apply_statistics(x, *given, w, b, eps, activation, residual)
     if path == "kernel":
-        return channels.channel_norm(x, 0, w, b, eps, given=given)
-    return ops.channel_norm(x, 0, w, b, eps, given)[0]
+        return channels.channel_norm(x, 0, w, b, eps, activation, residual=residual, given=given)
+    return ops.channel_norm(x, 0, w, b, eps, activation, given)[0]
 
 
-def normalize_groups(x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+def normalize_groups(
+    x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float, activation: Activation | None = None
+) -> Tensor:
     """Each group of channels of each sample."""
     path = _path_of(x, w, b, None)
     if path == "kernel":
-        return channels.channel_norm(x, n_groups, w, b, eps)
+        return channels.channel_norm(x, n_groups, w, b, eps, activation)
     if path == "operator":
-        return ops.channel_norm(x, n_groups, w, b, eps)[0]
-    return composite.group_norm(x, n_groups, w, b, eps)
+        return ops.channel_norm(x, n_groups, w, b, eps, activation)[0]
+    return composite.group_norm(x, n_groups, w, b, eps, activation)
 
 
 def normalize_instances(
@@ -107,9 +127,25 @@ def _path_of(x: Tensor, w: Tensor | None, b: Tensor | None, statistics: MeanAndV
     return choose.path_of(x, w, b, *(statistics or ())) if x.numel() > 0 else "composite"
 
 
+def _path_with_residual(
+    x: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    statistics: MeanAndVar | None,
+    activation: Activation | None,
+    residual: Tensor | None,
+) -> choose.Path:
+    """The kernels add a residual before relu or nothing; the operators, which meet a compiler that does, never."""
+    path = _path_of(x, w, b, statistics)
+    if residual is None or path == "composite":
+        return path
+    takes_kernel = path == "kernel" and activation in (None, "relu") and choose.why_not_these(residual) is None
+    return "kernel" if takes_kernel else "composite"
+
+
 def _by_operator(
-    x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float
+    x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float, activation: Activation | None = None
 ) -> tuple[Tensor, Moments | None]:
-    y, stats = ops.channel_norm(x, n_groups, w, b, eps)
+    y, stats = ops.channel_norm(x, n_groups, w, b, eps, activation)
     m0, dm, _, var = stats.view(-1, x.shape[1], 4).unbind(-1)
     return y, Moments(torch.ones_like(m0), m0, dm, var)

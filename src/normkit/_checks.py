@@ -21,10 +21,10 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 T = TypeVar("T")
 
 
-def as_call(call: str, function: Callable[..., T], *args: object) -> T:
-    """``function(*args)``, whose errors name ``call``: the layer that the user called, for the function it calls."""
+def as_call(call: str, function: Callable[..., T], *args: object, **options: object) -> T:
+    """What the function returns; its errors name ``call``, the layer that the user called, in the function's place."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except NormkitError as error:
         _, _, rest = str(error).partition(":")
         raise type(error)(f"{call}:{rest}") from None
@@ -71,6 +71,15 @@ def _number(value: object) -> float | None:
         return None if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def activation(call: str, value: object) -> None:
+    """One of the activations that go with a norm, or none."""
+    if value not in (None, "relu", "silu", "gelu"):
+        raise ArgumentError(
+            f"{call}: expected activation to be None, 'relu', 'silu' or 'gelu', got {value!r}; "
+            f"apply another function to the output."
+        )
 
 
 def probability(call: str, name: str, value: float) -> None:
@@ -247,6 +256,57 @@ def residual(call: str, x: Tensor, value: Tensor) -> None:
             f"{call}: expected residual on the input's device {x.device}, got {value.device}; "
             f"move one of them with .to(...)."
         )
+
+
+def out(call: str, x: Tensor, value: Tensor, *others: Tensor | None) -> None:
+    """The result may be written into out: like the input, without a gradient, and overlapping nothing but the input."""
+    tensor(call, "input", x)
+    tensor(call, "out", value)
+    if value.shape != x.shape:
+        raise ShapeError(
+            f"{call}: expected out of the input's shape {list(x.shape)}, got {list(value.shape)}; "
+            f"make it with torch.empty_like(input)."
+        )
+    if value.dtype != x.dtype or value.device != x.device:
+        error = DtypeError if value.dtype != x.dtype else DeviceError
+        raise error(
+            f"{call}: expected out of the input's dtype and device, {dtype_name(x)} on {x.device}, "
+            f"got {dtype_name(value)} on {value.device}; make it with torch.empty_like(input)."
+        )
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (value, x, *others)):
+        raise ArgumentError(
+            f"{call}: expected out where no gradient is needed, got a tensor that requires one; "
+            f"call it under torch.no_grad(), or leave out away."
+        )
+    if _has_memory(value) and _overlaps(value, x, others):
+        raise ArgumentError(
+            f"{call}: expected out to share memory with nothing but all of the input, got a tensor that overlaps "
+            f"itself, a part of the input, or a parameter; make it with torch.empty_like(input)."
+        )
+
+
+def _has_memory(t: Tensor) -> bool:
+    """Whether the tensor's address can be asked for: not inside a transform, nor while a graph is made."""
+    return not torch.compiler.is_compiling() and type(t) is Tensor and not torch._C._are_functorch_transforms_active()
+
+
+def _overlaps(value: Tensor, x: Tensor, others: tuple[Tensor | None, ...]) -> bool:
+    if any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True)):
+        return True
+    first, last = _extent(value)
+    same = value.data_ptr() == x.data_ptr() and value.stride() == x.stride()
+    shared = [
+        t for t in (None if same else x, *others) if t is not None and _extent(t)[0] < last and first < _extent(t)[1]
+    ]
+    return bool(shared)
+
+
+def _extent(t: Tensor) -> tuple[int, int]:
+    """The first address of the tensor's elements, and the one after the last."""
+    if t.numel() == 0 or t.device.type == "meta":
+        return 0, 0
+    items = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + items * t.element_size()
 
 
 def running_pair(call: str, running_mean: Tensor | None, running_var: Tensor | None, *, needed: bool) -> None:

@@ -7,10 +7,16 @@ x·scale + shift.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from normkit.moments import Moments, centre, mean_over, power_of_two_scale, scaled_eps, spread
+
+Activation = Literal["relu", "silu", "gelu"]
+ACTIVATIONS = {"relu": torch.relu, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu}
+ACTIVATIONS_OR_NONE = (None, *ACTIVATIONS)
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -41,16 +47,30 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
 
 
-def batch_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
+def batch_norm(
+    x: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> tuple[Tensor, Moments | None]:
     """Normalize each channel (axis 1) over all other axes. No moments for input without elements."""
     axes = (0, *range(2, x.dim()))
     x_hat, moments = _normalize(widen(x), axes, eps)
-    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return _in_layout_of(x, y), moments
+    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
+    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype)), moments
 
 
 def apply_statistics(
-    x: Tensor, mean: Tensor, variance: Tensor, w: Tensor | None, b: Tensor | None, eps: float
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Normalize each channel (axis 1) with the given statistics."""
     wide = widen(x)
@@ -58,22 +78,34 @@ def apply_statistics(
     rstd = 1 / torch.sqrt(variance + eps)
     shape = (-1, *[1] * (x.dim() - 2))
     x_hat = ((wide - mean.view(shape)) * rstd.view(shape)).to(wide.dtype)
-    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
+    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
-def affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor) -> Tensor:
-    """x̂·w + b of each channel (axis 1), in the dtype and the memory format of x."""
-    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+def affine(
+    x_hat: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor, activation: Activation | None, residual: Tensor | None
+) -> Tensor:
+    """activation(x̂·w + b + residual) of each channel (axis 1), in the dtype and the memory format of x."""
+    y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
+    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
-def group_norm(x: Tensor, num_groups: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+) -> Tensor:
     """Normalize each group of channels of each sample over the group's channels and all positions."""
     wide = widen(x)
     if x.numel() > 0:
         grouped = torch.unflatten(wide, 1, (num_groups, x.shape[1] // num_groups))
         x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
         wide = x_hat.flatten(1, 2)
-    return _in_layout_of(x, _affine(wide, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    y = _affine(wide, _per_channel(w, x), _per_channel(b, x))
+    return _in_layout_of(x, finish(y, activation, None).to(x.dtype))
 
 
 def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
@@ -109,6 +141,13 @@ def _affine(x_hat: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
     if b is not None:
         x_hat = x_hat + spread(widen(b), x_hat)
     return x_hat
+
+
+def finish(y: Tensor, activation: Activation | None, residual: Tensor | None) -> Tensor:
+    """activation(y + residual), before the result is rounded to its dtype."""
+    if residual is not None:
+        y = y + widen(residual)
+    return y if activation is None else ACTIVATIONS[activation](y)
 
 
 def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:

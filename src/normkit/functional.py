@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normkit import _channel_norms, _checks, composite
+from normkit import _call_checks, _channel_norms, _checks, composite
 from normkit._channel_norms import updated_statistics
-from normkit.kernels import choose, rows
+from normkit.composite import Activation
+from normkit.kernels import channels, choose, rows
+from normkit.kernels import layer_norm2d as layer_norm2d_kernel
 
 __all__ = [
     "add_layer_norm",
@@ -33,8 +35,12 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Layer normalization over the last axes; see :class:`normkit.nn.LayerNorm`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> x = torch.tensor([[1.0, 3.0], [1e6, 1e6 + 2]])
@@ -43,8 +49,15 @@ def layer_norm(
                 [-1.0000,  1.0000]])
     """
     if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
-        return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
-    shape, eps = _check_layer_norm(input, normalized_shape, weight, bias, eps)
+        if out is None:
+            return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
+        _checks.out("layer_norm", input, out, weight, bias)
+        if out.is_contiguous():
+            return rows.write("layer_norm", input, normalized_shape, weight, bias, eps, out)
+    if out is not None:
+        _checks.out("layer_norm", input, out, weight, bias)
+        return out.copy_(layer_norm(input, normalized_shape, weight, bias, eps))
+    shape, eps = _call_checks.layer_norm(input, normalized_shape, weight, bias, eps)
     if _exporting():
         return torch.nn.functional.layer_norm(input, list(shape), weight, bias, eps)
     return rows.by_any("layer_norm", _autocast(input), len(shape), weight, bias, eps)
@@ -55,8 +68,12 @@ def rms_norm(
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Root mean square normalization over the last axes; see :class:`normkit.nn.RMSNorm`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
@@ -65,8 +82,15 @@ def rms_norm(
     if eps is None:
         eps = _rms_eps(input)
     if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
-        return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
-    shape, eps = _check_rms_norm(input, normalized_shape, weight, eps)
+        if out is None:
+            return rows.by_kernel("rms_norm", input, normalized_shape, weight, None, eps)
+        _checks.out("rms_norm", input, out, weight)
+        if out.is_contiguous():
+            return rows.write("rms_norm", input, normalized_shape, weight, None, eps, out)
+    if out is not None:
+        _checks.out("rms_norm", input, out, weight)
+        return out.copy_(rms_norm(input, normalized_shape, weight, eps))
+    shape, eps = _call_checks.rms_norm(input, normalized_shape, weight, eps)
     if _exporting():
         if not torch.compiler.is_exporting():
             return _rms_norm_of_the_old_exporter(input, len(shape), weight, eps)
@@ -83,8 +107,16 @@ def batch_norm(
     training: bool = False,
     momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
+    *,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Batch normalization of each channel (axis 1); see :class:`normkit.nn.BatchNorm2d`.
+
+    With a residual (of the input's shape and dtype) or an activation (relu, silu or gelu, the exact one) the result is
+    ``activation(norm(input) + residual)``, in one pass and rounded once. ``out`` takes the result where no gradient is
+    needed; it may be the input.
 
     In training, running statistics that are given are updated in place:
     ``running = (1 - momentum)·running + momentum·batch``, with the unbiased variance of the batch.
@@ -94,14 +126,33 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
-    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    if (
+        not training
+        and residual is None
+        and activation in composite.ACTIVATIONS_OR_NONE
+        and running_mean is not None
+        and running_var is not None
+        and choose.accepts_channel_norm(input, weight, bias, eps, running_mean, running_var)
+    ):
+        given = running_mean, running_var
+        if out is None:
+            return channels.by_kernel(input, 0, weight, bias, eps, activation, given)
+        _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var)
+        if out.is_contiguous():
+            return channels.write(input, 0, weight, bias, eps, activation, given, out)
+    if out is not None:
+        _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var, residual)
+        plain = input, running_mean, running_var, weight, bias, training, momentum, eps
+        return out.copy_(batch_norm(*plain, activation=activation, residual=residual))
+    eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
     if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
-        return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        y = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return composite.finish(y, activation, residual)
     running = _pair(running_mean, running_var)
     if training:
-        return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps)
+        return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps, activation, residual)
     assert running is not None
-    return _channel_norms.normalize_with(input, running, weight, bias, eps)
+    return _channel_norms.normalize_with(input, running, weight, bias, eps, activation, residual)
 
 
 def batch_norm_with_statistics(
@@ -112,10 +163,13 @@ def batch_norm_with_statistics(
     bias: Tensor | None = None,
     momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
+    *,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalization in training without side effects: the output, and the new running mean and variance."""
-    eps = _check_batch_norm(input, running_mean, running_var, weight, bias, True, eps)
-    y, moments = composite.batch_norm(input, weight, bias, eps)
+    eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, True, eps, activation, residual)
+    y, moments = composite.batch_norm(input, weight, bias, eps, activation, residual)
     if moments is None:
         return y, running_mean, running_var
     count = input.numel() // input.shape[1]
@@ -141,7 +195,7 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
-    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
+    eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting():
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -163,7 +217,7 @@ def instance_norm_with_statistics(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Instance normalization in training without side effects: the output, and the new running mean and variance."""
-    eps = _check_instance_norm(input, running_mean, running_var, weight, bias, True, eps)
+    eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, True, eps)
     y, moments = composite.instance_norm(input, weight, bias, eps)
     if moments is None:
         return y, running_mean, running_var
@@ -176,40 +230,72 @@ def group_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    activation: Activation | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Group normalization of the channels of each sample; see :class:`normkit.nn.GroupNorm`.
+
+    With an activation (relu, silu or gelu, the exact one) the result is ``activation(norm(input))``, in one pass and
+    rounded once. ``out`` takes it where no gradient is needed; it may be the input.
 
     Example:
         >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
         tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
-    call = "group_norm"
-    _checks.tensor(call, "input", input)
-    _checks.at_least_2d(call, input)
-    channels = input.shape[1]
-    _checks.groups(call, num_groups, channels)
-    _check_affine(call, input, weight, bias, (channels,))
-    eps = _checks.eps(call, eps)
-    values = channels // num_groups * input[0, 0].numel() if input.numel() else 0
-    advice = "use fewer groups, so that each holds more than one channel"
-    _checks.values_per_statistic(call, input, values, "group", advice)
+    if (
+        activation in composite.ACTIVATIONS_OR_NONE
+        and type(num_groups) is int
+        and choose.accepts_channel_norm(input, weight, bias, eps)
+        and num_groups > 0
+        and input.shape[1] % num_groups == 0
+        and input.numel() > input.shape[0] * num_groups
+    ):
+        if out is None:
+            return channels.by_kernel(input, num_groups, weight, bias, eps, activation)
+        _checks.out("group_norm", input, out, weight, bias)
+        if out.is_contiguous():
+            return channels.write(input, num_groups, weight, bias, eps, activation, None, out)
+    if out is not None:
+        _checks.out("group_norm", input, out, weight, bias)
+        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation))
+    eps = _call_checks.group_norm(input, num_groups, weight, bias, eps, activation)
     if _exporting():
-        return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
-    return _channel_norms.normalize_groups(_autocast(input), num_groups, weight, bias, eps)
+        y = torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
+        return composite.finish(y, activation, None)
+    return _channel_norms.normalize_groups(_autocast(input), num_groups, weight, bias, eps, activation)
 
 
-def layer_norm2d(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+def layer_norm2d(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """Layer normalization over the channels (axis 1) at each position; see :class:`normkit.nn.LayerNorm2d`.
+
+    ``out`` takes the result where no gradient is needed; it may be the input.
 
     Example:
         >>> layer_norm2d(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
         tensor([-1.0000,  1.0000])
     """
+    if choose.accepts_channel_norm(input, weight, bias, eps) and input.dim() == 4:
+        if out is None:
+            return layer_norm2d_kernel.layer_norm2d(input, weight, bias, eps)
+        _checks.out("layer_norm2d", input, out, weight, bias)
+        if out.is_contiguous():
+            return layer_norm2d_kernel.write(input, weight, bias, eps, out)
+    if out is not None:
+        _checks.out("layer_norm2d", input, out, weight, bias)
+        return out.copy_(layer_norm2d(input, weight, bias, eps))
     call = "layer_norm2d"
     _checks.tensor(call, "input", input)
     _checks.rank(call, input, ("N, C, H, W", "C, H, W"))
     channels = (input.shape[-3],)
-    _check_affine(call, input, weight, bias, channels)
+    _call_checks.affine(call, input, weight, bias, channels)
     eps = _checks.eps(call, eps)
     if _exporting():
         there, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if input.dim() == 4 else ((1, 2, 0), (2, 0, 1))
@@ -237,8 +323,14 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
-    p = _check_add("add_layer_norm", input, residual, dropout_p, training)
-    shape, eps = _checks.as_call("add_layer_norm", _check_layer_norm, input, normalized_shape, weight, bias, eps)
+    if (
+        dropout_p == 0.0
+        and choose.accepts_row_norm(input, normalized_shape, weight, bias, eps)
+        and choose.accepts_sum(input, residual)
+    ):
+        return rows.add_by_kernel("layer_norm", input, residual, normalized_shape, weight, bias, eps)
+    p = _call_checks.add("add_layer_norm", input, residual, dropout_p, training)
+    shape, eps = _checks.as_call("add_layer_norm", _call_checks.layer_norm, input, normalized_shape, weight, bias, eps)
     if _exporting():
         total = torch.nn.functional.dropout(input, dropout_p, training) + residual
         return layer_norm(total, shape, weight, bias, eps), total
@@ -261,36 +353,20 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
-    p = _check_add("add_rms_norm", input, residual, dropout_p, training)
     if eps is None:
         eps = _rms_eps(input)
-    shape, eps = _checks.as_call("add_rms_norm", _check_rms_norm, input, normalized_shape, weight, eps)
+    if (
+        dropout_p == 0.0
+        and choose.accepts_row_norm(input, normalized_shape, weight, None, eps)
+        and choose.accepts_sum(input, residual)
+    ):
+        return rows.add_by_kernel("rms_norm", input, residual, normalized_shape, weight, None, eps)
+    p = _call_checks.add("add_rms_norm", input, residual, dropout_p, training)
+    shape, eps = _checks.as_call("add_rms_norm", _call_checks.rms_norm, input, normalized_shape, weight, eps)
     if _exporting():
         total = torch.nn.functional.dropout(input, dropout_p, training) + residual
         return rms_norm(total, shape, weight, eps), total
     return rows.add_by_any("rms_norm", input, residual, len(shape), weight, None, eps, p)
-
-
-def _check_layer_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float
-) -> tuple[tuple[int, ...], float]:
-    call = "layer_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", x)
-    _checks.trailing(call, x, shape)
-    _check_affine(call, x, w, b, shape)
-    return shape, _checks.eps(call, eps)
-
-
-def _check_rms_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], w: Tensor | None, eps: float
-) -> tuple[tuple[int, ...], float]:
-    call = "rms_norm"
-    shape = _checks.normalized_shape(call, normalized_shape)
-    _checks.tensor(call, "input", x)
-    _checks.trailing(call, x, shape)
-    _checks.parameter(call, "weight", w, shape, x)  # of any floating dtype, as torch's
-    return shape, _checks.eps(call, eps)
 
 
 def _pair(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -300,72 +376,6 @@ def _pair(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | No
 def _rms_eps(x: object) -> float:
     """The eps that stands for None: that of the dtype which x is computed in."""
     return torch.finfo(torch.float64 if getattr(x, "dtype", None) == torch.float64 else torch.float32).eps
-
-
-def _check_add(call: str, x: Tensor, residual: Tensor, p: float, training: bool) -> float:
-    """The probability of dropping, here and now."""
-    _checks.tensor(call, "input", x)
-    _checks.residual(call, x, residual)
-    _checks.probability(call, "dropout_p", p)
-    return float(p) if training else 0.0
-
-
-def _check_batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-) -> float:
-    call = "batch_norm"
-    _checks.tensor(call, "input", x)
-    _checks.at_least_2d(call, x)
-    _check_affine(call, x, weight, bias, (x.shape[1],))
-    _check_running(call, x, running_mean, running_var, needed=not training)
-    eps = _checks.eps(call, eps, positive=training)
-    if training:
-        advice = "use a larger batch, .eval(), or a norm that does not depend on the batch, such as LayerNorm"
-        values = x.numel() // x.shape[1] if x.numel() else 0
-        _checks.values_per_statistic(call, x, values, "channel when training", advice)
-    return eps
-
-
-def _check_instance_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    use_input_stats: bool,
-    eps: float,
-) -> float:
-    call = "instance_norm"
-    _checks.tensor(call, "input", x)
-    _checks.at_least_2d(call, x)
-    _check_affine(call, x, weight, bias, (x.shape[1],))
-    _check_running(call, x, running_mean, running_var, needed=not use_input_stats)
-    eps = _checks.eps(call, eps)
-    if use_input_stats:
-        advice = "InstanceNorm has nothing to normalize at one position; use BatchNorm, LayerNorm or none there"
-        positions = x[0, 0].numel() if x.numel() else 0
-        _checks.values_per_statistic(call, x, positions, "channel of a sample", advice)
-    return eps
-
-
-def _check_affine(call: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> None:
-    for name, value in (("weight", weight), ("bias", bias)):
-        _checks.parameter(call, name, value, shape, x)
-        _checks.parameter_dtype(call, name, value, x)
-
-
-def _check_running(
-    call: str, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *, needed: bool
-) -> None:
-    _checks.running_pair(call, running_mean, running_var, needed=needed)
-    _checks.parameter(call, "running_mean", running_mean, (x.shape[1],), x)
-    _checks.parameter(call, "running_var", running_var, (x.shape[1],), x)
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ p' needs no state and is computed for all steps at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
+from normkit.kernels import gru, recurrent
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -154,18 +155,100 @@ class RNN:
 
 def run(cell: Cell, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
     """h after every step, as rows like those of x, and the state of each sequence after its last."""
+    found = _by_kernel(cell, x, sizes, state) if isinstance(cell, LSTM | GRU | RNN) else None
+    return step_after_step(cell, cell.inputs(x, sizes), sizes, state) if found is None else found
+
+
+def step_after_step(cell: Cell, p: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
+    """The same from p' of all steps, in differentiable operations."""
     outputs: list[Tensor] = []
     ended: list[State] = []  # states of sequences that are over, the shortest first
-    for step, p in enumerate(torch.split(cell.inputs(x, sizes), list(sizes))):
-        n = p.shape[0]
+    for step, p_t in enumerate(torch.split(p, list(sizes))):
+        n = p_t.shape[0]
         if n < state[0].shape[0]:
             ended.append(tuple(s[n:] for s in state))
             state = tuple(s[:n] for s in state)
-        state = cell.step(p, state, step)
+        state = cell.step(p_t, state, step)
         outputs.append(state[0])
     if ended:
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return torch.cat(outputs), state
+
+
+def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+    """The same with the time loop compiled, or None where there is no kernel for it."""
+    w, norms = cell.w, cell.norms
+    of_rows = [norm for norm in norms if isinstance(norm, RowNorm)]
+    if w.hr is not None or len(of_rows) < sum(norm is not None for norm in norms):
+        return None
+    a_norm, c_norm = _row_norm(norms.hh or norms.sum), _row_norm(norms.c)
+    own = tuple(t for norm in (a_norm, c_norm) for t in ((None, None) if norm is None else (norm.weight, norm.bias)))
+    if not recurrent.accepts(x, *w, *state, *own):
+        return None
+    loop = recurrent.Loop(
+        cell="lstm" if isinstance(cell, LSTM) else "gru" if isinstance(cell, GRU) else cell.nonlinearity,
+        place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
+        norm="rms_norm" if of_rows and of_rows[0].kind == "rms" else "layer_norm",
+        has_norm_c=c_norm is not None,
+        eps=of_rows[0].eps if of_rows else 0.0,
+        sizes=sizes,
+    )
+    if isinstance(cell, GRU):
+        return _gru_by_kernel(cell, loop, x, state[0], own[:2])
+    # No gate stands between the biases: they are added together, once for all steps.
+    merged = replace(cell, w=w._replace(b_ih=_sum(w.b_ih, w.b_hh), b_hh=None))
+    h, c = state[0], state[1] if len(state) == 2 else None
+
+    def composite(p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, *own: Tensor | None) -> tuple[Tensor, ...]:
+        again = replace(merged, w=merged.w._replace(hh=w_hh), norms=_with_parameters(norms, own))
+        y, last = step_after_step(again, p, sizes, (h,) if c is None else (h, c))
+        return y, *last
+
+    p = _inputs_merged(merged, x, sizes)
+    a_w, a_b, c_w, c_b = own
+    y, *last = recurrent.run(loop, (p, h, c, w.hh, a_w, a_b, c_w, c_b), composite)
+    return y, tuple(last)
+
+
+def _gru_by_kernel(
+    cell: GRU, loop: recurrent.Loop, x: Tensor, h: Tensor, own: Sequence[Tensor | None]
+) -> tuple[Tensor, State]:
+    def composite(p: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, *own: Tensor | None) -> tuple[Tensor, ...]:
+        weights = cell.w._replace(hh=w_hh, b_hh=b_hh)
+        again = GRU(weights, _with_parameters(cell.norms, (*own, None, None)))
+        y, last = step_after_step(again, p, loop.sizes, (h,))
+        return y, *last
+
+    w, b = own
+    y, last = gru.run(loop, (_inputs_merged(cell, x, loop.sizes), h, cell.w.hh, cell.w.b_hh, w, b), composite)
+    return y, (last,)
+
+
+def _inputs_merged(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """p' of all steps, the bias within the norm's own where it has one: a pass over all rows less."""
+    norm = _row_norm(cell.norms.ih)
+    if norm is None or norm.bias is None or cell.w.b_ih is None:
+        return cell.inputs(x, sizes)
+    return replace(norm, bias=norm.bias + cell.w.b_ih).sequence(linear(x, cell.w.ih), sizes)
+
+
+def _row_norm(norm: Norm | None) -> RowNorm | None:
+    return norm if isinstance(norm, RowNorm) else None
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+def _with_parameters(norms: Norms, own: Sequence[Tensor | None]) -> Norms:
+    """The norms with other parameters: weight and bias of the one of hh or sum, and of that of c."""
+
+    def changed(norm: Norm | None, w: Tensor | None, b: Tensor | None) -> Norm | None:
+        found = _row_norm(norm)
+        return None if found is None or w is None else replace(found, weight=w, bias=b)
+
+    w, b, c_w, c_b = own
+    return Norms(None, changed(norms.hh, w, b), changed(norms.sum, w, b), changed(norms.c, c_w, c_b))
 
 
 def _inputs(w: Weights, norms: Norms, x: Tensor, sizes: Sequence[int], first: int) -> Tensor:

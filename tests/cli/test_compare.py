@@ -21,7 +21,7 @@ from normkit.cli import main
 from normkit.cli.app import run
 from normkit.lab import Comparison, Interval, Progress
 from normkit.lab.store import Store
-from normkit.lab.tasks import TASKS
+from normkit.lab.tasks import USUAL_TASKS
 from report.example import example_comparison
 
 TINY = str(Path(__file__).with_name("tiny_task.py"))
@@ -82,7 +82,7 @@ def test_options_reach_the_laboratory(asked: dict[str, Any], capsys: pytest.Capt
 
 def test_without_options_every_task_runs_as_it_says_itself(asked: dict[str, Any]) -> None:
     assert main(["compare"]) == 0
-    assert asked["tasks"] == list(TASKS)
+    assert asked["tasks"] == list(USUAL_TASKS)
     assert asked["norms"] is asked["batch_sizes"] is asked["address"] is asked["workers"] is None
     assert (asked["seeds"], asked["budget"], asked["engine"]) == (5, "3m", "local")
 

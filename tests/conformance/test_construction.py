@@ -44,7 +44,9 @@ def test_constructor_has_torchs_signature(case: LayerCase) -> None:
 @every_parity_class
 def test_forward_takes_torchs_arguments(case: LayerCase) -> None:
     ours, theirs = (inspect.signature(layer.forward) for layer in (case.layer, case.torch_layer))
-    assert list(ours.parameters) == list(theirs.parameters)
+    assert list(ours.parameters)[: len(theirs.parameters)] == list(theirs.parameters)
+    more = list(ours.parameters.values())[len(theirs.parameters) :]  # a residual, which nothing is added without
+    assert [p.default for p in more] == [None] * len(more)
 
 
 @every_parity_class

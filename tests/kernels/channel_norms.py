@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tolerances
-from normkit import reference
+from normkit import composite, reference
 from normkit.kernels import channels, cpu
 
 # Tiny, odd, around one vector of 16, of a whole vector, of many blocks; sequences, images and volumes.
@@ -40,14 +40,15 @@ class ChannelCase:
     dy: Tensor
     eps: float = 1e-5
     given: tuple[Tensor, Tensor] | None = None
+    activation: composite.Activation | None = None
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        return cpu.channel_norm(self.x, self.n_groups, self.w, self.b, self.eps, given=self.given)
+        return cpu.channel_norm(self.x, self.n_groups, self.w, self.b, self.eps, self.activation, given=self.given)
 
     def backward(self, stats: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         dw, db = (None if p is None else torch.empty_like(p) for p in (self.w, self.b))
         dx = cpu.channel_norm_backward(
-            self.dy, self.x, stats, self.n_groups, self.w, self.eps,
+            self.dy, self.x, stats, self.n_groups, self.w, self.b, self.eps, self.activation,
             constant_stats=self.given is not None, need_dx=True, dw=dw, db=db,
         )  # fmt: skip
         assert dx is not None
@@ -105,7 +106,7 @@ def check_against_reference(case: ChannelCase) -> None:
     y, cache, (dx, dw, db) = _exact(case, x, dy, w, b)
     per_channel = (slice(None), *[None] * (len(shape) - 2))
     wide_w, wide_b = (np.broadcast_to(p[per_channel], shape) for p in (w, b))
-    slabs = _slabs(shape, case.n_groups)
+    slabs = slabs_of(shape, case.n_groups)
     rstd = cache.rstd.ravel()[slabs]
     x_hat = cache.x_hat
     got_y, stats = case.forward()
@@ -137,7 +138,7 @@ def _exact(
     return y, cache, reference.group_norm_backward(dy, cache)
 
 
-def _slabs(shape: tuple[int, ...], n_groups: int) -> np.ndarray:
+def slabs_of(shape: tuple[int, ...], n_groups: int) -> np.ndarray:
     """For each element the number of the slab it belongs to."""
     n, c = shape[:2]
     numbers = np.arange(c)[None] + np.zeros((n, 1), int)

@@ -54,6 +54,41 @@ def test_plain_calls_take_the_kernel(call: Callable[[], object], calls: list[str
     assert calls == ["row_norm_forward"]
 
 
+pixels = torch.randn(3, 8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "call"),
+    [
+        ("channel_norm_forward", lambda: normkit.functional.batch_norm(pixels, b, w, w, b)),
+        ("channel_norm_forward", lambda: normkit.functional.batch_norm(pixels, None, None, training=True)),
+        ("channel_norm_forward", lambda: normkit.functional.group_norm(pixels.bfloat16(), 2, w, b)),
+        ("channel_norm_forward", lambda: normkit.functional.group_norm(pixels.transpose(2, 3), 8)),
+        ("layer_norm2d_forward", lambda: normkit.functional.layer_norm2d(pixels, w)),
+        ("layer_norm2d_forward", lambda: normkit.functional.layer_norm2d(pixels[0])),
+    ],
+)
+def test_plain_calls_on_images_take_the_kernel(kernel: str, call: Callable[[], object], calls: list[str]) -> None:
+    call()
+    assert calls == [kernel]
+
+
+@pytest.mark.parametrize("odd", [w.double(), w[:4], w.view(8, 1), torch.ones(16)[::2], "w"])
+def test_odd_parameters_are_looked_at_with_care(odd: object) -> None:
+    assert cpu.LIBRARY.plain_channels(pixels, w, b, b, w) is True
+    for place in (1, 2, 3, 4):
+        arguments: list[object] = [pixels, w, b, b, w]
+        arguments[place] = odd
+        wanted = (
+            place > 2 and odd is not None and isinstance(odd, Tensor) and odd.shape == w.shape and odd.is_contiguous()
+        )
+        assert cpu.LIBRARY.plain_channels(*arguments) is wanted
+    for x in (pixels[:0], w, pixels.transpose(2, 3), pixels.long(), pixels.to("meta"), None):
+        assert cpu.LIBRARY.plain_channels(x, None, None, None, None) is False
+    assert cpu.LIBRARY.plain_sum(w, b) is True
+    assert cpu.LIBRARY.plain_sum(w, odd) is False
+
+
 def _jvp() -> Tensor:
     return torch.func.jvp(lambda x: normkit.functional.layer_norm(x, 8), (x,), (x,))[1]
 

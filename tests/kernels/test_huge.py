@@ -116,7 +116,7 @@ def test_groups_of_channels(layout: str) -> None:
     with input_and_output() as (x, out):
         parts = [(seen(at[:size], layout, c, side), seen(to[:size], layout, c, side)) for at, to in of_both(x, out)]
         cpu.LIBRARY.channel_norm_forward(
-            *shape, x.address, w.data_ptr(), 0, b.data_ptr(), 0, *none, out.address, stats.data_ptr(), *none, 0.0
+            *shape, x.address, 0, w.data_ptr(), 0, b.data_ptr(), 0, 0, *none, out.address, stats.data_ptr(), *none, 0.0
         )
         few = []
         for of_x, y in parts:
@@ -124,12 +124,12 @@ def test_groups_of_channels(layout: str) -> None:
             assert same_bits(y, expected)
             few.append(its_stats)
         cpu.LIBRARY.channel_norm_backward(  # with dy = x
-            *shape, False, x.address, x.address, stats.data_ptr(), w.data_ptr(), 0, out.address,
+            *shape, False, x.address, x.address, stats.data_ptr(), w.data_ptr(), 0, 0, 0, 0, out.address,
             dw.data_ptr(), 0, db.data_ptr(), 0,
         )  # fmt: skip
         for (of_x, dx), its_stats in zip(parts, few, strict=True):
             gradient = cpu.channel_norm_backward(
-                of_x, of_x, its_stats, n_groups, w, 1e-5, constant_stats=False, need_dx=True, dw=None, db=None
+                of_x, of_x, its_stats, n_groups, w, None, 1e-5, constant_stats=False, need_dx=True, dw=None, db=None
             )
             assert gradient is not None
             assert same_bits(dx, gradient)

@@ -52,9 +52,10 @@ TELLING = {
             "store",
             "tasks",
             "tasks.digits_cnn",
-            "tasks.digits_lstm",
+            "tasks.digits_recurrent",
             "tasks.digits_mlp",
             "tasks.digits_transformer",
+            "tasks.memory",
             "tuning",
         )
     ),

@@ -59,8 +59,8 @@ def test_a_task_is_named_by_what_differs_from_its_defaults(text: str, name: str)
     [
         (
             "digits-lstn",
-            "task: expected digits-mlp, digits-cnn, digits-lstm or digits-transformer, or the path of a file "
-            "my_task.py, got 'digits-lstn'; did you mean digits-lstm?",
+            "task: expected digits-mlp, digits-cnn, digits-lstm, digits-transformer, digits-gru, adding or "
+            "copy-memory, or the path of a file my_task.py, got 'digits-lstn'; did you mean digits-lstm?",
         ),
         (
             "digits-lstm:length=variable",

@@ -151,12 +151,12 @@ def _watched(
         with leaving_at_once():
             from normkit.lab.compare import compare as run
             from normkit.lab.export import check_export
-            from normkit.lab.tasks import TASKS
+            from normkit.lab.tasks import USUAL_TASKS
 
         if export is not None:
             check_export(export)
         spent_s = time.monotonic() - started_at + WRITING_S
-        return run(tasks or list(TASKS), on_progress=watcher.update, spent_s=spent_s, **choices)
+        return run(tasks or list(USUAL_TASKS), on_progress=watcher.update, spent_s=spent_s, **choices)
 
 
 def _write_files(comparison: Comparison, report: Path, export: Path | None) -> tuple[Files, list[str]]:

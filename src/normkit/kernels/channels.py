@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from normkit import composite
+from normkit.composite import Activation
 from normkit.kernels import choose, cpu, derivatives
 
 MeanAndVar = tuple[Tensor, Tensor]
@@ -25,25 +26,67 @@ def channel_norm(
     w: Tensor | None,
     b: Tensor | None,
     eps: float,
+    activation: Activation | None = None,
     *,
+    residual: Tensor | None = None,
     given: MeanAndVar | None = None,
     running: MeanAndVar | None = None,
     momentum: float = 0.0,
 ) -> Tensor:
     """Normalize; ``choose.path_of`` has said "kernel", and x has elements.
 
-    ``given`` statistics normalize in place of x's own; ``running`` ones are updated in place.
+    ``given`` statistics normalize in place of x's own; ``running`` ones are updated in place. A residual goes with the
+    activations None and relu.
     """
     x = dense(x)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=memory_format(x))
     w, b = (None if p is None else p.contiguous() for p in (w, b))
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b)):
-        y: Tensor = _ChannelNorm.apply(x, w, b, n_groups, eps, given, into, momentum)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
+        y: Tensor = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
     else:
-        y, _ = cpu.channel_norm(x, n_groups, w, b, eps, given=_dense_pair(given), running=into, momentum=momentum)
+        y, _ = cpu.channel_norm(
+            x, n_groups, w, b, eps, activation,
+            residual=residual, given=_dense_pair(given), running=into, momentum=momentum,
+        )  # fmt: skip
     if running is not None and into is not None:
         _write_back(running, into)
     return y
+
+
+def by_kernel(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+    given: MeanAndVar | None = None,
+) -> Tensor:
+    """Normalize where ``choose.accepts_channel_norm`` has said yes."""
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
+    ):
+        y: Tensor = _ChannelNorm.apply(x, w, b, None, n_groups, eps, activation, given, None, 0.0)
+        return y
+    return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given)[0]
+
+
+def write(
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None,
+    given: MeanAndVar | None,
+    out: Tensor,
+) -> Tensor:
+    """As ``by_kernel`` without a gradient, into a contiguous out, which may be x."""
+    if out.data_ptr() == x.data_ptr() and x.shape[2:].numel() == 1:  # over pixels the kernel reads some of x twice
+        return out.copy_(by_kernel(x, n_groups, w, b, eps, activation, given))
+    return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given, out=out)[0]
 
 
 def dense(x: Tensor) -> Tensor:
@@ -82,41 +125,54 @@ class _ChannelNorm(derivatives.KernelFunction):
         x: Tensor,
         w: Tensor | None,
         b: Tensor | None,
+        residual: Tensor | None,
         n_groups: int,
         eps: float,
+        activation: Activation | None,
         given: MeanAndVar | None,
         running: MeanAndVar | None,
         momentum: float,
     ) -> Tensor:
         y, stats = cpu.channel_norm(
-            x, n_groups, w, b, eps, given=_dense_pair(given), running=running, momentum=momentum
-        )
-        ctx.save_for_backward(x, w, stats)
+            x, n_groups, w, b, eps, activation,
+            residual=residual, given=_dense_pair(given), running=running, momentum=momentum,
+        )  # fmt: skip
+        # After a residual add the sign of y tells what relu passed on; without it, x does.
+        ctx.masked = residual is not None and activation == "relu"
+        ctx.activation = None if residual is not None else activation
+        ctx.save_for_backward(x, w, None if ctx.activation is None else b, stats, y if ctx.masked else None)
         ctx.n_groups, ctx.eps, ctx.constant_stats = n_groups, eps, given is not None
         ctx.b_dtype = None if b is None else b.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, w, stats = ctx.saved_tensors
-        need_dx, need_dw, need_db = ctx.needs_input_grad[:3]
-        unused = (None,) * 5
+        x, w, b, stats, y = ctx.saved_tensors
+        need_dx, need_dw, need_db, need_residual = ctx.needs_input_grad[:4]
+        if ctx.masked:
+            dy = torch.ops.aten.threshold_backward(dy, y, 0)
+        rest = (dy if need_residual else None, *(None,) * 6)
+        if not (need_dx or need_dw or need_db):
+            return None, None, None, *rest
         if choose.wants_composite_backward(dy):
-            b = None if ctx.b_dtype is None else torch.zeros(x.shape[1], dtype=ctx.b_dtype)
-            return *derivatives.through(_composite(ctx, stats), x, w, b, dy, (need_dx, need_dw, need_db)), *unused
+            if b is None and ctx.b_dtype is not None:  # then its value enters no gradient
+                b = torch.zeros(x.shape[1], dtype=ctx.b_dtype)
+            return *derivatives.through(_composite(ctx, stats), x, w, b, dy, (need_dx, need_dw, need_db)), *rest
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(
-            dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, ctx.eps,
+            dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, b, ctx.eps, ctx.activation,
             constant_stats=ctx.constant_stats, need_dx=need_dx, dw=dw, db=db,
         )  # fmt: skip
-        return dx, dw, db, *unused
+        return dx, dw, db, *rest
 
 
 def _composite(ctx: Any, stats: Tensor) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
     """The forward of ctx in differentiable operations."""
     if ctx.constant_stats:
-        return lambda x, w, b: composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, ctx.eps)
+        return lambda x, w, b: composite.apply_statistics(
+            x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, ctx.eps, ctx.activation
+        )
     if ctx.n_groups == 0:
-        return lambda x, w, b: composite.batch_norm(x, w, b, ctx.eps)[0]
-    return lambda x, w, b: composite.group_norm(x, ctx.n_groups, w, b, ctx.eps)
+        return lambda x, w, b: composite.batch_norm(x, w, b, ctx.eps, ctx.activation)[0]
+    return lambda x, w, b: composite.group_norm(x, ctx.n_groups, w, b, ctx.eps, ctx.activation)

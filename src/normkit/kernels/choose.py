@@ -29,18 +29,34 @@ def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b:
 
     False means that the arguments, of whatever type, must be checked; the call may be valid still.
     """
-    if torch.compiler.is_compiling() or cpu.LIBRARY is None:
+    if not _accepts_here(eps):
         return False
-    if (
-        _functorch_is_active()
+    sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
+    return cpu.LIBRARY.plain_rows(x, sizes, w, b) >= 0  # type: ignore[no-any-return]
+
+
+def accepts_channel_norm(
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, mean: Tensor | None = None, var: Tensor | None = None
+) -> bool:
+    """As ``accepts_row_norm``, for a contiguous (N, C, *) with values, and parameters and statistics of (C)."""
+    return _accepts_here(eps) and cpu.LIBRARY.plain_channels(x, w, b, mean, var)
+
+
+def accepts_sum(x: Tensor, residual: Tensor) -> bool:
+    """Whether a residual may be added to an x that ``accepts_row_norm``."""
+    return cpu.LIBRARY.plain_sum(x, residual)  # type: ignore[no-any-return]
+
+
+def _accepts_here(eps: float) -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or cpu.LIBRARY is None
+        or _functorch_is_active()
         or forward_ad._current_level >= 0
         or _dispatch_modes() > 0
         or _jit_state() is not None
         or not (type(eps) is float and 0.0 <= eps < math.inf)
-    ):
-        return False
-    sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
-    return cpu.LIBRARY.plain_rows(x, sizes, w, b) >= 0  # type: ignore[no-any-return]
+    )
 
 
 Path = Literal["kernel", "operator", "composite"]

@@ -6,6 +6,7 @@ memory may be read. They know nothing of autograd.
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,8 +18,9 @@ Norm = Literal["layer_norm", "rms_norm"]
 
 # As numbered in csrc/core.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-_NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
-_STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
+STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
+ACTIVATION_CODES = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
 STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
 
@@ -46,20 +48,27 @@ def library_file() -> Path | None:
 
 
 def row_norm(
-    norm: Norm, x: Tensor, n_cols: int, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+    norm: Norm,
+    x: Tensor,
+    n_cols: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    keep_stats: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """y, and what the backward needs of the statistics if they are to be kept."""
+    """y, and what the backward needs of the statistics if they are to be kept. ``out`` (y, if given) may be x."""
     dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     stats, stats_address = None, 0
     if keep_stats:
-        stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+        stats = torch.empty(n_rows * STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
         stats_address = stats.data_ptr()
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
     b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
         w_address, w_code, b_address, b_code, y.data_ptr(), stats_address, 0, 0, 0.0, 0,
     )  # fmt: skip
     return y, stats
@@ -80,11 +89,11 @@ def add_row_norm(
     dtype = x.dtype
     n_rows = x.numel() // n_cols if n_cols else 0
     y, z = torch.empty_like(x), torch.empty_like(x)
-    stats = torch.empty(n_rows * _STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
+    stats = torch.empty(n_rows * STATS_PER_ROW[norm], dtype=STATS_DTYPES[dtype])
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
     b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
     LIBRARY.row_norm_forward(
-        _NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
+        NORM_CODES[norm], DTYPE_CODES[dtype], n_rows, n_cols, eps, x.data_ptr(),
         w_address, w_code, b_address, b_code, y.data_ptr(), stats.data_ptr(),
         residual.data_ptr(), z.data_ptr(), dropout_p, seed,
     )  # fmt: skip
@@ -131,7 +140,7 @@ def row_norm_backward(
         db = torch.empty(n_cols, dtype=db_dtype)
         db_address, db_code = db.data_ptr(), DTYPE_CODES[db_dtype]
     LIBRARY.row_norm_backward(
-        _NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
+        NORM_CODES[norm], DTYPE_CODES[x.dtype], x.numel() // n_cols if n_cols else 0, n_cols, eps,
         dy.data_ptr(), x.data_ptr(), stats.data_ptr(), w_address, w_code, 0 if dz is None else dz.data_ptr(),
         dx_address, dropped_address, dropout_p, seed, dw_address, w_code, db_address, db_code,
     )  # fmt: skip
@@ -144,23 +153,37 @@ def channel_norm(
     w: Tensor | None,
     b: Tensor | None,
     eps: float,
+    activation: str | None = None,
     *,
+    residual: Tensor | None = None,
     given: tuple[Tensor, Tensor] | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
 
     A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
-    and variance normalize in place of x's own. ``running`` ones are updated.
+    and variance normalize in place of x's own. ``running`` ones are updated. A residual lies in memory as x does, and
+    goes with the activations None and relu. ``out`` (y, if given) lies so, too, and if x is contiguous may be x.
     """
-    y = torch.empty_like(x)
-    stats = torch.empty(x.shape[0] * n_groups or x.shape[1], 4, dtype=STATS_DTYPES[x.dtype])
-    mean, var = given or (None, None)
-    running_mean, running_var = running or (None, None)
+    dtype = x.dtype
+    n, c, *rest = x.shape
+    positions = math.prod(rest)
+    layout = 1 if positions == 1 or not x.is_contiguous() else 0
+    y = torch.empty_like(x) if out is None else out
+    stats = torch.empty(n * n_groups or c, 4, dtype=STATS_DTYPES[dtype])
+    w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
+    b_address, b_code = (0, 0) if b is None else (b.data_ptr(), DTYPE_CODES[b.dtype])
+    mean = var = running_mean = running_var = (0, 0)
+    if given is not None:
+        mean, var = _array(given[0]), _array(given[1])
+    if running is not None:
+        running_mean, running_var = _array(running[0]), _array(running[1])
     LIBRARY.channel_norm_forward(
-        *_channel_shape(x, n_groups), eps, x.data_ptr(), *_array(w), *_array(b), *_array(mean), *_array(var),
-        y.data_ptr(), stats.data_ptr(), *_array(running_mean), *_array(running_var), momentum,
+        layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), _address(residual),
+        w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
+        y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum,
     )  # fmt: skip
     return y, stats
 
@@ -171,29 +194,34 @@ def channel_norm_backward(
     stats: Tensor,
     n_groups: int,
     w: Tensor | None,
+    b: Tensor | None,
     eps: float,
+    activation: str | None = None,
     *,
     constant_stats: bool,
     need_dx: bool,
     dw: Tensor | None,
     db: Tensor | None,
 ) -> Tensor | None:
-    """dx; dw and db are written where given. dy lies in memory as x does."""
+    """dx; dw and db are written where given. dy lies in memory as x does. b is read with an activation only."""
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.channel_norm_backward(
         *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
-        _address(dx), *_array(dw), *_array(db),
+        *_array(b), ACTIVATION_CODES[activation], _address(dx), *_array(dw), *_array(db),
     )  # fmt: skip
     return dx
 
 
 def layer_norm2d(
-    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, keep_stats: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W)."""
+    """y, and the statistics [N, 3, positions] if they are to be kept: m0, dm, rstd. x is a contiguous (N, C, H, W).
+
+    ``out`` (y, if given) may be x.
+    """
     n, c, height, width = x.shape
     dtype = x.dtype
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     stats, stats_address = None, 0
     if keep_stats:
         stats = torch.empty(n, 3, height * width, dtype=STATS_DTYPES[dtype])

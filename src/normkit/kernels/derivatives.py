@@ -30,7 +30,7 @@ def through(
 ) -> list[Tensor | None]:
     """The gradients of x, w and b of y = compute(x, w, b), differentiable with respect to x, w and dy.
 
-    The value of b enters none of them: any tensor like it will do.
+    Without an activation the value of b enters none of them: any tensor like it will do.
     """
     with torch.enable_grad():
         # Views, so that one tensor given twice keeps two gradients.

@@ -16,12 +16,17 @@ def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> T
     if torch.is_grad_enabled() and (
         x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
     ):
-        y: Tensor = _LayerNorm2d.apply(x, w, b, eps)  # type: ignore[no-untyped-call]
+        y: Tensor = _LayerNorm2d.apply(x, w, b, eps)
         return y
     return cpu.layer_norm2d(x, w, b, eps, False)[0]
 
 
-class _LayerNorm2d(torch.autograd.Function):
+def write(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, out: Tensor) -> Tensor:
+    """As ``layer_norm2d`` without a gradient, into a contiguous out, which may be x."""
+    return cpu.layer_norm2d(x, w, b, eps, False, out)[0]
+
+
+class _LayerNorm2d(derivatives.KernelFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
         y, stats = cpu.layer_norm2d(x, w, b, eps, True)

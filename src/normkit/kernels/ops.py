@@ -38,11 +38,17 @@ def add_row_norm(
 
 
 def channel_norm(
-    x: Tensor, n_groups: int, w: Tensor | None, b: Tensor | None, eps: float, given: channels.MeanAndVar | None = None
+    x: Tensor,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: str | None = None,
+    given: channels.MeanAndVar | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The operator that stands for ``channels.channel_norm`` in a graph; its statistics are those of ``cpu``."""
     mean, var = given or (None, None)
-    y, stats = torch.ops.normkit.channel_norm(x, w, b, mean, var, n_groups, eps)
+    y, stats = torch.ops.normkit.channel_norm(x, w, b, mean, var, n_groups, eps, cpu.ACTIVATION_CODES[activation])
     return y, stats
 
 
@@ -198,6 +204,7 @@ def _channel_norm_fake(
     var: Tensor | None,
     num_groups: int,
     eps: float,
+    activation: int = 0,
 ) -> tuple[Tensor, Tensor]:
     slabs = x.shape[1] if num_groups == 0 else x.shape[0] * num_groups
     return _laid_out_like(x), x.new_empty((slabs, 4), dtype=cpu.STATS_DTYPES[x.dtype])
@@ -215,6 +222,7 @@ def _channel_norm_backward_fake(
     need_dx: bool,
     need_dw: bool,
     need_db: bool,
+    activation: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx = _laid_out_like(x) if need_dx else x.new_empty(0)
     return dx, _wanted(x, weight, need_dw), _wanted(x, bias, need_db)
@@ -225,7 +233,7 @@ def _laid_out_like(x: Tensor) -> Tensor:
 
 
 def _save_channel_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w, b, mean, _, ctx.n_groups, ctx.eps = inputs
+    x, w, b, mean, _, ctx.n_groups, ctx.eps, ctx.activation = inputs
     ctx.constant_stats = mean is not None
     ctx.save_for_backward(x, w, b, output[1])
 
@@ -234,9 +242,9 @@ def _channel_norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
     x, w, b, stats = ctx.saved_tensors
     need = ctx.needs_input_grad[:3]
     found = torch.ops.normkit.channel_norm_backward(
-        dy, x, stats, w, b, ctx.n_groups, ctx.constant_stats, ctx.eps, *need
+        dy, x, stats, w, b, ctx.n_groups, ctx.constant_stats, ctx.eps, *need, ctx.activation
     )
-    return *(g if needed else None for g, needed in zip(found, need, strict=True)), None, None, None, None
+    return *(g if needed else None for g, needed in zip(found, need, strict=True)), *(None,) * 5
 
 
 def _layer_norm2d_fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,26 @@ def by_kernel(
     return _by_kernel(norm, x, 1 if isinstance(shape, int) else len(shape), w, b, eps)
 
 
+def write(
+    norm: Norm, x: Tensor, shape: int | Sequence[int], w: Tensor | None, b: Tensor | None, eps: float, out: Tensor
+) -> Tensor:
+    """As ``by_kernel`` without a gradient, into a contiguous out, which may be x."""
+    return cpu.row_norm(norm, x, _n_cols(x, 1 if isinstance(shape, int) else len(shape)), w, b, eps, False, out)[0]
+
+
+def add_by_kernel(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    shape: int | Sequence[int],
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The norm of z = residual + x, and z, where ``choose.accepts_row_norm`` and ``accepts_sum`` have said yes."""
+    return _add_by_kernel(norm, x, residual, 1 if isinstance(shape, int) else len(shape), w, b, eps, 0.0)
+
+
 def add_by_any(
     norm: Norm,
     x: Tensor,

@@ -10,35 +10,39 @@ from torch import Tensor, nn
 
 from normkit.lab.data import stream
 from normkit.lab.records import RunSpec
-from normkit.lab.task import Data, Split
+from normkit.lab.task import Data, Split, share_right
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[[Tensor, Tensor], Tensor]  # outputs, targets -> a number
 
 # Samples from which statistics are recomputed, and samples evaluated at once: bounds the memory, no more.
 RECOMPUTE_LIMIT = 4096
 CHUNK = 1024
 
 
-def evaluate_model(model: nn.Module, loss: Loss, data: Data, spec: RunSpec) -> tuple[dict[str, float], dict[str, int]]:
+def evaluate_model(
+    model: nn.Module, loss: Measure, data: Data, spec: RunSpec, accuracy: Measure = share_right
+) -> tuple[dict[str, float], dict[str, int]]:
     """All metrics of a trained model that its role allows, and how many samples statistics were taken over."""
     model.eval()
-    metrics = _named("val", "", score(model, loss, data.validation))
+    metrics = _named("val", "", score(model, loss, data.validation, accuracy=accuracy))
     if spec.role == "tune":
         return metrics, {}
-    metrics |= _named("test", "", score(model, loss, data.test))
+    metrics |= _named("test", "", score(model, loss, data.test, accuracy=accuracy))
     if not with_running_statistics(model):
         return metrics, {}
     # Neighbours share statistics here, and a test set may come sorted by class.
     test = _mixed(data.test, spec.seed)
     with batch_statistics(model):
-        metrics |= _named("test", "_batch", score(model, loss, test, chunk=spec.batch_size))
+        metrics |= _named("test", "_batch", score(model, loss, test, chunk=spec.batch_size, accuracy=accuracy))
     training = _mixed(data.train, spec.seed, RECOMPUTE_LIMIT)
     with recomputed_statistics(model, training):
-        metrics |= _named("test", "_recomputed", score(model, loss, data.test))
+        metrics |= _named("test", "_recomputed", score(model, loss, data.test, accuracy=accuracy))
     return metrics, {"batch_statistics_over": min(spec.batch_size, len(test)), "recomputed_over": len(training)}
 
 
-def score(model: nn.Module, loss: Loss, split: Split, chunk: int = CHUNK) -> tuple[float, float]:
+def score(
+    model: nn.Module, loss: Measure, split: Split, chunk: int = CHUNK, accuracy: Measure = share_right
+) -> tuple[float, float]:
     """Mean NLL and accuracy of a model, ``chunk`` samples at once.
 
     Every chunk is full, so that batch statistics always see as many samples: the last one reaches back
@@ -51,10 +55,8 @@ def score(model: nn.Module, loss: Loss, split: Split, chunk: int = CHUNK) -> tup
             first = max(min(start, n - chunk), 0)
             rows = slice(first, first + chunk)
             outputs.append(model(*(x[rows] for x in split.inputs))[start - first :])
-        logits = torch.cat(outputs)
-        nll = loss(logits, split.targets).item()
-        accuracy = (logits.argmax(dim=1) == split.targets).double().mean().item()
-    return nll, accuracy
+        whole = torch.cat(outputs)
+        return loss(whole, split.targets).item(), accuracy(whole, split.targets).item()
 
 
 def with_running_statistics(model: nn.Module) -> list[nn.Module]:

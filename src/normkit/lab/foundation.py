@@ -19,7 +19,6 @@ CODE = (
     "moments.py",
     "nn",
     "recurrence.py",
-    "lab/cells.py",
     "lab/data.py",
     "lab/evaluation.py",
     "lab/norms.py",

@@ -6,46 +6,35 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from normkit import functional
 from normkit import nn as layers
 from normkit.errors import ArgumentError, SingleValueError
-
-
-class RecurrentNorm(nn.Module):
-    """A norm inside a recurrent network. Rows are sequences, the longest first, and end where they end."""
-
-    def forward(self, x: Tensor, step: int) -> Tensor:
-        """Normalizes the values at one step, [N_t, C], of the N_t sequences that reach it."""
-        raise NotImplementedError
-
-    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
-        """The same for values known for all steps at once, [T, N, C], of which alive[t] rows count at step t."""
-        return [self(rows[:n], step) for step, (rows, n) in enumerate(zip(x, alive, strict=False))]
+from normkit.nn._recurrent import Placement
 
 
 @dataclass(frozen=True)
 class NormFactory:
     """Makes one kind of normalization for every place in a network that may want one.
 
-    No layer it makes draws random numbers, so that the weights around them start the same for every norm.
+    No norm draws random numbers, so that the weights around it start the same for every norm.
 
     Args:
         name: what the table and the records call it.
         features: number of features C -> layer for [N, C].
         image: number of channels C -> layer for [N, C, H, W].
         tokens: number of features C -> layer for [N, T, C].
-        recurrent: number of features C, longest sequence T -> layer for the values at each step of a
-            recurrent network, see :class:`RecurrentNorm`.
+        lstm: width I, hidden units H, longest sequence T -> LSTM with the norm inside for [N, T, I], which
+            returns and takes what ``normkit.nn.LayerNormLSTM`` does.
+        gru: width I, hidden units H -> the same as a GRU.
     """
 
     name: str
     features: Callable[[int], nn.Module]
     image: Callable[[int], nn.Module]
     tokens: Callable[[int], nn.Module]
-    recurrent: Callable[[int, int], RecurrentNorm]
+    lstm: Callable[[int, int, int], nn.Module]
+    gru: Callable[[int, int], nn.Module]
 
 
 def norm_names() -> tuple[str, ...]:
@@ -115,86 +104,8 @@ class ChannelsLast(nn.Module):
         return y.movedim(-1, 1)
 
 
-class EveryStep(RecurrentNorm):
-    """The same layer at every step of a recurrent network, for layers that treat every row alone.
-
-    Its weight starts at 1, the better start by Ba et al. 2016, section 6.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, step: int) -> Tensor:
-        y: Tensor = self.layer(x)
-        return y
-
-    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
-        y: Tensor = self.layer(x.flatten(0, 1))
-        return [rows[:n] for rows, n in zip(y.reshape(x.shape).unbind(), alive, strict=False)]
-
-
-class BatchNormPerStep(RecurrentNorm):
-    """BatchNorm in a recurrent network: statistics of each step's own, one weight and bias for all steps.
-
-    Statistics shared by all steps ruin it: they average the first steps, where the state still settles,
-    with the rest. The weight starts at 0.1, because at 1 the saturated tanh passes hardly any gradient
-    through time.
-
-    The rows at a step are the sequences that reach it, so that padding never enters. Where only one
-    sequence of the batch reaches a later step there is nothing to normalize over: it takes the running
-    statistics of that step, as in evaluation, and updates nothing.
-
-    Raises:
-        SingleValueError: for a training batch of one sequence.
-
-    Source: Cooijmans et al. 2016, "Recurrent Batch Normalization", sections 3 and 4, https://arxiv.org/abs/1603.09025
-    """
-
-    running_mean: Tensor  # [T, C]
-    running_var: Tensor
-
-    def __init__(self, num_features: int, steps: int, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.weight = nn.Parameter(torch.full((num_features,), 0.1))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(steps, num_features))
-        self.register_buffer("running_var", torch.ones(steps, num_features))
-
-    def forward(self, x: Tensor, step: int) -> Tensor:
-        alone = step > 0 and x.shape[0] == 1
-        return functional.batch_norm(
-            x,
-            self.running_mean[step],
-            self.running_var[step],
-            self.weight,
-            self.bias,
-            training=self.training and not alone,
-            momentum=self.momentum,
-        )
-
-    def sequence(self, x: Tensor, alive: list[int]) -> list[Tensor]:
-        steps, n, _ = x.shape
-        if alive != [n] * steps:
-            return super().sequence(x, alive)
-        # Every step's features side by side are features with statistics of their own: one call does for all.
-        x_hat = functional.batch_norm(
-            x.transpose(0, 1).flatten(1),
-            self.running_mean[:steps].view(-1),
-            self.running_var[:steps].view(-1),
-            training=self.training,
-            momentum=self.momentum,
-        )
-        return list((x_hat.reshape(n, steps, -1) * self.weight + self.bias).unbind(1))
-
-
 def _identity(num_features: int) -> nn.Module:
     return nn.Identity()
-
-
-def _every_step(layer: Callable[[int], nn.Module]) -> Callable[[int, int], RecurrentNorm]:
-    return lambda num_features, steps: EveryStep(layer(num_features))
 
 
 def _group(num_channels: int) -> nn.Module:
@@ -228,8 +139,23 @@ def _no_positions(num_features: int) -> SingleValueError:
     )
 
 
-def _instance_recurrent(num_features: int, steps: int) -> RecurrentNorm:
-    raise _no_positions(num_features)
+def _lstm(norm: Placement) -> Callable[[int, int, int], nn.Module]:
+    return lambda width, hidden, steps: layers.LayerNormLSTM(width, hidden, batch_first=True, norm=norm)
+
+
+def _gru(norm: Placement) -> Callable[[int, int], nn.Module]:
+    return lambda width, hidden: layers.LayerNormGRU(width, hidden, batch_first=True, norm=norm)
+
+
+def _batch_lstm(width: int, hidden: int, steps: int) -> nn.Module:
+    return layers.BatchNormLSTM(width, hidden, batch_first=True, max_steps=steps)
+
+
+def _no_recurrent(norm: str, kind: str, known: str) -> Callable[..., nn.Module]:
+    def refuse(*sizes: int) -> nn.Module:
+        raise ArgumentError(f"{kind}: expected {known}, got {norm}; no {kind} with that norm is known here.")
+
+    return refuse
 
 
 _FACTORIES = {
@@ -240,42 +166,48 @@ _FACTORIES = {
             features=_identity,
             image=_identity,
             tokens=_identity,
-            recurrent=_every_step(_identity),
+            lstm=_lstm("none"),
+            gru=_gru("none"),
         ),
         NormFactory(
             "batch",
             features=layers.BatchNorm1d,
             image=layers.BatchNorm2d,
             tokens=lambda c: EachToken(layers.BatchNorm1d(c)),
-            recurrent=BatchNormPerStep,
+            lstm=_batch_lstm,
+            gru=_no_recurrent("batch", "GRU", "none, layer or rms"),
         ),
         NormFactory(
             "layer",
             features=layers.LayerNorm,
             image=_layer_image,
             tokens=layers.LayerNorm,
-            recurrent=_every_step(layers.LayerNorm),
+            lstm=_lstm("separate"),
+            gru=_gru("separate"),
         ),
         NormFactory(
             "rms",
             features=layers.RMSNorm,
             image=_rms_image,
             tokens=layers.RMSNorm,
-            recurrent=_every_step(layers.RMSNorm),
+            lstm=_lstm("rms_separate"),
+            gru=_gru("rms_separate"),
         ),
         NormFactory(
             "group",
             features=_group,
             image=_group,
             tokens=lambda c: EachToken(_group(c)),
-            recurrent=_every_step(_group),
+            lstm=_no_recurrent("group", "LSTM", "none, batch, layer or rms"),
+            gru=_no_recurrent("group", "GRU", "none, layer or rms"),
         ),
         NormFactory(
             "instance",
             features=_instance_features,
             image=lambda c: layers.InstanceNorm2d(c, affine=True),
             tokens=lambda c: ChannelsFirst(layers.InstanceNorm1d(c, affine=True)),
-            recurrent=_instance_recurrent,
+            lstm=_no_recurrent("instance", "LSTM", "none, batch, layer or rms"),
+            gru=_no_recurrent("instance", "GRU", "none, layer or rms"),
         ),
     )
 }

@@ -49,6 +49,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(outputs, targets)
 
 
+def share_right(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The share of samples whose target is the likeliest class."""
+    return (outputs.argmax(dim=1) == targets).double().mean()
+
+
 @dataclass(frozen=True)
 class Task:
     """One comparison task.
@@ -58,12 +63,14 @@ class Task:
         description: one sentence for the report.
         data: seed -> Data. The seed decides the split; the same seed gives every norm the same data.
         build: norm factory -> model. The factory makes the normalization layers, so that a task never
-            names a class; the model takes ``*inputs`` and returns logits [N, classes].
+            names a class; the model takes ``*inputs`` and returns [N, outputs]: logits of classes, unless
+            ``loss`` and ``accuracy`` read them otherwise.
         steps: training steps for a batch size.
         norms, batch_sizes, learning_rates: what is compared unless the caller says otherwise.
         optimizer: "sgd" is SGD with momentum 0.9; "adam" is Adam with torch's defaults. Both with cosine
             decay to zero and gradient norm clipped at ``clip_norm`` where that is given.
         loss: outputs, targets -> mean negative log likelihood.
+        accuracy: outputs, targets -> share that counts as right.
 
     Raises:
         ArgumentError: for an unknown norm or optimizer, for nothing to compare, and for a batch size or a
@@ -92,9 +99,10 @@ class Task:
     optimizer: Optimizer = "adam"
     clip_norm: float | None = None
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    accuracy: Callable[[Tensor, Tensor], Tensor] = share_right
 
     def __post_init__(self) -> None:
-        for name in ("data", "build", "steps", "loss"):
+        for name in ("data", "build", "steps", "loss", "accuracy"):
             if not callable(getattr(self, name)):
                 raise ArgumentError(
                     f"Task: expected {name} to be a function, got {getattr(self, name)!r}; a lambda will do."

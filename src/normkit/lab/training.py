@@ -62,7 +62,7 @@ def run(spec: RunSpec) -> RunRecord:
             task, data, model = _prepare(spec)
             _train(model, task, data.train, spec, training)
             if training.diverged_at is None:
-                metrics, how = evaluate_model(model, task.loss, data, spec)
+                metrics, how = evaluate_model(model, task.loss, data, spec, task.accuracy)
                 provenance.update(how)
         status, message = _outcome(training, metrics)
     except (SingleValueError, BatchSizeError) as error:

@@ -1,4 +1,4 @@
-"""What BatchNorm and InstanceNorm share: checks of their arguments, and running statistics kept in float32."""
+"""What the layers of images share: checks of their arguments, running statistics kept in float32, and their repr."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def apply_keeping_float32(
             continue
         if old.dtype not in _checks.LOW_PRECISION:
             module._buffers[name] = old.to(new.device, torch.float32)
+
+
+def with_activation(text: str, activation: str | None) -> str:
+    """A layer's extra_repr, which names the activation where there is one."""
+    return text if activation is None else f"{text}, activation={activation!r}"

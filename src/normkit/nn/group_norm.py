@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit.composite import Activation
 from normkit.functional import group_norm
+from normkit.nn._statistics import with_activation
 
 
 class GroupNorm(torch.nn.GroupNorm):
@@ -25,6 +27,8 @@ class GroupNorm(torch.nn.GroupNorm):
         affine: whether to learn weight (starts at 1) and bias (starts at 0), one a channel.
         device, dtype: of the parameters.
         bias: False leaves out the bias.
+        activation: "relu", "silu" or "gelu" (the exact one), applied to y in the same pass and rounded once with it;
+            None for none.
 
     Shape:
         input [N, C, *] -> output of the same shape and memory format.
@@ -35,7 +39,7 @@ class GroupNorm(torch.nn.GroupNorm):
     Raises:
         ShapeError: num_groups does not divide num_channels; the input has another number of channels, or one
             value a group.
-        ArgumentError: eps is negative or not finite.
+        ArgumentError: eps is negative or not finite; another activation.
         DtypeError: as LayerNorm.
 
     Example:
@@ -50,6 +54,8 @@ class GroupNorm(torch.nn.GroupNorm):
         Wu, He, "Group Normalization", 2018, eq. 1 and 7; https://arxiv.org/abs/1803.08494
     """
 
+    activation: Activation | None = None  # also of what was built as a torch layer
+
     def __init__(
         self,
         num_groups: int,
@@ -60,26 +66,41 @@ class GroupNorm(torch.nn.GroupNorm):
         dtype: Any = None,
         *,
         bias: bool = True,
+        activation: Activation | None = None,
     ) -> None:
         _checks.size("GroupNorm", "num_channels", num_channels)
         _checks.groups("GroupNorm", num_groups, num_channels)
         _checks.eps("GroupNorm", eps)
+        _checks.activation("GroupNorm", activation)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
+        self.activation = activation
 
     def forward(self, input: Tensor) -> Tensor:
         call = type(self).__name__
-        return checked_group_norm(call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps)
+        return checked_group_norm(
+            call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps, self.activation
+        )
+
+    def extra_repr(self) -> str:
+        return with_activation(super().extra_repr(), self.activation)
 
 
 def checked_group_norm(
-    call: str, x: Tensor, num_groups: int, num_channels: int, w: Tensor | None, b: Tensor | None, eps: float
+    call: str,
+    x: Tensor,
+    num_groups: int,
+    num_channels: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None,
 ) -> Tensor:
     """One call of the layer, as torch.fx records it. Without parameters it takes any number of channels."""
     _checks.tensor(call, "input", x)
     _checks.at_least_2d(call, x)
     if w is not None or b is not None:
         _checks.channels(call, x, num_channels)
-    return _checks.as_call(call, group_norm, x, num_groups, w, b, eps)
+    return _checks.as_call(call, group_norm, x, num_groups, w, b, eps, activation=activation)
 
 
 # torch.fx records one call, as it does for torch's own layers.

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normkit import _checks, composite
+from normkit.composite import Activation
 from normkit.nn._ranks import KnownTotal, Meeting, exchange
-from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
+from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
 from normkit.nn._updates import step_of
 from normkit.nn.batch_norm import averaging_weight, batch_norm_step, check_input
 from normkit.pooling import Pooled, centred, merge_all
@@ -35,7 +36,7 @@ class SyncBatchNorm(_BatchNorm):
     timeout ends.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as for BatchNorm1d.
+        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias, activation: as for BatchNorm1d.
         process_group: whose ranks belong together; None takes the default group.
         timeout: how many seconds to wait for the other ranks; None takes the group's own, which NCCL enforces by
             ending the process. With a number, NCCL makes the host wait at every layer.
@@ -66,6 +67,7 @@ class SyncBatchNorm(_BatchNorm):
         Peng et al., "MegDet: A Large Mini-Batch Object Detector", 2018, section 3.3; https://arxiv.org/abs/1711.07240
     """
 
+    activation: Activation | None = None
     frozen_statistics = False
 
     def __init__(
@@ -80,27 +82,30 @@ class SyncBatchNorm(_BatchNorm):
         dtype: Any = None,
         *,
         bias: bool = True,
+        activation: Activation | None = None,
         timeout: float | None = None,
         name: str = "",
     ) -> None:
         check_arguments("SyncBatchNorm", num_features, eps, momentum)
+        _checks.activation("SyncBatchNorm", activation)
         _checks.timeout("SyncBatchNorm", timeout)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.process_group, self.timeout, self.name = process_group, timeout, name
+        self.activation = activation
         keep_in_float32(self)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         group = _group_of(self)
         uses_batch = step_of(self) != "evaluate" or self.running_mean is None
         if group is None or group.size() == 1 or not uses_batch:
-            return batch_norm_step(self, input, _LAYOUTS)
+            return batch_norm_step(self, input, residual, _LAYOUTS)
         over_ranks: Callable[..., Tensor] = _over_ranks
         if torch.compiler.is_compiling():  # what ranks tell one another is not part of a graph
             over_ranks = torch.compiler.disable(_over_ranks)  # type: ignore[no-untyped-call]
-        return over_ranks(self, input, group)
+        return over_ranks(self, input, residual, group)
 
     def extra_repr(self) -> str:
-        parts: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        parts = with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
         return parts if self.timeout is None else f"{parts}, timeout={self.timeout}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SyncBatchNorm:
@@ -114,9 +119,11 @@ def _group_of(layer: SyncBatchNorm) -> dist.ProcessGroup | None:
     return dist.group.WORLD
 
 
-def _over_ranks(layer: SyncBatchNorm, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+def _over_ranks(layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, group: dist.ProcessGroup) -> Tensor:
     call = f"SyncBatchNorm {layer.name!r}" if layer.name else f"SyncBatchNorm({layer.num_features})"
     check_input(call, x, _LAYOUTS, layer.num_features)
+    if residual is not None:
+        _checks.residual(call, x, residual)
     _checks.eps(call, layer.eps, positive=True)
     timeout = None if layer.timeout is None else timedelta(seconds=layer.timeout)
     meeting = Meeting(call, group, timeout)
@@ -124,12 +131,12 @@ def _over_ranks(layer: SyncBatchNorm, x: Tensor, group: dist.ProcessGroup) -> Te
     every = merge_all([Pooled(*rank) for rank in exchange(torch.stack(own), meeting)])
     n = int(every.n[0]) if len(every.n) else 0
     if n == 0:
-        return composite.affine(c, layer.weight, layer.bias, x)
+        return composite.affine(c, layer.weight, layer.bias, x, layer.activation, residual)
     _checks.values_over_ranks(call, n)
     mean, var = _differentiable(own, every, meeting)
     shape = (-1, *[1] * (x.dim() - 2))
     shift, rstd = (t.to(c.dtype).view(shape) for t in (own.mean - mean, 1 / torch.sqrt(var + layer.eps)))
-    y = composite.affine((c + shift) * rstd, layer.weight, layer.bias, x)
+    y = composite.affine((c + shift) * rstd, layer.weight, layer.bias, x, layer.activation, residual)
     if step_of(layer) == "update" and layer.track_running_stats:
         _update(layer, every)
     return y

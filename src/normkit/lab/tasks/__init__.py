@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from normkit.lab.task import Task
 from normkit.lab.tasks.digits_cnn import digits_cnn
-from normkit.lab.tasks.digits_lstm import digits_lstm
 from normkit.lab.tasks.digits_mlp import digits_mlp
+from normkit.lab.tasks.digits_recurrent import digits_gru, digits_lstm
 from normkit.lab.tasks.digits_transformer import digits_transformer
+from normkit.lab.tasks.memory import adding, copy_memory
 
 TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {
@@ -17,5 +18,11 @@ TASKS: Mapping[str, Callable[..., Task]] = MappingProxyType(
         "digits-cnn": digits_cnn,
         "digits-lstm": digits_lstm,
         "digits-transformer": digits_transformer,
+        "digits-gru": digits_gru,
+        "adding": adding,
+        "copy-memory": copy_memory,
     }
 )
+
+# What is compared where nobody says otherwise: one task for each kind of network.
+USUAL_TASKS = ("digits-mlp", "digits-cnn", "digits-lstm", "digits-transformer")

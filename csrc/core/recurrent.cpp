@@ -1,0 +1,12 @@
+#include "recurrent.h"
+
+#include "kernels.h"
+
+namespace normkit {
+
+void recurrent_forward(const RecurrentForward& args) { kernels().recurrent.forward(args); }
+void recurrent_backward(const RecurrentBackward& args) { kernels().recurrent.backward(args); }
+void gru_forward(const GruForward& args) { kernels().recurrent.gru_forward(args); }
+void gru_backward(const GruBackward& args) { kernels().recurrent.gru_backward(args); }
+
+}  // namespace normkit

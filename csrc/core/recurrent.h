@@ -1,0 +1,121 @@
+// One direction of a recurrent layer over all its time steps: the arguments of its kernels. float32 throughout.
+// R rows in all, step after step: step t owns sizes[t] of them, those of the sequences that reach it, and sizes never
+// grows. G·H values a row where all gates of H units stand side by side, torch's order.
+#pragma once
+
+#include "row_norm.h"
+#include "types.h"
+
+namespace normkit {
+
+enum class RecurrentCell : int32_t { kLstm = 0, kTanh = 1, kRelu = 2, kGru = 3 };
+
+// What of the pre-activation is normalized: nothing, the recurrent product, or the whole sum.
+enum class RecurrentPlace : int32_t { kNone = 0, kProduct = 1, kSum = 2 };
+
+// Scalar math of a step, with N the norm at `place`, if any, and N_c that of an LSTM's cell:
+//   q = W_hh h                        z = q at kProduct, else p + q
+//   a = p + N(z) at kProduct, N(z) at kSum, else z
+//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(N_c(c'))
+//   RNN:  h' = tanh(a), or relu(a)
+struct Recurrent {
+  RecurrentCell cell;
+  RecurrentPlace place;
+  RowNorm norm;
+  bool has_norm_c;
+  int64_t n_hidden;
+  int64_t n_steps;
+  int64_t n_sequences;
+  const int64_t* sizes;  // [n_steps]
+  double eps;
+  const float* w_hh;  // [G·H, H]
+  ConstArray norm_w;  // [G·H]
+  ConstArray norm_b;
+  ConstArray norm_c_w;  // [H]
+  ConstArray norm_c_b;
+  const float* p;   // [R, G·H]; W_ih x and all biases
+  const float* h0;  // [N, H]
+  const float* c0;
+  ParallelFor parallel_for;
+
+  __attribute__((always_inline)) constexpr int64_t gates() const {
+    return (cell == RecurrentCell::kLstm ? 4 : cell == RecurrentCell::kGru ? 3 : 1) * n_hidden;
+  }
+};
+
+struct RecurrentForward : Recurrent {
+  float* y;  // [R, H]: h'
+  // Kept for the backward; all null where there is none.
+  float* z;        // [R, G·H]
+  float* z_stats;  // [R, stats_per_row]; null without a norm at `place`
+  float* c;        // [R, H]: c'
+  float* c_stats;  // null without N_c
+  float* h_last;   // [N, H]: after the last step of each sequence
+  float* c_last;
+};
+
+struct RecurrentBackward : Recurrent {
+  const float* z;
+  const float* z_stats;
+  const float* c;
+  const float* c_stats;
+  const float* y;
+  const float* dy;       // [R, H]
+  const float* dh_last;  // [N, H]
+  const float* dc_last;
+  float* da;   // [R, G·H]
+  float* dz;   // [R, G·H]; da itself without a norm at `place`
+  float* du;   // [R, H]: the gradient of N_c(c'); null without N_c
+  float* dh0;  // [N, H]
+  float* dc0;
+};
+
+// Scalar math of a GRU's step, whose r and z share a norm and whose n has one of its own, N and M:
+//   q = W_hh h
+//   kProduct: q_rz := N(q_rz), q_n := M(q_n);  then in all places q := q + b_hh
+//   a_rz = p_rz + q_rz, at kSum N of it;   (r, z) = sigmoid(a_rz)
+//   a_n = p_n + r q_n,  at kSum M of it;   h' = (1 - z) tanh(a_n) + z h
+// What a norm takes in is kept, at kNone a_rz and q_n + b_hh.
+struct GruForward : Recurrent {
+  const float* b_hh;  // [3H]; may be null
+  float* y;           // [R, H]: h'
+  // Kept for the backward; all null where there is none.
+  float* in_rz;     // [R, 2H]
+  float* in_n;      // [R, H]; at kNone q_n with its bias
+  float* q_n;       // [R, H] at kSum, else null: q_n with its bias
+  float* stats_rz;  // [R, stats_per_row]; null without norms
+  float* stats_n;
+  float* h_last;  // [N, H]
+};
+
+struct GruBackward : Recurrent {
+  const float* b_hh;
+  const float* in_rz;
+  const float* in_n;
+  const float* q_n;
+  const float* stats_rz;
+  const float* stats_n;
+  const float* y;
+  const float* dy;       // [R, H]
+  const float* dh_last;  // [N, H]
+  float* dp;             // [R, 3H]
+  float* dout_rz;        // [R, 2H]: the gradient of what a norm gives out
+  float* dout_n;         // [R, H]
+  float* dq_rz;          // [R, 2H]: of W_hh h; dout_rz itself at kNone
+  float* dq_n;           // [R, H]; dout_n itself at kNone
+  float* dh0;            // [N, H]
+};
+
+struct RecurrentKernels {
+  void (*forward)(const RecurrentForward&);
+  void (*backward)(const RecurrentBackward&);
+  void (*gru_forward)(const GruForward&);
+  void (*gru_backward)(const GruBackward&);
+};
+
+void recurrent_forward(const RecurrentForward& args);
+void recurrent_backward(const RecurrentBackward& args);
+void gru_forward(const GruForward& args);
+void gru_backward(const GruBackward& args);
+
+}  // namespace normkit

@@ -1,0 +1,119 @@
+// Recurrent layers backward, step after step from the last; gates are computed again from z. Included by
+// kernels_impl.h.
+// Scalar math (LSTM), with i, f, g, o after their activations, u = N_c(c'), s = tanh(u) and the gradients that the
+// next step hands back in dh and dc:
+//   dh += dy;  du = dh o (1 - s^2);  dc += N_c'(du);  da = (dc g i(1-i), dc c f(1-f), dc i (1-g^2), dh s o(1-o))
+//   dz = N'(da);  dc := dc f;  dh := dz W_hh
+// RNN: da = dh (1 - h'^2), or dh where h' > 0.
+
+// du and the o part of da of a row.
+static void lstm_hidden_backward(const float* a_o, const float* normed_c, const float* dh, float* du, float* da_o,
+                                 int64_t n) {
+  each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+    const Vec<float> one = splat(1.0f), o = sigmoid(load_at(a_o + j)), s = tanh(load_at(normed_c + j)), d = load_at(dh + j);
+    store_at(du + j, d * o * (one - s * s));
+    store_at(da_o + j, d * s * o * (one - o));
+  });
+}
+
+// The i, f and g parts of da of a row; dc goes on to the step before.
+static void lstm_cell_backward(const float* a, const float* c, float* dc, float* da, int64_t n) {
+  each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+    const Vec<float> one = splat(1.0f), d = load_at(dc + j);
+    const Vec<float> i = sigmoid(load_at(a + j)), f = sigmoid(load_at(a + n + j)), g = tanh(load_at(a + 2 * n + j));
+    store_at(da + j, d * g * i * (one - i));
+    store_at(da + n + j, d * load_at(c + j) * f * (one - f));
+    store_at(da + 2 * n + j, d * i * (one - g * g));
+    store_at(dc + j, d * f);
+  });
+}
+
+static void rnn_hidden_backward(RecurrentCell cell, const float* h, const float* dh, float* da, int64_t n) {
+  const bool relu = cell == RecurrentCell::kRelu;
+  each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+    const Vec<float> d = load_at(dh + j), v = load_at(h + j);
+    store_at(da + j, relu ? where_greater(v, zeros<float>(), d, zeros<float>()) : d * (splat(1.0f) - v * v));
+  });
+}
+
+class BackwardBlock {
+ public:
+  BackwardBlock(const RecurrentBackward& r, const Panels& w_hh, int64_t first, int64_t last)
+      : r_(r), w_hh_(w_hh), first_(first), n_hidden_(r.n_hidden), gates_(r.gates()), steps_(r, first, last),
+        memory_(steps_.capacity() * (gates_ + 4 * n_hidden_)) {
+    a_ = memory_.data();
+    dh_ = a_ + steps_.capacity() * gates_;
+    dc_ = dh_ + steps_.capacity() * n_hidden_;
+    normed_ = dc_ + steps_.capacity() * n_hidden_;
+    du_ = normed_ + steps_.capacity() * n_hidden_;
+  }
+
+  void run() {
+    const bool lstm = r_.cell == RecurrentCell::kLstm;
+    steps_.begin();
+    for (int64_t t = 0; t < r_.n_steps; ++t) steps_.forward(t);
+    int64_t alive = 0;
+    for (int64_t t = r_.n_steps - 1; t >= 0; --t) {
+      steps_.backward(t);
+      const int64_t n = steps_.rows(t), at = steps_.at();
+      for (int64_t i = alive; i < n; ++i) {  // sequences whose last step this is
+        copy_values(dh_ + i * n_hidden_, r_.dh_last + (first_ + i) * n_hidden_, n_hidden_);
+        if (lstm) copy_values(dc_ + i * n_hidden_, r_.dc_last + (first_ + i) * n_hidden_, n_hidden_);
+      }
+      alive = n;
+      if (n == 0) continue;
+      add_values(dh_, dh_, r_.dy + at * n_hidden_, n * n_hidden_);
+      float* const da = r_.da + at * gates_;
+      if (lstm) {
+        const int64_t back = t > 0 ? at - r_.sizes[t - 1] : 0;
+        lstm_step(at, n, t > 0 ? r_.c + back * n_hidden_ : r_.c0 + first_ * n_hidden_, da);
+      } else {
+        rnn_hidden_backward(r_.cell, r_.y + at * n_hidden_, dh_, da, n * n_hidden_);
+      }
+      float* const dz = r_.dz + at * gates_;
+      if (r_.place != RecurrentPlace::kNone) {
+        norm_rows_backward(r_, da, r_.z + at * gates_, r_.z_stats + at * stats_per_row(r_.norm), n, gates_, r_.norm_w, dz);
+      }
+      w_hh_.multiply(dz, gates_, n, dh_, n_hidden_);
+    }
+    copy_values(r_.dh0 + first_ * n_hidden_, dh_, steps_.capacity() * n_hidden_);
+    if (lstm) copy_values(r_.dc0 + first_ * n_hidden_, dc_, steps_.capacity() * n_hidden_);
+  }
+
+ private:
+  void lstm_step(int64_t at, int64_t n, const float* c_before, float* da) {
+    const float* const c = r_.c + at * n_hidden_;
+    const float* const a = pre_activation(r_, r_.p + at * gates_, r_.z + at * gates_, n, a_, nullptr);
+    const float* normed = c;
+    float* du = du_;
+    if (r_.has_norm_c) {
+      norm_rows(r_, c, n, n_hidden_, r_.norm_c_w, r_.norm_c_b, normed_, nullptr);
+      normed = normed_;
+      du = r_.du + at * n_hidden_;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t unit = i * n_hidden_, gate = i * gates_ + 3 * n_hidden_;
+      lstm_hidden_backward(a + gate, normed + unit, dh_ + unit, du + unit, da + gate, n_hidden_);
+    }
+    if (r_.has_norm_c) {
+      norm_rows_backward(r_, du, c, r_.c_stats + at * stats_per_row(r_.norm), n, n_hidden_, r_.norm_c_w, du_);
+    }
+    add_values(dc_, dc_, du_, n * n_hidden_);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t unit = i * n_hidden_;
+      lstm_cell_backward(a + i * gates_, c_before + unit, dc_ + unit, da + i * gates_, n_hidden_);
+    }
+  }
+
+  const RecurrentBackward& r_;
+  const Panels& w_hh_;
+  int64_t first_, n_hidden_, gates_;
+  BlockSteps steps_;
+  Memory<float> memory_;
+  float *a_, *dh_, *dc_, *normed_, *du_;
+};
+
+static void recurrent_backward(const RecurrentBackward& r) {
+  const Panels w_hh(r.w_hh, r.gates(), r.n_hidden, r.n_hidden, 1);
+  each_block(r, [&](int64_t first, int64_t last) { BackwardBlock(r, w_hh, first, last).run(); });
+}

@@ -1,0 +1,186 @@
+"""The time loop of an LSTM or RNN on the compiled kernels: all steps of one direction of one layer in one call.
+
+The product with the input, and its norm, are done before, for all steps at once; what is left is p, [R, G·H], that
+is with all biases. Rows are packed as in ``recurrence``. Sums over time, which give the weights' gradients, are done
+after: one product, and the norms' own backward, for all steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from normkit.kernels import choose, cpu
+from normkit.kernels.cpu import Norm
+from normkit.kernels.derivatives import KernelFunction
+
+Cell = Literal["lstm", "tanh", "relu", "gru"]
+Place = Literal["none", "product", "sum"]
+_CELLS: dict[Cell, int] = {"lstm": 0, "tanh": 1, "relu": 2, "gru": 3}
+_PLACES: dict[Place, int] = {"none": 0, "product": 1, "sum": 2}
+
+# p, h0, c0, w_hh, the norm's weight and bias, and those of N_c
+Arguments = tuple[
+    Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+]  # fmt: skip
+Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
+Composite = Callable[..., Outputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """What of a call enters no gradient; the names are those of csrc/core/recurrent.h."""
+
+    cell: Cell
+    place: Place
+    norm: Norm
+    has_norm_c: bool
+    eps: float
+    sizes: Sequence[int]
+    sizes_in_memory: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes_in_memory", torch.tensor(self.sizes))
+
+
+def accepts(*tensors: Tensor | None) -> bool:
+    """Whether the kernel takes a call on these: float32, more than nothing, and arithmetic that is compiled well."""
+    if cpu.LIBRARY is None or torch.compiler.is_compiling() or choose.why_not(*tensors) is not None:
+        return False
+    # Without fused instructions (x86 before AVX2) a product of matrices would be a function call for each number.
+    fused = cpu.LIBRARY.isa() != "portable"
+    return fused and all(t is None or (t.dtype == torch.float32 and t.numel() > 0) for t in tensors)
+
+
+def run(loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
+    """All steps, where ``accepts`` has said yes. ``composite`` is the same function of the same tensors."""
+    dense = tuple(None if t is None else t.contiguous() for t in arguments)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense):
+        outputs: Outputs = _Loop.apply(loop, composite, *dense)
+        return outputs
+    return _forward(loop, dense, keep=False)[0]  # type: ignore[arg-type]
+
+
+def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tuple[Tensor | None, ...]]:
+    """The outputs; and z, c and their statistics, for the backward."""
+    p, h0, c0, *_ = arguments
+    n_rows, n_hidden = p.shape[0], h0.shape[1]
+    y, h_last = p.new_empty(n_rows, n_hidden), torch.empty_like(h0)
+    c_last = None if c0 is None else torch.empty_like(c0)
+    kept: tuple[Tensor | None, ...] = (None,) * 4
+    if keep:
+        per_row = cpu.STATS_PER_ROW[loop.norm]
+        kept = (
+            torch.empty_like(p),
+            None if loop.place == "none" else p.new_empty(n_rows * per_row),
+            None if c0 is None else torch.empty_like(y),
+            p.new_empty(n_rows * per_row) if loop.has_norm_c else None,
+        )
+    cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(address, (y, *kept, h_last, c_last)))
+    return (y, h_last) if c_last is None else (y, h_last, c_last), kept
+
+
+def common(
+    loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, *norms: Tensor | None
+) -> tuple[Any, ...]:
+    """What every call begins with; the norms' weights and biases are four, those of N_c last."""
+    return (
+        _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
+        h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.data_ptr(), loop.eps,
+        *map(address, (w_hh, *norms, p, h0, c0)),
+    )  # fmt: skip
+
+
+def address(t: Tensor | None) -> int:
+    """Where the values lie; 0 for none."""
+    return 0 if t is None else t.data_ptr()
+
+
+class _Loop(KernelFunction):
+    @staticmethod
+    def forward(ctx: Any, loop: Loop, composite: Composite, *arguments: Tensor | None) -> Outputs:
+        outputs, kept = _forward(loop, arguments, keep=True)  # type: ignore[arg-type]
+        ctx.save_for_backward(*arguments, *kept, outputs[0])
+        ctx.loop, ctx.composite = loop, composite
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        arguments, kept, y = saved[:8], saved[8:12], saved[12]
+        needed = ctx.needs_input_grad[2:]
+        if any(choose.wants_composite_backward(g) for g in gradients):
+            return None, None, *through(ctx.composite, arguments, gradients, needed)
+        dense = [g.contiguous() for g in gradients]
+        return None, None, *_backward(ctx.loop, arguments, kept, y, dense, needed)
+
+
+def _backward(
+    loop: Loop,
+    arguments: Arguments,
+    kept: Sequence[Tensor | None],
+    y: Tensor,
+    gradients: Sequence[Tensor],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    p, h0, c0, _, norm_w, norm_b, norm_c_w, norm_c_b = arguments
+    z, z_stats, c, c_stats = kept
+    da = torch.empty_like(p)
+    dz = da if loop.place == "none" else torch.empty_like(p)
+    du = torch.empty_like(y) if loop.has_norm_c else None
+    dh0, dc0 = torch.empty_like(h0), None if c0 is None else torch.empty_like(c0)
+    dy, dh_last, *rest = gradients
+    cpu.LIBRARY.recurrent_backward(
+        *common(loop, *arguments),
+        *map(address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
+    )
+    dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
+    dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
+    if z is not None and z_stats is not None and (needed[4] or needed[5]):
+        dnorm_w, dnorm_b = of_parameters(loop, da, z, z_stats, norm_w, norm_b)
+    if du is not None and c is not None and c_stats is not None and (needed[6] or needed[7]):
+        dnorm_c_w, dnorm_c_b = of_parameters(loop, du, c, c_stats, norm_c_w, norm_c_b)
+    return [dz if loop.place == "sum" else da, dh0, dc0, dw_hh, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b]
+
+
+def of_parameters(
+    loop: Loop, dy: Tensor, x: Tensor, stats: Tensor, w: Tensor | None, b: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a norm's weight and bias, of all steps at once."""
+    found = cpu.row_norm_backward(
+        loop.norm, dy, x, stats, x.shape[1], w, loop.eps, False, w is not None, None if b is None else b.dtype
+    )
+    return found.dw, found.db
+
+
+def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:
+    """The sum over all rows of dz times the state before their step."""
+    first = sizes[0]
+    dw = dz[:first].T @ h0
+    if len(sizes) == 1:
+        return dw
+    if sizes[-1] == first:
+        before = y[: y.shape[0] - first]
+    else:
+        steps = torch.split(y, list(sizes))
+        before = torch.cat([h[:n] for h, n in zip(steps, sizes[1:], strict=False)])
+    return dw.addmm_(dz[first:].T, before)
+
+
+def through(
+    composite: Composite, arguments: Sequence[Tensor | None], gradients: Sequence[Tensor], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients as differentiable functions of the arguments and of the gradients given."""
+    with torch.enable_grad():
+        # Views, so that one tensor given twice keeps two gradients.
+        views = [None if t is None else t.view_as(t) for t in arguments]
+        for view, need in zip(views, needed, strict=True):
+            if need and view is not None and not view.requires_grad:
+                view.requires_grad_()
+        wanted = [view for view, need in zip(views, needed, strict=True) if need and view is not None]
+        found = iter(torch.autograd.grad(composite(*views), wanted, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if need and view is not None else None for view, need in zip(views, needed, strict=True)]
