@@ -110,6 +110,7 @@ kernels = Extension(
     define_macros=[*core_macros(), ("TORCH_TARGET_VERSION", LEAST_TORCH)],
     py_limited_api=True,
     language="c++",
+    optional=True,
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ namespace NK_ISA {
 #include "rows_backward.h"
 
 #include "channel_support.h"
+#include "exp.h"
 #include "activation.h"
 #include "channel_stats.h"
 #include "planes.h"
@@ -46,7 +47,7 @@ namespace NK_ISA {
 #include "layer_norm2d_forward.h"
 #include "layer_norm2d_backward.h"
 
-#include "activations.h"
+#include "gates.h"
 #include "gemm.h"
 #include "recurrent_steps.h"
 #include "recurrent_forward.h"
