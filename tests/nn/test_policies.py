@@ -137,6 +137,15 @@ def test_virtual_batches(n: int, size: int, sizes: list[int]) -> None:
     assert layer.num_batches_tracked == len(sizes)
 
 
+def test_virtual_batches_with_an_activation_and_a_residual() -> None:
+    layer, plain = (nn.BatchNorm1d(4, activation="relu", virtual_batch_size=size) for size in (4, None))
+    x, residual = torch.randn(9, 4), torch.randn(9, 4)
+    expected = torch.cat([plain(*parts) for parts in zip(torch.split(x, 3), torch.split(residual, 3), strict=True)])
+    assert torch.equal(layer(x, residual), expected)
+    with pytest.raises(ShapeError, match=r"BatchNorm1d: expected residual of the input's shape \[9, 4\], got \[4\]"):
+        layer(x, residual[0])
+
+
 def test_virtual_batches_keep_the_layout_and_single_samples_of_images() -> None:
     layer = nn.BatchNorm2d(4, virtual_batch_size=1)
     x = torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last)
@@ -186,10 +195,13 @@ def test_in_a_whole_graph_and_under_torch_func(options: dict[str, Any]) -> None:
     assert_same(statistics(pure), buffers)
 
 
-def test_the_default_is_no_attribute() -> None:
+def test_torch_s_policy_is_no_attribute() -> None:
     """So that what upgrade makes of torch's layers is what the constructor makes."""
-    assert vars(nn.BatchNorm1d(4)).keys() == vars(torch.nn.BatchNorm1d(4)).keys()
-    assert repr(nn.BatchNorm1d(4)) == repr(torch.nn.BatchNorm1d(4))
+    layer, upgraded = nn.BatchNorm1d(4, nonfinite="propagate"), torch.nn.BatchNorm1d(4)
+    normkit.upgrade(upgraded)
+    assert "policy" not in vars(layer)
+    assert repr(layer) == repr(upgraded) == repr(torch.nn.BatchNorm1d(4))
+    assert upgraded.policy is layer.policy
 
 
 def test_errors() -> None:

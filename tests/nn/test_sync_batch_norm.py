@@ -120,6 +120,12 @@ def test_in_a_compiled_model(found: list[Any]) -> None:
     assert parts(found, "compiled", 1) == [1] * len(found)
 
 
+def test_with_an_activation_and_a_residual(found: list[Any]) -> None:
+    x = whole_batch(found)
+    expected = nn.BatchNorm2d(2, dtype=torch.float64, activation="relu")(x, x.flip(1)).detach()
+    torch.testing.assert_close(torch.cat(parts(found, "activation", 0)), expected, **EXACT)
+
+
 def test_many_channels(found: list[Any]) -> None:
     x = torch.arange(1400.0, dtype=torch.float64).view(2, 700)
     expected = nn.BatchNorm1d(700, dtype=torch.float64)(torch.cat([x * (rank + 1) for rank in range(len(found))]))

@@ -105,6 +105,9 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
     found["frozen"] = [layer(shards[rank]).detach()]
     layer = nn.SyncBatchNorm(2, dtype=torch.float64)
     found["compiled"] = [torch.compile(layer, backend="eager")(shards[rank]).detach(), layer.num_batches_tracked]
+    block = nn.BatchNorm2d(2, dtype=torch.float64, activation="relu")
+    synchronize(block)
+    found["activation"] = [block(shards[rank], shards[rank].flip(1)).detach()]
     many = nn.SyncBatchNorm(700, dtype=torch.float64)  # more than the first message holds
     found["many"] = [many(torch.arange(1400.0, dtype=torch.float64).view(2, 700) * (rank + 1)).detach()]
     one = nn.SyncBatchNorm(2, dtype=torch.float64)
