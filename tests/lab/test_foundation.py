@@ -19,6 +19,7 @@ PACKAGE = Path(normkit.__file__).parent
 TELLING = {
     "normkit",
     "normkit._C",
+    "normkit._call_checks",
     "normkit._checks",
     "normkit._version",
     "normkit.errors",
