@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +11,16 @@ from torch import Tensor
 from normkit import _checks
 from normkit.composite import Activation, under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit.nn import _policies
+from normkit.nn._policies import TORCH, Nonfinite, SingleValue, StatisticsPolicy
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
+from normkit.nn._updates import step_of
+from normkit.pooling import Variance
+
+if TYPE_CHECKING:
+    from normkit.nn.sync_batch_norm import SyncBatchNorm
+
+    Layer: TypeAlias = "BatchNorm1d | BatchNorm2d | BatchNorm3d | SyncBatchNorm"
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -32,6 +41,15 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         device, dtype: of the parameters. Running statistics are float32 at least.
         bias: False leaves out the bias.
         activation: "relu", "silu" or "gelu" (the exact one), applied in the same pass; None for none.
+        single_value: what a training batch of one value per channel is. "raise" makes it an error; "running"
+            normalizes it with the running statistics; "skip" with itself, which leaves the bias. The latter two
+            leave the statistics alone.
+        nonfinite: what NaN, infinity or overflow in a channel of a training batch does. "propagate" lets it enter
+            the running statistics; "skip" keeps those of the channel as they were, and counts no batch without a
+            finite channel; "raise" makes it an error. Outputs are what they are.
+        running_variance: "unbiased" or "biased", the variance of the batch that enters the running one.
+        virtual_batch_size: normalize in virtual batches of at most so many samples, as equal as can be, which
+            enter the running statistics one after another; no smaller tail is left. None takes the whole batch.
 
     Shape:
         input [N, C] or [N, C, L] -> output of the same shape. forward takes a residual of the input's shape and dtype,
@@ -66,6 +84,8 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -79,18 +99,27 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm1d", num_features, eps, momentum)
         _checks.activation("BatchNorm1d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm1d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C", "N, C, L"))
+        return batch_norm_step(self, input, residual, ("N, C", "N, C, L"))
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -108,6 +137,8 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -121,18 +152,27 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm2d", num_features, eps, momentum)
         _checks.activation("BatchNorm2d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm2d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C, H, W",))
+        return batch_norm_step(self, input, residual, ("N, C, H, W",))
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm2d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -150,6 +190,8 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -163,32 +205,47 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm3d", num_features, eps, momentum)
         _checks.activation("BatchNorm3d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm3d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C, D, H, W",))
+        return batch_norm_step(self, input, residual, ("N, C, D, H, W",))
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
         return self
 
 
-def _forward(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d, x: Tensor, residual: Tensor | None, layouts: tuple[str, ...]
-) -> Tensor:
+def batch_norm_step(layer: Layer, x: Tensor, residual: Tensor | None, layouts: tuple[str, ...]) -> Tensor:
+    """What the layers do with an input that has one of the layouts."""
     mean, var = layer.running_mean, layer.running_var
     needs_channels = layer.num_features if layer.affine or mean is not None else None
-    if layer.training and not layer.track_running_stats:  # then they are neither used nor changed
+    step = step_of(layer)
+    if step == "observe" or (step == "update" and not layer.track_running_stats):  # they are neither used nor changed
         mean = var = None
-    if layer.training and mean is not None and var is not None and under_functorch():
+    policy = getattr(layer, "policy", TORCH)
+    if step != "evaluate" and policy is not TORCH and x.numel() > 0:
+        check_input(type(layer).__name__, x, layouts, needs_channels)
+        if residual is not None:
+            _checks.residual(type(layer).__name__, x, residual)
+        return _policies.step(layer, policy, x, _normalize(layer, residual), update=step == "update")
+    if step == "update" and mean is not None and var is not None and under_functorch():
         check_input(type(layer).__name__, x, layouts, needs_channels)
         return _train_in_transform(layer, x, residual, mean, var)
     tracked, momentum = layer.num_batches_tracked, layer.momentum
@@ -199,15 +256,39 @@ def _forward(
         needs_channels,
         mean,
         var,
-        tracked if layer.track_running_stats else None,
+        tracked if step == "update" and layer.track_running_stats else None,
         layer.weight,
         layer.bias,
-        layer.training,
+        step != "evaluate",
         momentum,
         layer.eps,
         layer.activation,
         residual,
     )
+
+
+def _normalize(layer: Layer, residual: Tensor | None) -> _policies.Normalize:
+    """How the layer normalizes some rows of its input."""
+    call, w, b, eps, activation = type(layer).__name__, layer.weight, layer.bias, layer.eps, layer.activation
+
+    def own(x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
+        part = None if residual is None else residual[rows]
+        if under_functorch():
+            return _checks.as_call(
+                call, batch_norm_with_statistics, x, mean, var, w, b, 1.0, eps, activation=activation, residual=part
+            )
+        y = _checks.as_call(call, batch_norm, x, mean, var, w, b, True, 1.0, eps, activation=activation, residual=part)
+        return y, mean, var
+
+    def given(x: Tensor, rows: slice, mean: Tensor, var: Tensor) -> Tensor:
+        part = None if residual is None else residual[rows]
+        return _checks.as_call(
+            call, batch_norm, x, mean, var, w, b, False, 0.0, eps, activation=activation, residual=part
+        )
+
+    return _policies.Normalize(own, given)
 
 
 def checked_batch_norm(
@@ -258,9 +339,7 @@ def check_input(call: str, x: Tensor, layouts: tuple[str, ...], num_features: in
         _checks.channels(call, x, num_features)
 
 
-def _train_in_transform(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d, x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor
-) -> Tensor:
+def _train_in_transform(layer: Layer, x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
     """A training step inside torch.func: statistics that the transform was given are replaced, never written to.
 
     torch.func.functional_call hands the replaced buffers back in its dictionary and restores the layer's own.

@@ -13,6 +13,7 @@ from normkit import _checks
 from normkit.composite import under_functorch
 from normkit.functional import instance_norm, instance_norm_with_statistics
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
+from normkit.nn._updates import step_of
 
 
 class InstanceNorm1d(torch.nn.InstanceNorm1d):
@@ -56,6 +57,8 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016; https://arxiv.org/abs/1607.08022
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -89,6 +92,8 @@ class InstanceNorm2d(torch.nn.InstanceNorm2d):
         >>> InstanceNorm2d(1)(torch.tensor([1.0, 3.0]).view(1, 1, 2)).flatten()
         tensor([-1.0000,  1.0000])
     """
+
+    frozen_statistics = False
 
     def __init__(
         self,
@@ -124,6 +129,8 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
         tensor([-1.0000,  1.0000])
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -150,7 +157,10 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
 
 def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str]) -> Tensor:
     mean, var = layer.running_mean, layer.running_var
-    own_statistics = layer.training or not layer.track_running_stats
+    step = step_of(layer)
+    own_statistics = step != "evaluate" or not (layer.track_running_stats or layer.frozen_statistics)
+    if step == "observe":
+        mean = var = None
     momentum = layer.momentum if layer.momentum is not None else 0.0
     if own_statistics and mean is not None and var is not None and under_functorch():
         return _train_in_transform(layer, x, layouts, mean, var, momentum)
