@@ -96,7 +96,7 @@ def test_tables_replace_what_is_between_the_markers_and_nothing_else(tmp_path: P
     assert once.startswith("# Title\n<!-- bench:begin -->\nMeasured on")
     assert "\n<!-- bench:end -->\nmiddle\n<!-- bench-cells:begin -->\n| cell |" in once
     assert once.endswith("<!-- bench-cells:end -->\nend\n")
-    assert "old" not in once
+    assert "\nold\n" not in once
     update(path, record(), "benchmarks/a.jsonl")
     assert path.read_text(encoding="utf-8") == once
 
