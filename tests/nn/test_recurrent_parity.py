@@ -21,10 +21,10 @@ OPTIONS = [
 ]
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> None:
-    """To 1e-6 of the largest value, in the same shape."""
+def same(a: torch.Tensor, b: torch.Tensor, share: float = 1e-6) -> None:
+    """To this share of the largest value, in the same shape."""
     largest = b.abs().max().item() if b.numel() else 0.0
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * largest)
+    torch.testing.assert_close(a, b, rtol=0, atol=share * largest)
 
 
 def close(ours: Any, theirs: Any) -> None:
@@ -78,6 +78,7 @@ def test_a_usual_size_is_torchs(case: Recurrent, batch: int) -> None:
 @pytest.mark.parametrize("case", ALL, ids=str)
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_gradients_are_torchs(case: Recurrent) -> None:
+    """To twice what outputs may be off by: a gradient passes through the steps forward and back."""
     ours, theirs = pair(case, num_layers=2, bidirectional=True, proj_size=2)
     grads = []
     for layer in (ours, theirs):
@@ -86,7 +87,7 @@ def test_gradients_are_torchs(case: Recurrent) -> None:
         weighted_sum(flat(layer(packed))).backward()
         grads.append([x.grad, *(p.grad for p in layer.parameters())])
     for a, b in zip(*grads, strict=True):
-        same(a, b)
+        same(a, b, 2e-6)
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
