@@ -65,11 +65,28 @@ ConstArray param(const MaybeTensor& p, int64_t n_cols, const char* name) {
   return {p->const_data_ptr(), dtype_of(*p)};
 }
 
+// Uninitialized, of the parameter's shape and dtype; nothing if the gradient is not needed.
+Tensor empty_gradient(bool needed, const MaybeTensor& p, int64_t n_cols, const Tensor& x, const char* name) {
+  if (!needed) return nothing(x);
+  STD_TORCH_CHECK(p.has_value(), "normkit: expected ", name, " to take the gradient of, got None; give the one of the forward.");
+  (void)param(p, n_cols, name);
+  return empty_as(*p);
+}
+
+ScalarType stats_dtype(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_stats(const Tensor& stats, const Tensor& x, int64_t count) {
+  STD_TORCH_CHECK(stats.numel() == count && stats.scalar_type() == stats_dtype(x),
+                  "normkit: expected the ", count, " statistics that the forward returned, got ", stats.numel(),
+                  " or another dtype; pass them on unchanged.");
+}
+
 Tensor empty_stats(const Tensor& x, RowNorm norm, int64_t n_rows) {
-  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   std::vector<int64_t> sizes{n_rows};
   if (norm == RowNorm::kLayerNorm) sizes.push_back(stats_per_row(norm));
-  return torch::stable::new_empty(x, sizes, dtype);
+  return torch::stable::new_empty(x, sizes, stats_dtype(x));
 }
 
 struct Outputs {
@@ -115,11 +132,9 @@ Gradients backward(RowNorm norm, const Tensor& dy_given, const Tensor& x_given, 
   const MaybeTensor w = in_order(w_given), dz = in_order(dz_given);
   check_same(dy, x, "dy");
   if (dz.has_value()) check_same(*dz, x, "d_sum");
-  STD_TORCH_CHECK(stats.numel() == rows.n_rows * stats_per_row(norm),
-                  "normkit: expected the statistics that the forward returned, got ", stats.numel(),
-                  " numbers; pass them on unchanged.");
-  Gradients out{need_dx ? empty_as(x) : nothing(x), need_dw ? empty_as(*w) : nothing(x),
-                need_db ? empty_as(*b) : nothing(x)};
+  check_stats(stats, x, rows.n_rows * stats_per_row(norm));
+  Gradients out{need_dx ? empty_as(x) : nothing(x), empty_gradient(need_dw, w, rows.n_cols, x, "weight"),
+                empty_gradient(need_db, b, rows.n_cols, x, "bias")};
   RowNormBackward a{};
   a.norm = norm;
   a.dtype = dtype_of(x);
@@ -218,8 +233,7 @@ std::tuple<Tensor, Tensor> channel_norm(Tensor x_given, MaybeTensor weight, Mayb
   const Tensor x = torch::stable::contiguous(x_given, format);
   const MaybeTensor w = in_order(weight), b = in_order(bias), m = in_order(mean), v = in_order(var);
   Tensor y = torch::stable::empty_like(x);
-  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor stats = torch::stable::new_empty(x, std::vector<int64_t>{a.shape.slabs(), kStatsPerSlab}, dtype);
+  Tensor stats = torch::stable::new_empty(x, std::vector<int64_t>{a.shape.slabs(), kStatsPerSlab}, stats_dtype(x));
   a.eps = eps;
   a.x = x.const_data_ptr();
   a.w = param(w, a.shape.n_channels, "weight");
@@ -244,12 +258,11 @@ std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tenso
   check_same(dy_given, x_given, "dy");
   const Tensor x = torch::stable::contiguous(x_given, format), dy = torch::stable::contiguous(dy_given, format);
   const Tensor stats = in_order(stats_given);
-  STD_TORCH_CHECK(stats.numel() == a.shape.slabs() * kStatsPerSlab,
-                  "normkit: expected the statistics that the forward returned, got ", stats.numel(),
-                  " numbers; pass them on unchanged.");
+  check_stats(stats, x, a.shape.slabs() * kStatsPerSlab);
   const MaybeTensor w = in_order(weight), b = in_order(bias);
   Tensor dx = need_dx ? torch::stable::empty_like(x) : nothing(x);
-  Tensor dw = need_dw ? empty_as(*w) : nothing(x), db = need_db ? empty_as(*bias) : nothing(x);
+  Tensor dw = empty_gradient(need_dw, w, a.shape.n_channels, x, "weight");
+  Tensor db = empty_gradient(need_db, bias, a.shape.n_channels, x, "bias");
   a.eps = eps;
   a.constant_stats = constant_stats;
   a.dy = dy.const_data_ptr();
@@ -276,10 +289,9 @@ std::tuple<Tensor, Tensor> layer_norm2d(Tensor x_given, MaybeTensor weight, Mayb
   a.shape = layer_norm2d_shape(x_given);
   const Tensor x = in_order(x_given);
   const MaybeTensor w = in_order(weight), b = in_order(bias);
-  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor y = empty_as(x);
   Tensor stats = torch::stable::new_empty(
-      x, std::vector<int64_t>{a.shape.n_samples, kStatsPerPosition, a.shape.n_positions}, dtype);
+      x, std::vector<int64_t>{a.shape.n_samples, kStatsPerPosition, a.shape.n_positions}, stats_dtype(x));
   a.eps = eps;
   a.x = x.const_data_ptr();
   a.w = param(w, a.shape.n_channels, "weight");
@@ -298,12 +310,11 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm2d_gradients(Tensor dy_given, Tenso
   a.shape = layer_norm2d_shape(x_given);
   check_same(dy_given, x_given, "dy");
   const Tensor x = in_order(x_given), dy = in_order(dy_given), stats = in_order(stats_given);
-  STD_TORCH_CHECK(stats.numel() == a.shape.n_samples * kStatsPerPosition * a.shape.n_positions,
-                  "normkit: expected the statistics that the forward returned, got ", stats.numel(),
-                  " numbers; pass them on unchanged.");
+  check_stats(stats, x, a.shape.n_samples * kStatsPerPosition * a.shape.n_positions);
   const MaybeTensor w = in_order(weight);
   Tensor dx = need_dx ? empty_as(x) : nothing(x);
-  Tensor dw = need_dw ? empty_as(*w) : nothing(x), db = need_db ? empty_as(*bias) : nothing(x);
+  Tensor dw = empty_gradient(need_dw, w, a.shape.n_channels, x, "weight");
+  Tensor db = empty_gradient(need_db, bias, a.shape.n_channels, x, "bias");
   a.eps = eps;
   a.dy = dy.const_data_ptr();
   a.x = x.const_data_ptr();

@@ -4,56 +4,78 @@
 // Scalar math: relu = max(z, 0); silu = z * s(z), s(z) = 1 / (1 + e^-z); gelu = z * P(z), P(z) the normal distribution
 // function. Both s and P are computed from e^(something not positive), so that nothing overflows or cancels.
 
-// P(-t) / e^(-t^2 / 2) for t >= 0: a polynomial in (t - 2.5) / (t + 2.5), over 1 + t. Fitted at Chebyshev nodes for
-// t < 15, where P ends: relative error 6e-9 before rounding.
-NK_INLINE Vec<float> scaled_tail(Vec<float> t, Vec<float>) {
+// P(-t) for t >= 0, from gauss = e^(-t^2 / 2): gauss times a polynomial in (t - 2.5) / (t + 2.5), over 1 + t. Fitted at
+// Chebyshev nodes for t < 15, where P ends: relative error 6e-9 before rounding. The last step of the polynomial, the
+// division and the product carry their remainders along.
+NK_INLINE Twofold<float> tail_of(Vec<float> t, Twofold<float> gauss) {
   constexpr float kFit[] = {-0x1.0d5eaep-14f, -0x1.de5faap-13f, 0x1.2c6f5cp-19f, 0x1.4bb642p-10f,
                             0x1.505f1cp-10f,  -0x1.8c610ep-8f,  -0x1.1d11b6p-7f, 0x1.795924p-5f,
                             -0x1.34f99ap-5f,  -0x1.772470p-4f,  0x1.fa8810p-2f};
-  const Vec<float> k = splat(2.5f), q = (t - k) / (t + k);
+  const Vec<float> k = splat(2.5f), q = (t - k) / (t + k), last = splat(kFit[10]), one = splat(1.0f);
   Vec<float> p = splat(kFit[0]);
-  for (int i = 1; i < 11; ++i) p = fma(p, q, splat(kFit[i]));
-  return p / (t + splat(1.0f));
+  for (int i = 1; i < 10; ++i) p = fma(p, q, splat(kFit[i]));
+  const Vec<float> n = fma(p, q, last), n_low = fma(p, q, last - n);
+  const Vec<float> d = one + t, d_low = where_greater(t, one, one - (d - t), t - (d - one)), per_d = one / d;
+  const Vec<float> scaled = n * per_d, left = fma(minus(scaled), d, n) + fma(minus(scaled), d_low, n_low);
+  const Vec<float> high = gauss.high * scaled, low = fma(gauss.high, scaled, minus(high));
+  return {high, low + fma(gauss.high, left * per_d, gauss.low * scaled)};
 }
-static __attribute__((noinline)) Vec<double> scaled_tail(Vec<double> t, Vec<double> gauss) {
+// erfc at the rounded t * sqrt(1/2), and its slope times what was rounded off.
+static __attribute__((noinline)) Twofold<double> tail_of(Vec<double> t, Twofold<double> gauss) {
+  const Vec<double> root = splat(0x1.6a09e667f3bcdp-1), root_low = splat(-0x1.bdd3413b26456p-55);
+  const Vec<double> x = t * root, x_low = fma(t, root_low, fma(t, root, minus(x)));
+  Vec<double> tail;
   for (int i = 0; i < Vec<double>::kRegisters; ++i) {
-    for (int j = 0; j < Vec<double>::kPerRegister; ++j) {
-      t.r[i][j] = 0.5 * erfc(t.r[i][j] * 0.70710678118654752440) / gauss.r[i][j];
-    }
+    for (int j = 0; j < Vec<double>::kPerRegister; ++j) tail.r[i][j] = 0.5 * erfc(x.r[i][j]);
   }
-  return t;
+  return {tail, gauss.high * x_low * splat(-0.56418958354775628695)};  // 1 / sqrt(pi)
 }
 
 template <class A>
 NK_INLINE Vec<A> minus_magnitude(Vec<A> z) {
-  return where_greater(z, zeros<A>(), zeros<A>() - z, z);
+  return where_greater(z, zeros<A>(), minus(z), z);
 }
 
+// s(z) and 1 - s(z), where e = e^-|z|: one of them is e / (1 + e), the other 1 / (1 + e).
 template <class A>
 struct Sigmoid {
   Vec<A> z;
-  Vec<A> e = exp_of_negative(minus_magnitude(z));
+  Twofold<A> e = twofold_exp_of_negative(minus_magnitude(z));
   Vec<A> one = splat(A(1));
-  Vec<A> below = one + e;
-  NK_MEMBER Vec<A> numerator() const { return where_greater(zeros<A>(), z, e, one); }   // of s(z)
-  NK_MEMBER Vec<A> complement() const { return where_greater(zeros<A>(), z, one, e); }  // of 1 - s(z)
+  Twofold<A> below = exact_sum(one, e.high);
+  NK_MEMBER Vec<A> complement() const { return where_greater(zeros<A>(), z, one, e.high) / below.high; }
+
+  // s(z) = n / d, of which the quotient of the leading parts is corrected: q + (n - q * d) / d.
+  NK_MEMBER Vec<A> value() const {
+    const Vec<A> none = zeros<A>(), per_d = one / below.high;
+    const Vec<A> n = where_greater(none, z, e.high, one), n_low = where_greater(none, z, e.low, none);
+    const Vec<A> q = n * per_d;
+    const Vec<A> left = fma(minus(q), below.high, n) + fma(minus(q), below.low + e.low, n_low);
+    return fma(left, per_d, q);
+  }
 };
 
 template <class A>
 struct NormalDistribution {
   Vec<A> z;
+  Vec<A> least;  // z on the negative side, no further than P goes
   Vec<A> gauss;  // e^(-z^2 / 2)
-  Vec<A> p;      // P(z)
-  NK_MEMBER explicit NormalDistribution(Vec<A> at) : z(at) {
-    const Vec<A> half = splat(A(0.5)), one = splat(A(1));
-    const Vec<A> least = splat(A(sizeof(A) == 4 ? -15 : -37.5));  // P ends there
-    Vec<A> m = minus_magnitude(z);
-    m = where_greater(least, m, least, m);
-    const Vec<A> square = m * m, rest = fma(m, m, zeros<A>() - square);
-    const Vec<A> main = exp_of_negative(zeros<A>() - half * square);
-    gauss = fma(zeros<A>() - half * rest, main, main);
-    const Vec<A> tail = gauss * scaled_tail(zeros<A>() - m, gauss);
-    p = where_greater(zeros<A>(), z, tail, one - tail);
+  Twofold<A> p;  // P(z)
+  NK_MEMBER explicit NormalDistribution(Vec<A> at) : z(at), least(minus_magnitude(at)) {
+    const Vec<A> half = splat(A(0.5)), one = splat(A(1)), none = zeros<A>(), end = splat(A(sizeof(A) == 4 ? -15 : -39));
+    least = where_greater(end, least, end, least);
+    const Vec<A> square = least * least, rest = fma(least, least, minus(square));
+    const Twofold<A> main = twofold_exp_of_negative(minus(half * square));
+    const Twofold<A> both = {main.high, fma(minus(half * rest), main.high, main.low)};
+    gauss = both.high + both.low;
+    const Twofold<A> tail = tail_of(minus(least), both), above = exact_sum(one, minus(tail.high));
+    p.high = where_greater(none, z, tail.high, above.high);
+    p.low = where_greater(none, z, tail.low, above.low - tail.low);
+  }
+  // z * P(z); the small part with a finite z, for infinity times 0 is no number.
+  NK_MEMBER Vec<A> times_z() const {
+    const Vec<A> finite = where_greater(zeros<A>(), z, least, minus(least));
+    return fma(z, p.high, finite * p.low);
   }
 };
 
@@ -64,19 +86,18 @@ struct Activate {
 
   static void silu(A* at) {
     const Sigmoid<A> s{load(at)};
-    store(at, s.z * s.numerator() / s.below);
+    store(at, s.z * s.value());
   }
   static void silu_slope(A* at) {
     const Sigmoid<A> s{load(at)};
-    store(at, s.numerator() / s.below * fma(s.z, s.complement() / s.below, s.one));
+    store(at, s.value() * fma(s.z, s.complement(), s.one));
   }
   static void gelu(A* at) {
-    const NormalDistribution<A> n(load(at));
-    store(at, n.z * n.p);
+    store(at, NormalDistribution<A>(load(at)).times_z());
   }
   static void gelu_slope(A* at) {
     const NormalDistribution<A> n(load(at));
-    store(at, fma(n.z * splat(A(0.39894228040143267794)), n.gauss, n.p));
+    store(at, fma(n.z * splat(A(0.39894228040143267794)), n.gauss, n.p.high));
   }
 };
 

@@ -1,29 +1,5 @@
 // What the channel kernels need beside the vector type. Included by kernels_impl.h.
 
-// A ParallelFor that stays on this thread.
-static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
-  fn(begin, end, context);
-}
-
-// The first n <= 16 items, and whatever is in the other lanes: loaded whole where that stays before `end`. The choice is made
-// between addresses, since one between vectors would go through memory.
-template <class T>
-NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
-  T few[kLanes];
-  if (p + kLanes > end) {
-    for (T& item : few) item = T();
-    copy_few(few, p, n);
-    p = few;
-  }
-  return load(p);
-}
-
-// n <= 16 items, and 0 in the other lanes.
-template <class T>
-NK_INLINE Vec<Compute<T>> load_some(const T* p, int n) {
-  return load_rest(p, n, p + n);
-}
-
 // The same 16 lanes in double.
 NK_INLINE Vec<double> widen(Vec<double> v) { return v; }
 NK_INLINE Vec<double> widen(Vec<float> v) {

@@ -59,36 +59,23 @@ class DropoutFactors {
   A* factors_ = nullptr;
 };
 
-// Calls fn(column, lanes) for whole vectors of a row, then for its tail: lanes is 16, or how many there are.
-template <class Fn>
-NK_INLINE void for_vectors(int64_t n, const Fn& fn) {
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) fn(j, kLanes);
-  if (j < n) fn(j, int(n - j));
-}
-
-template <class T>
-NK_INLINE Vec<Compute<T>> load_up_to(const T* p, int n) {
-  return n == kLanes ? load(p) : load_first(p, n);
-}
-template <class T>
-NK_INLINE void store_up_to(T* p, Vec<Compute<T>> v, int n) {
-  n == kLanes ? store(p, v) : store_first(p, v, n);
-}
-
 // z = residual + x * factor (1 where factors is null), rounded once.
 template <class T, class A = Compute<T>>
 static void add_row(const T* x, const T* residual, const A* factors, T* z, int64_t n) {
-  for_vectors(n, [&](int64_t j, int lanes) NK_LAMBDA {
-    const Vec<A> xj = load_up_to(x + j, lanes), rj = load_up_to(residual + j, lanes);
-    store_up_to(z + j, factors != nullptr ? fma(xj, load(factors + j), rj) : xj + rj, lanes);
+  each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+    const Vec<A> xj = load_at(x + j), rj = load_at(residual + j);
+    if (factors != nullptr) {
+      store_at(z + j, fma(xj, load_at(factors + j), rj));
+    } else {
+      store_at(z + j, xj + rj);
+    }
   });
 }
 
 // to = from * factor.
 template <class T, class A = Compute<T>>
 static void drop_row(const T* from, const A* factors, T* to, int64_t n) {
-  for_vectors(n, [&](int64_t j, int lanes) NK_LAMBDA {
-    store_up_to(to + j, load_up_to(from + j, lanes) * load(factors + j), lanes);
+  each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+    store_at(to + j, load_at(from + j) * load_at(factors + j));
   });
 }

@@ -9,7 +9,7 @@ NK_INLINE Vec<float> magnitude(Vec<float> x) {
 // 1 / (1 + exp(-x)), without cancellation at either end.
 NK_INLINE Vec<float> sigmoid(Vec<float> x) {
   const Vec<float> one = splat(1.0f);
-  const Vec<float> shrink = exp_of_negative(zeros<float>() - magnitude(x));
+  const Vec<float> shrink = exp_of_negative(minus(magnitude(x)));
   return where_greater(zeros<float>(), x, shrink, one) / (one + shrink);
 }
 
@@ -22,7 +22,7 @@ NK_INLINE Vec<float> tanh(Vec<float> x) {
   p = fma(p, x2, splat(1.33314422036e-1f));
   p = fma(p, x2, splat(-3.33332819422e-1f));
   const Vec<float> near = fma(p * x2, x, x);
-  const Vec<float> e = exp_of_negative(zeros<float>() - (size + size));
+  const Vec<float> e = exp_of_negative(minus(size + size));
   const Vec<float> far = (one - e) / (one + e);
-  return where_greater(size, splat(0.625f), where_greater(zeros<float>(), x, zeros<float>() - far, far), near);
+  return where_greater(size, splat(0.625f), where_greater(zeros<float>(), x, minus(far), far), near);
 }

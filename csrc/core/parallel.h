@@ -1,4 +1,4 @@
-// parallel_for over a lambda, and memory of its own for each part. Included by kernels_impl.h.
+// parallel_for over a lambda or not at all, and memory of its own for each part. Included by kernels_impl.h.
 
 template <class Body>
 static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
@@ -11,6 +11,11 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
       begin, end, grain,
       [](int64_t first, int64_t last, void* context) { (*static_cast<const Body*>(context))(first, last); },
       const_cast<Body*>(&body));
+}
+
+// A ParallelFor that stays on this thread.
+static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
+  fn(begin, end, context);
 }
 
 // Memory that lives as long as this does.

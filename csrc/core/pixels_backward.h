@@ -111,7 +111,7 @@ struct PixelsBackward {
   void find_dx(const T* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
-        each_vector(
+        each_vector_of(
             pixels, pixels.part(i),
             [&](int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
@@ -126,7 +126,7 @@ struct PixelsBackward {
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
               const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
               const Vec<A> g = through<kActivated>(load_some(dy + at, n), d, k, j);
-              store_up_to(dx + at, fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), n);
+              store_some(dx + at, fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), n);
             });
       }
     });
@@ -136,14 +136,14 @@ struct PixelsBackward {
   void scale_dy(const T* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
-        each_vector(
+        each_vector_of(
             pixels, pixels.part(i),
             [&](int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> of_dy = load(k.of_dy + j);
               for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(dx + at, load(dy + at) * of_dy);
             },
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-              store_up_to(dx + at, load_some(dy + at, n) * load(k.of_dy + j), n);
+              store_some(dx + at, load_some(dy + at, n) * load(k.of_dy + j), n);
             });
       }
     });

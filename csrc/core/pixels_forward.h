@@ -118,7 +118,7 @@ struct PixelsForward {
   // y = finished(z, at, n) for n values from `at`.
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
-    each_vector(
+    each_vector_of(
         pixels, pixels.part(i),
         [&](int64_t at, int64_t j) NK_LAMBDA {
           const Vec<A> m = load(k.m0 + j), d = load(k.dm + j), s = load(k.scale + j), c = load(k.bias + j);
@@ -129,7 +129,7 @@ struct PixelsForward {
         },
         [&](int64_t at, int64_t j, int n) NK_LAMBDA {
           const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-          store_up_to(y + at, finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), n);
+          store_some(y + at, finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), n);
         });
   }
 

@@ -9,8 +9,6 @@ static Chunks sequence_blocks(int64_t n_sequences) {
   return {n_sequences, ceil_div(n_sequences > 0 ? n_sequences : 1, kBlockSequences)};
 }
 
-static void serially(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) { fn(begin, end, context); }
-
 // The steps of the sequences [first, last).
 class BlockSteps {
  public:
@@ -49,7 +47,7 @@ static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_c
   norm.b = b;
   norm.y = y;
   norm.stats = stats;
-  norm.parallel_for = serially;
+  norm.parallel_for = one_after_the_other;
   NK_ISA::row_norm_forward(norm);
 }
 
@@ -67,7 +65,7 @@ static void norm_rows_backward(const Recurrent& a, const float* dy, const float*
   norm.stats = stats;
   norm.w = w;
   norm.dx = dx;
-  norm.parallel_for = serially;
+  norm.parallel_for = one_after_the_other;
   NK_ISA::row_norm_backward(norm);
 }
 
@@ -79,24 +77,7 @@ static void copy_values(float* to, const float* from, int64_t n) {
 
 // to[j] = a[j] + b[j]
 static void add_values(float* to, const float* a, const float* b, int64_t n) {
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) store(to + j, load(a + j) + load(b + j));
-  if (j < n) store_first(to + j, load_first(a + j, int(n - j)) + load_first(b + j, int(n - j)), int(n - j));
-}
-
-// fn(j, load, store) for each vector of [0, n), whose load and store know where it ends.
-template <class Body>
-NK_INLINE void each_vector(int64_t n, const Body& fn) {
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    fn(
-        j, [](const float* p) NK_LAMBDA { return load(p); }, [](float* p, Vec<float> v) NK_LAMBDA { store(p, v); });
-  }
-  const int few = int(n - j);
-  if (few == 0) return;
-  fn(
-      j, [few](const float* p) NK_LAMBDA { return load_first(p, few); },
-      [few](float* p, Vec<float> v) NK_LAMBDA { store_first(p, v, few); });
+  each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA { store_at(to + j, load_at(a + j) + load_at(b + j)); });
 }
 
 // The pre-activation a of n rows from z, in place where there is no norm. `a` is memory for them.

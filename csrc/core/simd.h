@@ -232,6 +232,44 @@ NK_INLINE void store_first(T* p, Vec<Compute<T>> v, int n) {
   copy_few(p, lanes, n);
 }
 
+// The first n <= 16 items, and whatever is in the other lanes: loaded whole where that stays before `end`. The choice is made
+// between addresses, since one between vectors would go through memory.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
+  T few[kLanes];
+  if (p + kLanes > end) {
+    for (T& item : few) item = T();
+    copy_few(few, p, n);
+    p = few;
+  }
+  return load(p);
+}
+
+// n <= 16 items, and 0 in the other lanes.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_some(const T* p, int n) {
+  return load_rest(p, n, p + n);
+}
+template <class T>
+NK_INLINE void store_some(T* p, Vec<Compute<T>> v, int n) {
+  n == kLanes ? store(p, v) : store_first(p, v, n);
+}
+
+// fn(j, load, store) for each vector of [0, n), whose load and store know where it ends.
+template <class Body>
+NK_INLINE void each_vector(int64_t n, const Body& fn) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    fn(
+        j, [](const auto* p) NK_LAMBDA { return load(p); }, [](auto* p, auto v) NK_LAMBDA { store(p, v); });
+  }
+  const int few = int(n - j);
+  if (few == 0) return;
+  fn(
+      j, [few](const auto* p) NK_LAMBDA { return load_first(p, few); },
+      [few](auto* p, auto v) NK_LAMBDA { store_first(p, v, few); });
+}
+
 // total[lane] += v[lane], in double.
 template <class A>
 NK_INLINE void add_to_doubles(double* total, Vec<A> v) {

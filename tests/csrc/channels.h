@@ -9,6 +9,8 @@ struct Case {
   ChannelShape shape;
   DType parameters;
   bool affine, given, running, hard;
+  Activation activation;
+  bool residual;
 };
 
 inline MutableArray array(Bytes& bytes, DType dtype, bool wanted) {
@@ -27,6 +29,7 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
   const int64_t n = c.shape.size(), n_channels = c.shape.n_channels;
   const DType wide = c.shape.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const Bytes x = numbers(n, c.shape.dtype, 1, c.hard), dy = numbers(n, c.shape.dtype, 2, false);
+  const Bytes residual = numbers(c.residual ? n : 0, c.shape.dtype, 3, false);
   const Bytes w = numbers(n_channels, c.parameters, 5, false), b = numbers(n_channels, c.parameters, 6, false);
   const Bytes mean = numbers(n_channels, wide, 7, false), var = variances(n_channels, wide);
   Bytes running_mean = mean, running_var = var;
@@ -37,12 +40,16 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
   f.shape = c.shape, f.eps = 1e-5, f.x = x.data(), f.y = y.data(), f.stats = stats.data(), f.parallel_for = parallel_for;
   if (c.affine) f.w = {w.data(), c.parameters}, f.b = {b.data(), c.parameters};
   if (c.given) f.mean = {mean.data(), wide}, f.var = {var.data(), wide};
+  f.activation = c.activation;
+  if (c.residual) f.residual = residual.data();
   f.running = {array(running_mean, wide, c.running), array(running_var, wide, c.running), 0.1};
   kernels.channels.forward(f);
 
   ChannelBackward g{};
   g.shape = c.shape, g.eps = f.eps, g.constant_stats = c.given, g.dy = dy.data(), g.x = x.data(), g.stats = stats.data();
-  g.w = f.w, g.dx = dx.data(), g.parallel_for = parallel_for;
+  g.w = f.w, g.b = f.b, g.dx = dx.data(), g.parallel_for = parallel_for;
+  // After a residual the caller takes dy through relu.
+  g.activation = c.residual ? Activation::kNone : c.activation;
   g.dw = array(dw, c.parameters, c.affine), g.db = array(db, c.parameters, c.affine);
   kernels.channels.backward(g);
   std::vector<Bytes> results{y, stats, dx, dw, db, running_mean, running_var};
@@ -51,31 +58,54 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
   return results;
 }
 
+// Whether every instruction set computes a case to the same bits.
+inline bool same_bits(const std::vector<const Kernels*>& all, const Case& c, ParallelFor parallel_for) {
+  const std::vector<Bytes> expected = run(*all[0], c, serial);
+  for (const Kernels* kernels : all) {
+    if (run(*kernels, c, parallel_for) == expected) continue;
+    const ChannelShape& s = c.shape;
+    std::printf("%s differs: layout %d dtype %d shape %lld x %lld x %lld groups %lld activation %d residual %d hard %d\n",
+                kernels->isa, int(s.layout), int(s.dtype), (long long)s.n_samples, (long long)s.n_channels,
+                (long long)s.n_positions, (long long)s.n_groups, int(c.activation), int(c.residual), int(c.hard));
+    return false;
+  }
+  return true;
+}
+
+struct Epilogue {
+  Activation activation;
+  bool residual;
+};
+
 // How many cases every instruction set computed to the same bits; -1 if one differs.
 inline int check(const std::vector<const Kernels*>& all) {
+  const Epilogue epilogues[] = {{Activation::kNone, false},
+                                {Activation::kRelu, false},
+                                {Activation::kSilu, false},
+                                {Activation::kGelu, false},
+                                {Activation::kNone, true},
+                                {Activation::kRelu, true}};
   struct Sizes {
     int64_t n_samples, n_channels, n_positions;
+    bool all_epilogues;
   };
   int cases = 0;
   for (ChannelLayout layout : {ChannelLayout::kPlanes, ChannelLayout::kPixels}) {
     for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
-      for (const Sizes s : {Sizes{2, 3, 1}, Sizes{3, 6, 5}, Sizes{34, 17, 1}, Sizes{5, 4, 49}, Sizes{2, 34, 33}, Sizes{1, 2, 17000}}) {
+      for (const Sizes s : {Sizes{2, 3, 1, false}, Sizes{3, 6, 5, true}, Sizes{34, 17, 1, false}, Sizes{5, 4, 49, true},
+                            Sizes{2, 34, 33, false}, Sizes{1, 2, 17000, false}}) {
         for (int64_t n_groups : {int64_t(0), int64_t(1), s.n_channels % 2 ? int64_t(0) : s.n_channels / 2, s.n_channels}) {
           for (int variant = 0; variant < (s.n_positions > 1000 ? 2 : 4); ++variant) {
             const bool given = variant == 2 && n_groups == 0;
             const bool running = variant == 1 && (n_groups == 0 || n_groups == s.n_channels);
-            const Case c{{layout, dtype, s.n_samples, s.n_channels, s.n_positions, n_groups},
-                         variant == 1 && dtype != DType::kFloat64 ? DType::kFloat32 : dtype,
-                         variant != 3, given, running, variant == 1};
-            const std::vector<Bytes> expected = run(*all[0], c, serial);
-            for (const Kernels* kernels : all) {
-              if (run(*kernels, c, variant == 0 ? three_threads : serial) == expected) continue;
-              std::printf("%s differs: layout %d dtype %d shape %lld x %lld x %lld groups %lld variant %d\n", kernels->isa,
-                          int(layout), int(dtype), (long long)s.n_samples, (long long)s.n_channels,
-                          (long long)s.n_positions, (long long)n_groups, variant);
-              return -1;
+            for (const Epilogue& e : epilogues) {
+              if (!s.all_epilogues && &e != epilogues) break;
+              const Case c{{layout, dtype, s.n_samples, s.n_channels, s.n_positions, n_groups},
+                           variant == 1 && dtype != DType::kFloat64 ? DType::kFloat32 : dtype,
+                           variant != 3, given, running, variant == 1, e.activation, e.residual};
+              if (!same_bits(all, c, variant == 0 ? three_threads : serial)) return -1;
+              ++cases;
             }
-            ++cases;
           }
         }
       }

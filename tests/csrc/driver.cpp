@@ -3,6 +3,7 @@
 // Prints "ok" and what it ran, or says what differed and returns 1.
 #include "channels.h"
 #include "pixels.h"
+#include "recurrent.h"
 #include "rows.h"
 
 int main() {
@@ -13,8 +14,10 @@ int main() {
   const int of_rows = rows::check(all);
   const int of_channels = channels::check(all);
   const int of_pixels = pixels::check(all);
-  if (of_rows < 0 || of_channels < 0 || of_pixels < 0) return 1;
-  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, on", of_rows, of_channels, of_pixels);
+  const int of_recurrent = recurrent::check(all);
+  if (of_rows < 0 || of_channels < 0 || of_pixels < 0 || of_recurrent < 0) return 1;
+  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, %d recurrent, on", of_rows, of_channels, of_pixels,
+              of_recurrent);
   for (const Kernels* kernels : all) std::printf(" %s", kernels->isa);
   std::printf("\n");
 }

@@ -50,6 +50,25 @@ def test_bad_arguments_do_not_reach_the_kernel() -> None:
         normkit_ops.add_rms_norm(x, residual[:1], w, 1, 1e-5)
 
 
+def test_bad_arguments_do_not_reach_the_backward() -> None:
+    x, dy, w, b = tensors(requires_grad=False)
+    _, stats = normkit_ops.layer_norm(x, w, b, 1, 1e-5)
+    for weight, bias, message in (
+        (None, b, "expected weight to take the gradient of, got None"),
+        (w, None, "expected bias to take the gradient of, got None"),
+        (w, b[:3], "expected bias of 6 elements, got 3"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            normkit_ops.layer_norm_backward(dy, x, stats, weight, bias, None, 1, 1e-5, True, True, True)
+    for odd in (stats[1:], stats.double()):
+        with pytest.raises(RuntimeError, match="expected the 36 statistics that the forward returned"):
+            normkit_ops.layer_norm_backward(dy, x, odd, w, b, None, 1, 1e-5, True, True, True)
+    x, dy = torch.randn(2, 2, 6, 3, 2)
+    _, stats = normkit_ops.layer_norm2d(x, w, b, 1e-6)
+    with pytest.raises(RuntimeError, match="expected bias of 6 elements, got 3"):
+        normkit_ops.layer_norm2d_backward(dy, x, stats, w, b[:3], 1e-6, True, True, True)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_models_run_the_kernel_in_one_graph(dynamic: bool) -> None:
     x, residual, w, b = tensors()

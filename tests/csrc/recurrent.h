@@ -1,0 +1,155 @@
+// The recurrent kernels, as driver.cpp runs them.
+#pragma once
+
+#include "support.h"
+
+namespace recurrent {
+
+struct Case {
+  RecurrentCell cell;
+  RecurrentPlace place;
+  RowNorm norm;
+  bool has_norm_c, affine, hard;
+  int64_t n_hidden, n_sequences, n_steps;
+};
+
+using Floats = std::vector<float>;
+
+inline Floats floats(int64_t n, uint32_t seed, bool hard) {
+  const Bytes bytes = numbers(n, DType::kFloat32, seed, hard);
+  Floats values(static_cast<size_t>(n));
+  if (n > 0) std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+inline Bytes bits_of(const Floats& values) {
+  Bytes bytes(values.size() * sizeof(float));
+  if (!values.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
+  unify_nan(bytes, DType::kFloat32);
+  return bytes;
+}
+// Null for what a case has not.
+inline float* at(Floats& values) { return values.empty() ? nullptr : values.data(); }
+
+// What goes into a case. Every second step one sequence fewer is left, but one to the end.
+struct Inputs {
+  std::vector<int64_t> sizes;
+  int64_t n_rows = 0;
+  Floats w_hh, b_hh, norm_w, norm_b, norm_c_w, norm_c_b, p, h0, c0, dy, dh_last, dc_last;
+
+  explicit Inputs(const Case& c) {
+    for (int64_t t = 0; t < c.n_steps; ++t) {
+      sizes.push_back(c.n_sequences - t / 2 > 0 ? c.n_sequences - t / 2 : 1);
+      n_rows += sizes.back();
+    }
+    const bool lstm = c.cell == RecurrentCell::kLstm, norm_c = lstm && c.has_norm_c && c.affine;
+    const bool norm = c.place != RecurrentPlace::kNone && c.affine, gru = c.cell == RecurrentCell::kGru;
+    const int64_t h = c.n_hidden, gates = (lstm ? 4 : gru ? 3 : 1) * h, states = c.n_sequences * h;
+    w_hh = floats(gates * h, 1, false), b_hh = floats(gru && c.affine ? gates : 0, 2, false);
+    norm_w = floats(norm ? gates : 0, 3, false), norm_b = floats(norm ? gates : 0, 4, false);
+    norm_c_w = floats(norm_c ? h : 0, 5, false), norm_c_b = floats(norm_c ? h : 0, 6, false);
+    p = floats(n_rows * gates, 7, c.hard), h0 = floats(states, 8, false), c0 = floats(lstm ? states : 0, 9, false);
+    dy = floats(n_rows * h, 10, false), dh_last = floats(states, 11, false), dc_last = floats(lstm ? states : 0, 12, false);
+  }
+
+  void put(const Case& c, ParallelFor parallel_for, Recurrent& r) {
+    r.cell = c.cell, r.place = c.place, r.norm = c.norm, r.has_norm_c = c.has_norm_c;
+    r.n_hidden = c.n_hidden, r.n_steps = c.n_steps, r.n_sequences = c.n_sequences, r.sizes = sizes.data(), r.eps = 1e-5;
+    r.w_hh = at(w_hh), r.norm_w.data = at(norm_w), r.norm_b.data = at(norm_b), r.norm_c_w.data = at(norm_c_w);
+    r.norm_c_b.data = at(norm_c_b), r.p = at(p), r.h0 = at(h0), r.c0 = at(c0), r.parallel_for = parallel_for;
+  }
+};
+
+inline std::vector<Bytes> bits_of(const std::vector<const Floats*>& all) {
+  std::vector<Bytes> bits;
+  for (const Floats* values : all) bits.push_back(bits_of(*values));
+  return bits;
+}
+
+inline Floats zeros(int64_t n) { return Floats(static_cast<size_t>(n)); }
+
+// With what a backward needs, and y once more without.
+inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
+  Inputs in(c);
+  RecurrentForward f{};
+  in.put(c, parallel_for, f);
+  const bool lstm = c.cell == RecurrentCell::kLstm, norm = c.place != RecurrentPlace::kNone;
+  const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
+  const int64_t gates = rows * f.gates(), stats = rows * stats_per_row(c.norm);
+  Floats y = zeros(units), again = y, z = zeros(gates), z_stats = zeros(norm ? stats : 0), cell = zeros(lstm ? units : 0);
+  Floats c_stats = zeros(c.has_norm_c ? stats : 0), h_last = zeros(states), c_last = zeros(lstm ? states : 0);
+  f.y = at(again), f.h_last = at(h_last), f.c_last = at(c_last);
+  kernels.recurrent.forward(f);
+  f.y = at(y), f.z = at(z), f.z_stats = at(z_stats), f.c = at(cell), f.c_stats = at(c_stats);
+  kernels.recurrent.forward(f);
+
+  RecurrentBackward g{};
+  in.put(c, parallel_for, g);
+  Floats da = zeros(gates), dz = zeros(norm ? gates : 0), du = zeros(c.has_norm_c ? units : 0);
+  Floats dh0 = zeros(states), dc0 = zeros(lstm ? states : 0);
+  g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
+  g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dc_last = at(in.dc_last);
+  g.da = at(da), g.dz = norm ? at(dz) : g.da, g.du = at(du), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  kernels.recurrent.backward(g);
+  return bits_of({&again, &y, &z, &z_stats, &cell, &c_stats, &h_last, &c_last, &da, &dz, &du, &dh0, &dc0});
+}
+
+inline std::vector<Bytes> run_gru(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
+  Inputs in(c);
+  GruForward f{};
+  in.put(c, parallel_for, f);
+  const bool norm = c.place != RecurrentPlace::kNone, sum = c.place == RecurrentPlace::kSum;
+  const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
+  const int64_t stats = norm ? rows * stats_per_row(c.norm) : 0;
+  Floats y = zeros(units), again = y, in_rz = zeros(2 * units), in_n = zeros(units), q_n = zeros(sum ? units : 0);
+  Floats stats_rz = zeros(stats), stats_n = zeros(stats), h_last = zeros(states);
+  f.b_hh = at(in.b_hh), f.y = at(again), f.h_last = at(h_last);
+  kernels.recurrent.gru_forward(f);
+  f.y = at(y), f.in_rz = at(in_rz), f.in_n = at(in_n), f.q_n = at(q_n), f.stats_rz = at(stats_rz), f.stats_n = at(stats_n);
+  kernels.recurrent.gru_forward(f);
+
+  GruBackward g{};
+  in.put(c, parallel_for, g);
+  Floats dp = zeros(3 * units), dout_rz = zeros(2 * units), dout_n = zeros(units), dh0 = zeros(states);
+  Floats dq_rz = zeros(norm ? 2 * units : 0), dq_n = zeros(norm ? units : 0);
+  g.b_hh = f.b_hh, g.in_rz = f.in_rz, g.in_n = f.in_n, g.q_n = f.q_n, g.stats_rz = f.stats_rz, g.stats_n = f.stats_n;
+  g.y = f.y, g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dp = at(dp), g.dout_rz = at(dout_rz), g.dout_n = at(dout_n);
+  g.dq_rz = norm ? at(dq_rz) : g.dout_rz, g.dq_n = norm ? at(dq_n) : g.dout_n, g.dh0 = at(dh0);
+  kernels.recurrent.gru_backward(g);
+  return bits_of({&again, &y, &in_rz, &in_n, &q_n, &stats_rz, &stats_n, &h_last, &dp, &dout_rz, &dout_n, &dq_rz, &dq_n, &dh0});
+}
+
+inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
+  return c.cell == RecurrentCell::kGru ? run_gru(kernels, c, parallel_for) : run_plain(kernels, c, parallel_for);
+}
+
+// How many cases every instruction set computed to the same bits; -1 if one differs.
+inline int check(const std::vector<const Kernels*>& all) {
+  struct Sizes {
+    int64_t n_hidden, n_sequences, n_steps;
+  };
+  int cases = 0;
+  for (RecurrentCell cell : {RecurrentCell::kLstm, RecurrentCell::kTanh, RecurrentCell::kRelu, RecurrentCell::kGru}) {
+    for (RecurrentPlace place : {RecurrentPlace::kNone, RecurrentPlace::kProduct, RecurrentPlace::kSum}) {
+      for (RowNorm norm : {RowNorm::kLayerNorm, RowNorm::kRmsNorm}) {
+        for (const Sizes s : {Sizes{1, 1, 1}, Sizes{5, 3, 7}, Sizes{16, 17, 3}, Sizes{33, 2, 4}, Sizes{131, 14, 2}}) {
+          for (int variant = 0; variant < 3; ++variant) {
+            const bool norm_c = cell == RecurrentCell::kLstm && variant != 0;
+            const Case c{cell, place, norm, norm_c, variant != 2, variant == 1, s.n_hidden, s.n_sequences, s.n_steps};
+            const std::vector<Bytes> expected = run(*all[0], c, serial);
+            for (const Kernels* kernels : all) {
+              if (run(*kernels, c, s.n_sequences > 16 ? three_threads : serial) == expected) continue;
+              std::printf("%s differs: cell %d place %d norm %d, %lld units, %lld sequences, %lld steps, variant %d\n",
+                          kernels->isa, int(cell), int(place), int(norm), (long long)s.n_hidden,
+                          (long long)s.n_sequences, (long long)s.n_steps, variant);
+              return -1;
+            }
+            ++cases;
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+}  // namespace recurrent
