@@ -74,6 +74,6 @@ def flat(result: Any) -> list[Tensor]:
 
 
 def weighted_sum(tensors: Sequence[Tensor]) -> Tensor:
-    """A loss with random weights, the same for tensors of the same sizes in the same order."""
+    """A loss with random weights, the same for tensors of the same sizes in the same order, whatever their dtype."""
     generator = torch.Generator().manual_seed(1)
-    return sum(((t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).sum() for t in tensors), torch.zeros(()))
+    return sum(((t * torch.randn(t.shape, generator=generator).to(t.dtype)).sum() for t in tensors), torch.zeros(()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from nn.recurrent import ALL, PLACED, ROW_LAYERS, Recurrent, flat, weighted_sum
+from nn.recurrent import ALL, BATCH_LSTM, PLACED, ROW_LAYERS, Recurrent, flat, weighted_sum
 
 LENGTHS = [4, 7, 1, 7, 3]
 T, N, I, H = 7, 5, 3, 4  # noqa: E741
 OPTIONS: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 
 
-def sequences() -> list[Tensor]:
+def sequences(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """The same numbers, those of float32, in either dtype."""
     generator = torch.Generator().manual_seed(2)
-    return [torch.randn(length, I, generator=generator, dtype=torch.float64) for length in LENGTHS]
+    return [torch.randn(length, I, generator=generator).to(dtype) for length in LENGTHS]
 
 
 def gradients(layer: torch.nn.Module, outputs: list[Tensor], xs: list[Tensor]) -> list[Tensor]:
@@ -58,11 +60,33 @@ def test_three_ways_are_one(case: Recurrent, norm: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_a_training_batch_norm_sees_no_padding() -> None:
+@pytest.mark.parametrize("how", ["padded", "packed", "one by one"])
+@pytest.mark.parametrize("case", ROW_LAYERS, ids=str)
+def test_in_float32_too(case: Recurrent, how: str) -> None:
+    """Where the time loop is compiled: against float64, which it is not compiled for.
+
+    Errors are a few units of float32, of the largest value, once for each step that they pass through, which here
+    are those of two layers, and for each term of the sums over rows.
+    """
+    bound = 16 * (2 * T + sum(LENGTHS) ** 0.5) * 2.0**-24
+    for norm in ("none", "sum", "separate", "rms_separate"):
+        single = case.build(I, H, norm=norm, **OPTIONS)
+        results = []
+        for dtype in (torch.float32, torch.float64):
+            layer = copy.deepcopy(single).to(dtype)
+            xs = [x.requires_grad_() for x in sequences(dtype)]
+            outputs = run(layer, how, xs)
+            results.append([*outputs, *gradients(layer, outputs, xs)])
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=0, atol=bound * (1 + b.abs().max().item()))
+
+
+@pytest.mark.parametrize("norm", ["sum", "separate", "input"])
+def test_a_training_batch_norm_sees_no_padding(norm: str) -> None:
     """Padded is packed, statistics and gradients included, whatever the padding holds and however much there is."""
     results = []
     for how, extra in (("packed", 0), ("padded", 0), ("padded", 3)):
-        layer = built(ALL[3])
+        layer = built(BATCH_LSTM, norm=norm)
         xs = [x.requires_grad_() for x in sequences()]
         padded = pad_sequence([*xs, torch.zeros(T + extra, I)], padding_value=1e3)[:, :N]
         if how == "packed":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from normkit import reference
+from normkit.nn._recurrent import PLACEMENTS
 
 PAGES = Path(__file__).parents[2] / "docs" / "derivations"
 MODULES = [f"normkit.reference.{module.name}" for module in pkgutil.iter_modules(reference.__path__)]
@@ -42,6 +43,14 @@ def test_every_forward_has_formula_shapes_example_and_source(name):
 def test_every_backward_is_derived_on_exactly_one_page():
     derived = [name for page in DERIVATIONS for name in derived_on(page)]
     assert sorted(derived) == sorted(BACKWARDS)
+
+
+def test_every_placement_of_a_recurrent_layer_is_derived():
+    page = (PAGES / "recurrent_placements.md").read_text(encoding="utf-8")
+    text, code = page.split("## Check")
+    for norm in PLACEMENTS:
+        assert f'"{norm}"' in text
+        assert f'"{norm}"' in code
 
 
 @pytest.mark.parametrize("page", DERIVATIONS, ids=lambda page: page.stem)

@@ -67,7 +67,8 @@ class BatchNormLSTM(Recurrent):
 
     Source:
         Cooijmans et al., "Recurrent Batch Normalization", 2016, https://arxiv.org/abs/1603.09025; Laurent et al.,
-        "Batch Normalized Recurrent Neural Networks", 2015, https://arxiv.org/abs/1510.01378
+        "Batch Normalized Recurrent Neural Networks", 2015, https://arxiv.org/abs/1510.01378 (the placement; their
+        statistics are those of all steps together)
     """
 
     _norm_weight = 0.1  # Cooijmans et al., section 4: from 1, the saturated tanh passes hardly any gradient

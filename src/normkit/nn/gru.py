@@ -19,14 +19,15 @@ class LayerNormGRU(Recurrent):
     With p = W_ih x and q = W_hh h, gates in torch's order, and each LN over the 2H values of r and z together and
     over the H of n by themselves:
 
-        "separate"   p' = LN_ih(p) + b_ih,   q' = LN_hh(q) + b_hh                         Ba et al., supplement
+        "separate"   p' = LN_ih(p) + b_ih,   q' = LN_hh(q) + b_hh                         Ba et al., eq. 26-28
         "input"      p' = LN_ih(p) + b_ih,   q' = q + b_hh                                Laurent et al.
         "sum", "none"   p' = p + b_ih,   q' = q + b_hh
 
         (r, z) = sigmoid(p'_rz + q'_rz),   n = tanh(p'_n + r·q'_n),   h' = (1 − z)·n + z·h
 
-    "sum" normalizes what enters sigmoid and tanh, LN_sum(p'_rz + q'_rz) and LN_sum(p'_n + r·q'_n): equation 4 of Ba
-    et al. for a GRU. "rms_separate", "rms_sum" and "rms_input" have RMSNorm, which has no bias, in place of LN.
+    "sum" normalizes what enters sigmoid and tanh, LN_sum(p'_rz + q'_rz) and LN_sum(p'_n + r·q'_n), as their equation
+    4 does for an RNN. z keeps the old state, as in torch; theirs lets the new one in. "rms_separate", "rms_sum" and
+    "rms_input" have RMSNorm, which has no bias, in place of LN.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as for ``torch.nn.GRU``.
@@ -51,7 +52,8 @@ class LayerNormGRU(Recurrent):
     Source:
         Ba, Kiros, Hinton, "Layer Normalization", 2016, https://arxiv.org/abs/1607.06450, and its authors' code,
         https://github.com/ryankiros/layer-norm; Laurent et al., "Batch Normalized Recurrent Neural Networks",
-        2015, https://arxiv.org/abs/1510.01378 (the placement)
+        2015, https://arxiv.org/abs/1510.01378 (the placement); Zhang, Sennrich, "Root Mean Square Layer
+        Normalization", 2019, https://arxiv.org/abs/1910.07467
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class LayerNormLSTM(Recurrent):
     With p = W_ih x and q = W_hh h, gates in torch's order:
 
         "separate"   a = LN_ih(p) + b_ih + LN_hh(q) + b_hh,   h' = o·tanh(LN_c(c'))      Ba et al., eq. 20-22
-        "sum"        a = LN_sum(p + b_ih + q + b_hh)                                      Ba et al., eq. 4
+        "sum"        a = LN_sum(p + b_ih + q + b_hh)                                      as their eq. 4
         "input"      a = LN_ih(p) + b_ih + q + b_hh                                       Laurent et al.
         "none"       a = p + b_ih + q + b_hh                                              torch.nn.LSTM
 

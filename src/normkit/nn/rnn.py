@@ -49,7 +49,8 @@ class LayerNormRNN(Recurrent):
 
     Source:
         Ba, Kiros, Hinton, "Layer Normalization", 2016, https://arxiv.org/abs/1607.06450; Laurent et al., "Batch
-        Normalized Recurrent Neural Networks", 2015, https://arxiv.org/abs/1510.01378 (the placement)
+        Normalized Recurrent Neural Networks", 2015, https://arxiv.org/abs/1510.01378 (the placement); Zhang,
+        Sennrich, "Root Mean Square Layer Normalization", 2019, https://arxiv.org/abs/1910.07467
     """
 
     def __init__(
