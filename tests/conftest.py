@@ -1,6 +1,7 @@
 """What every test may ask for: a device, a fixed seed, and memory that is poisoned before it is written."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def pytest_configure() -> None:
+    # A shell's background job ignores Ctrl-C, and what it starts does, too: the tests of Ctrl-C must not inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # One thread a process where several processes share the cores.
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)

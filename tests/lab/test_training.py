@@ -122,7 +122,7 @@ def test_a_record_says_what_was_done() -> None:
     assert record.curve[-1][0] == 120
     assert [step for step, _ in record.curve] == sorted({step for step, _ in record.curve})
     assert record.provenance["threads"] == 1
-    assert record.provenance["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record.provenance["versions"]["torch"])  # "2.13.0+cu130" is installed as 2.13.0
     json.dumps(record.provenance)
 
 
