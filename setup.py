@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("csrc/core")
+REASON = "_C.reason"
 COMMON_FLAGS = [
     "-std=c++20",
     "-O3",
@@ -57,7 +58,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
-        reason = library.parent / "_C.reason"
+        reason = library.parent / REASON
         try:
             self._build(ext, library)
         except Exception as error:
@@ -67,6 +68,16 @@ class BuildKernels(build_ext):
             self.warn(f"normkit's compiled kernels were not built ({error}); the package works without them")
         else:
             reason.unlink(missing_ok=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """What this build left, library or reason, goes beside the sources, and nothing of an earlier one stays there."""
+        sources = Path(self.get_finalized_command("build_py").get_package_dir("normkit"))
+        for ext in self.extensions:
+            library = Path(self.build_lib, self.get_ext_filename(ext.name))
+            for built in (library, library.parent / REASON):
+                (sources / built.name).unlink(missing_ok=True)
+                if built.exists():
+                    self.copy_file(str(built), str(sources))
 
     def _build(self, ext: Extension, library: Path) -> None:
         try:
