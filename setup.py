@@ -70,7 +70,7 @@ class BuildKernels(build_ext):
             reason.unlink(missing_ok=True)
 
     def copy_extensions_to_source(self) -> None:
-        """What this build left, library or reason, goes beside the sources, and nothing of an earlier one stays there."""
+        """What this build left, library or reason, goes beside the sources; nothing of an earlier one stays."""
         sources = Path(self.get_finalized_command("build_py").get_package_dir("normkit"))
         for ext in self.extensions:
             library = Path(self.build_lib, self.get_ext_filename(ext.name))

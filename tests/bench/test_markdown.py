@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.example import record
+from bench.example import PROVENANCE, record, recurrent
 from normkit.bench.markdown import every_cell, summary, update
 from normkit.bench.results import Record
 from normkit.errors import BenchError
@@ -64,6 +64,17 @@ def test_models_and_calls_have_tables_of_their_own() -> None:
     assert row(text, "`layer_norm` | 2000") == ["`layer_norm`", "2000", "4000", "0.50"]
 
 
+def test_recurrent_layers_have_a_table_that_says_where_the_bar_is_missed() -> None:
+    text = summary(record(), "")
+    bars = "at most 1.25 times the plain layer's time, and at least 4 times the loop's speed."
+    assert f"{bars} One or both are missed in 1 of 2 (bold).\n" in text
+    assert "**2.00**" in row(text, "lstm 50x1x128x128 fwd+bwd")
+    assert row(text, "lstm 50x1x128x128 fwd")[1:] == ["1", "4", "1", "1.00", "4.00"]
+    assert row(text, "gru 5x4x3x2 fwd")[1:] == ["–", "–", "–", "–", "red: normkit is off"]
+    assert "Met in all 1." in summary(Record(PROVENANCE, recurrent=recurrent()[:1]), "")
+    assert "1.25 in all." in text  # the mean is that of the norms
+
+
 def test_every_cell_has_a_row_with_its_numbers() -> None:
     lines = every_cell(record()).splitlines()
     assert len(lines) == 2 + 5
@@ -85,7 +96,7 @@ def test_tables_replace_what_is_between_the_markers_and_nothing_else(tmp_path: P
     assert once.startswith("# Title\n<!-- bench:begin -->\nMeasured on")
     assert "\n<!-- bench:end -->\nmiddle\n<!-- bench-cells:begin -->\n| cell |" in once
     assert once.endswith("<!-- bench-cells:end -->\nend\n")
-    assert "old" not in once
+    assert "\nold\n" not in once
     update(path, record(), "benchmarks/a.jsonl")
     assert path.read_text(encoding="utf-8") == once
 

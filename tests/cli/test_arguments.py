@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
+from normkit.cli.arguments import check_different, check_file, check_new_file, check_page, whole_numbers, words
 from normkit.errors import ArgumentError
 
 
@@ -62,6 +62,39 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match=r"--store: expected a place for '.*', got .*; choose another\."):
         check_file(tmp_path / "file" / "runs.sqlite", "--store")
+
+
+def test_a_place_that_takes_no_file_is_refused_before_the_work() -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("this system has no /proc")
+    with pytest.raises(
+        ArgumentError, match=r"--report: expected a place for '/proc/r\.html', got .*; choose another\."
+    ):
+        check_file(Path("/proc/r.html"), "--report")
+
+
+def test_one_file_for_two_purposes_is_refused(tmp_path: Path) -> None:
+    files = {"--task a.py": tmp_path / "a.py", "--store": tmp_path / "x" / ".." / "a.py"}
+    with pytest.raises(
+        ArgumentError, match=r"--store: expected another file than --task a\.py, got '.*' for both; rename"
+    ):
+        check_different(files)
+    check_different(files | {"--store": tmp_path / "b"})
+
+
+def test_a_page_must_have_its_ending() -> None:
+    check_page(Path("r.HTML"), "--report")
+    with pytest.raises(
+        ArgumentError, match=r"--report: expected a file that ends in \.html, got 'my\.py'; change its name"
+    ):
+        check_page(Path("my.py"), "--report")
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"--task: expected readable text, got 'bad\\udcff\.py'; rename what it names"
+    ):
+        words(["bad\udcff.py"], "--task")
 
 
 def test_an_export_must_have_a_known_ending() -> None:

@@ -18,6 +18,8 @@ from normkit.lab.records import RunRecord, RunSpec
 # Mean test NLL of each norm at its best learning rate, and that learning rate.
 BEST = {"none": (0.9, 1e-2), "batch": (0.5, 3e-2), "layer": (0.2, 1e-2), "rms": (0.2, 1e-2), "group": (0.4, 3e-3)}
 
+PARAMETERS = {"none": 90, "batch": 106, "layer": 106, "rms": 98, "group": 106}
+
 
 def spec(**changes: object) -> RunSpec:
     fields: dict[str, object] = {
@@ -102,7 +104,7 @@ def run(spec: RunSpec) -> RunRecord:
         epochs=1.5,
         ms_per_step=0.5,
         wall_s=0.001 * spec.steps,
-        provenance={"versions": {"torch": "0"}},
+        provenance={"versions": {"torch": "0"}, "parameters": PARAMETERS[spec.norm]},
     )
 
 

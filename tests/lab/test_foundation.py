@@ -21,6 +21,7 @@ TELLING = {
     "normkit._C",
     "normkit._call_checks",
     "normkit._checks",
+    "normkit._sequence_checks",
     "normkit._version",
     "normkit.errors",
     "normkit.lab",

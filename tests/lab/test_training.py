@@ -236,12 +236,28 @@ def test_a_batch_larger_than_the_training_data_is_impossible() -> None:
     ("old", "new", "message"),
     [
         ("return digits(seed).map", "return digits(seed).mop", "my_task.py:14: AttributeError: 'Data' object has no"),
-        ("return digits(seed).map", "return 3; digits(seed).map", "data: expected a normkit.lab.Data, got int;"),
-        ("build=Model", "build=lambda norm: 3", "build: expected a torch.nn.Module, got int; return the model."),
+        (
+            "return digits(seed).map",
+            "return 3; digits(seed).map",
+            "my_task.py:13: expected data to return a normkit.lab.Data, got int;",
+        ),
+        (
+            "build=Model",
+            "build=lambda norm: 3",
+            "my_task.py:40: expected build to return a torch.nn.Module, got int; return",
+        ),
         ("nn.Linear(64, 16)", "nn.Linear(63, 16)", "my_task.py:29: RuntimeError: mat1 and mat2 shapes"),
         ("norm.features(16)", "norm.feature(16)", "my_task.py:21: AttributeError: 'NormFactory' object has no"),
-        ("return self.layers(x)", "return self.layers(x)[0]", "model: expected logits [16, classes], got [10];"),
-        ("return self.layers(x)", "return (self.layers(x),)", "model: expected logits as one tensor, got tuple."),
+        (
+            "return self.layers(x)",
+            "return self.layers(x)[0]",
+            "my_task.py:18, in the model that build returned: model: expected logits [16, classes], got [10];",
+        ),
+        (
+            "return self.layers(x)",
+            "return (self.layers(x),)",
+            "my_task.py:18, in the model that build returned: model: expected logits as one tensor, got",
+        ),
         ("cross_entropy(outputs, targets)", "cross_entropy(outputs)", "my_task.py:33: TypeError: cross_entropy()"),
     ],
 )
@@ -348,3 +364,12 @@ def test_a_score_does_not_depend_on_how_many_are_scored_at_once(chunk: int) -> N
     loss, accuracy = score(model, cross_entropy, split, chunk=chunk)
     assert loss == pytest.approx(expected, abs=1e-6)
     assert accuracy == (model(*split.inputs).argmax(1) == split.targets).double().mean().item()
+
+
+def test_an_evaluation_beside_the_primary_one_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BatchNorm by batch statistics may be infinite: the run is done, without that number."""
+    metrics = {"val_nll": 0.5, "test_nll": 0.4, "test_nll_batch": math.inf}
+    monkeypatch.setattr("normkit.lab.training.evaluate_model", lambda *_: (metrics, {}))
+    record = run(spec(norm="batch", role="evaluate"))
+    assert record.status == "done"
+    assert record.metrics == {"val_nll": 0.5, "test_nll": 0.4}

@@ -49,6 +49,20 @@ def test_several_winners_tie() -> None:
     assert [score.standing for score in row.scores] == ["behind", "tie", "tie"]
 
 
+def test_worse_by_its_own_interval_is_unclear_and_counts_for_nothing() -> None:
+    """Holm's correction may leave a norm beside the best that its own interval does not."""
+
+    def with_rms_unclear(winners: tuple[str, ...]) -> list[str]:
+        found = cell(2, {"batch": 0.3, "layer": 0.1, "rms": 1.5}, *winners)
+        scores = tuple(replace(s, unclear=s.norm == "rms") for s in found.scores)
+        told = answer(small(replace(found, scores=scores)))
+        assert told.norms[2].n_best == 0
+        return [score.standing for score in told.tasks[0].rows[0].scores]
+
+    assert with_rms_unclear(("batch", "layer", "rms")) == ["tie", "tie", "unclear"]
+    assert with_rms_unclear(("layer", "rms")) == ["behind", "lowest", "unclear"]
+
+
 def test_distance_is_to_the_best_winner_not_to_a_lower_mean_that_cannot_be_compared() -> None:
     found = cell(2, {"batch": 0.05, "layer": 0.1}, "layer")
     diverged = replace(found.scores[0], status="diverged", n_diverged=4, n_runs=5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from normkit.errors import ArgumentError
@@ -18,6 +19,8 @@ def words(texts: Sequence[str], option: str) -> list[str]:
     """
     found: list[str] = []
     for text in texts:
+        if not text.isprintable():  # bytes that are no text, a control character: it could not be shown again
+            raise ArgumentError(f"{option}: expected readable text, got {text!a}; rename what it names.")
         parts: list[str] = []
         for part in (piece.strip() for piece in text.split(",")):
             if parts and ":" in parts[-1] and "=" in part and ":" not in part:
@@ -54,9 +57,28 @@ def check_file(path: Path, option: str) -> None:
         raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}; name a file in it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         reason = error.strerror or error
         raise ArgumentError(f"{option}: expected a place for {str(path)!r}, got {reason}; choose another.") from None
+
+
+def check_different(files: Mapping[str, Path]) -> None:
+    """Refuse one file for two purposes, of which the later would replace the earlier."""
+    taken: dict[Path, str] = {}
+    for option, path in files.items():
+        first = taken.setdefault(path.resolve(), option)
+        if first != option:
+            raise ArgumentError(
+                f"{option}: expected another file than {first}, got {str(path)!r} for both; rename one."
+            )
+
+
+def check_page(path: Path, option: str) -> None:
+    """Refuse to replace what is no page."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"{option}: expected a file that ends in .html, got {str(path)!r}; change its name.")
 
 
 def check_new_file(path: Path, option: str, suffixes: Sequence[str], *, may_replace: bool) -> None:

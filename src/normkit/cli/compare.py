@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 from rich.console import Console
 
-from normkit.cli.arguments import check_file, check_new_file, whole_numbers, words
+from normkit.cli.arguments import check_different, check_file, check_new_file, check_page, whole_numbers, words
 from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
 from normkit.cli.streams import Forgiving, complain, show
 from normkit.cli.watch import watch
@@ -37,7 +37,12 @@ class Engine(str, Enum):
 
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--task", "-t", metavar="T", help="A known task, or the path of your own file. [default: all]"),
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="T",
+        help="A known task, or the path of your own file. [default: digits-mlp, -cnn, -lstm, -transformer]",
+    ),
 ]
 Norms = Annotated[
     list[str] | None,
@@ -97,7 +102,8 @@ def compare(
     if init is not None:
         _write_template(init, force)
         return
-    _check_outputs(store, report, export, force)
+    tasks = words(task or (), "--task")
+    _check_outputs(store, report, export, force, [text for text in tasks if text.endswith(".py")])
     choices = {
         "norms": words(norm or (), "--norm") or None,
         "batch_sizes": whole_numbers(batch_size or (), "--batch-size") or None,
@@ -109,7 +115,7 @@ def compare(
         "store": store,
     }
     try:
-        comparison = _watched(words(task or (), "--task"), choices, export, context.obj, is_shown=progress)
+        comparison = _watched(tasks, choices, export, context.obj, is_shown=progress)
         files, problems = _write_files(comparison, report, export)
         text = _json(comparison, files) if as_json else _text(comparison, store, files)
     except KeyboardInterrupt:
@@ -123,10 +129,13 @@ def compare(
         raise typer.Exit(code)
 
 
-def _check_outputs(store: Path, report: Path, export: Path | None, force: bool) -> None:
+def _check_outputs(store: Path, report: Path, export: Path | None, force: bool, sources: list[str]) -> None:
     """Before minutes of work, not after. Folders are made."""
+    files = {f"--task {text}": Path(text) for text in sources} | {"--store": store, "--report": report}
+    check_different(files | ({} if export is None else {"--export": export}))
     check_file(store, "--store")
     check_file(report, "--report")
+    check_page(report, "--report")
     if export is not None:
         check_file(export, "--export")
         check_new_file(export, "--export", EXPORT_SUFFIXES, may_replace=force)
@@ -176,7 +185,7 @@ def _write_files(comparison: Comparison, report: Path, export: Path | None) -> t
         try:
             write(path)
             files[name] = str(path)
-        except (OSError, NormkitError) as error:
+        except (OSError, UnicodeError, NormkitError) as error:
             problems.append(f"--{name}: {path} could not be written ({error}); run the same command again.")
     return files, problems
 

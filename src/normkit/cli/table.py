@@ -9,7 +9,7 @@ from rich.text import Text
 
 from normkit.report.answer import AnswerView, ScoreView, TaskView
 
-STYLES = {"best": "bold green", "tie": "bold", "behind": "", "none": "dim"}
+STYLES = {"best": "bold green", "tie": "bold", "lowest": "bold", "unclear": "", "behind": "", "none": "dim"}
 
 
 def answer_table(view: AnswerView) -> Group:
@@ -52,7 +52,7 @@ def _score(score: ScoreView) -> Text:
     lines = []
     if score.nll:
         mark = "" if score.is_tuned else "†"
-        standing = f" {score.standing}" if score.standing in ("best", "tie") else ""
+        standing = f" {score.standing}" if score.standing not in ("behind", "none") else ""
         lines.append((f"{score.nll}{mark}{standing}", STYLES[score.standing]))
         lines.append((score.margin or "one run", "dim"))
     if score.note:
@@ -66,4 +66,6 @@ def _advice(task: TaskView) -> RenderableType:
     table.add_column()
     for row in task.rows:
         table.add_row(Text(f"batch {row.batch_size}", "dim"), Text(row.advice))
+    if task.turn:
+        table.add_row("", Text(task.turn))
     return Padding(table, (0, 0, 0, 2), expand=False)

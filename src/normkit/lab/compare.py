@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
 from normkit.lab.planner import Planner
 from normkit.lab.provenance import timestamp
+from normkit.lab.records import RunRecord
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
@@ -101,7 +103,11 @@ def compare(
     cells = tuple(build_cell(cell.name, plan.arms(cell), schedule) for cell in plan.cells)
     records = tuple(record for cell in schedule.cells for arm in cell for record in schedule.used(arm))
     return Comparison(
-        tasks=tuple(info for info in request.tasks if any(cell.task == info.text for cell in plan.cells)),
+        tasks=tuple(
+            replace(info, parameters=_parameters(records, info.text))
+            for info in request.tasks
+            if any(cell.task == info.text for cell in plan.cells)
+        ),
         norms=tuple(dict.fromkeys(norm for cell in plan.cells for norm in cell.norms)),
         batch_sizes=tuple(dict.fromkeys(cell.batch_size for cell in plan.cells)),
         cells=cells,
@@ -113,6 +119,12 @@ def compare(
         interrupted=work.is_interrupted,
         provenance=provenance(request, plan, work, started_at),
     )
+
+
+def _parameters(records: Sequence[RunRecord], task: str) -> dict[str, int]:
+    """The parameters of each norm's model, as its runs counted them."""
+    mine = [record for record in records if record.spec.task == task and "parameters" in record.provenance]
+    return {record.spec.norm: int(record.provenance["parameters"]) for record in mine}
 
 
 def _check_engine(engine: str | Engine, address: str | None) -> None:

@@ -37,6 +37,8 @@ class Score:
     # Holm-adjusted p-value; None for the best itself and for a norm that cannot be compared.
     difference: Interval | None = None
     p_adjusted: float | None = None
+    # Of a norm that Holm's correction does not tell from the best, though its own interval is above 0.
+    unclear: bool = False
     p_sign_flip: float | None = None  # exact, not adjusted, free of assumptions: for reference
     # For norms with running statistics: test NLL under "running", "batch" and "recomputed" statistics.
     evaluations: dict[str, Interval] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Cell:
     task: str
     batch_size: int
     scores: tuple[Score, ...]  # in the order of the norms asked for
-    winners: tuple[str, ...]  # one name: it beats all others; several: a tie; none: nothing finished
+    winners: tuple[str, ...]  # one name: it beats all others; several: not told apart; none: nothing finished
     advice: str  # one plain line
 
 

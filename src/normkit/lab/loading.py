@@ -66,18 +66,26 @@ def is_file(text: str) -> bool:
     return text.endswith(".py")
 
 
-def blame(error: BaseException, text: str) -> str:
+def place_of(function: Callable[..., object]) -> str:
+    """The file and line of a function, or of a class that stands for one."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner.__dict__.get("__init__") if isinstance(inner, type) else inner, "__code__", None)
+    return repr(function) if code is None else f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def blame(error: BaseException, text: str, otherwise: str = "") -> str:
     """One line on an error in a task: where in the task's file it came from, and what it says.
 
-    What normkit says before any line of that file has run already is such a sentence, and stays as it is.
+    What normkit says before any line of that file has run already is such a sentence, and stays as it is. An error
+    from elsewhere, as from inside a model of torch's layers, is put ``otherwise``.
     """
     file = _defining_file(text)
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{Path(file).name}:{error.lineno}: {type(error).__name__}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if isinstance(error, NormkitError) and not (lines and is_file(text)):
-        return str(error)
-    place = f"{Path(file).name}:{lines[-1]}" if lines else Path(file).name
+        return f"{otherwise}: {error}" if otherwise and is_file(text) else str(error)
+    place = f"{Path(file).name}:{lines[-1]}" if lines else otherwise or Path(file).name
     return f"{place}: {type(error).__name__}: {error}"
 
 
@@ -128,7 +136,7 @@ def _own_source(text: str) -> tuple[str, ...]:
 
 def _read(text: str) -> str:
     try:
-        return Path(text).read_text(encoding="utf-8")
+        return Path(text).read_text(encoding="utf-8-sig")  # with the mark that some editors begin with
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.reason
         raise TaskError(

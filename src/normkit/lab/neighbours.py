@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def _taken_out(names: set[str]) -> dict[str, ModuleType]:
 def _names(folder: Path) -> Iterator[str]:
     """What ``import`` finds in a folder."""
     for path in folder.iterdir():
-        if path.suffix == ".py" or (path / "__init__.py").exists():
+        if path.suffix == ".py" or os.path.isfile(path / "__init__.py"):  # False, too, where it may not be looked into
             yield path.stem
 
 

@@ -62,6 +62,7 @@ def _score(arm: Arm, stage: Stage, evaluated: Sequence[RunRecord], found: Contes
         n_runs=len(evaluated),
         difference=versus.difference if versus else None,
         p_adjusted=versus.p_adjusted if versus else None,
+        unclear=found is not None and arm.norm in _unclear(found),
         p_sign_flip=versus.p_sign_flip if versus else None,
         evaluations=_evaluations(finished),
         ms_per_step=median(r.ms_per_step for r in evaluated) if evaluated else None,
@@ -107,17 +108,29 @@ def _verdict(by_norm: Mapping[str, Score], found: Contest) -> str:
     if not found.versus_best:
         return f"{_capital(best)} is the only one that finished all its runs."
     gaps = sorted((versus.difference.mean, norm) for norm, versus in found.versus_best.items())
-    ties = _join(f"{_called(norm)} (+{gap:.2g})" for gap, norm in gaps if norm in found.winners)
+    unclear = _unclear(found)
+    ties = _join(f"{_called(norm)} (+{gap:.2g})" for gap, norm in gaps if norm in found.winners and norm not in unclear)
+    doubtful = [f"{_called(norm)} (+{gap:.2g})" for gap, norm in gaps if norm in unclear]
     losers = [(gap, _called(norm)) for gap, norm in gaps if norm not in found.winners]
     # "a is 0.2 nats worse, b 0.3 and c 0.7"
     behind = _join(
         f"{norm} {gap:.2g}" if n else f"{norm} is {gap:.2g} nats worse" for n, (gap, norm) in enumerate(losers)
     )
-    if not ties:
+    if not ties and not doubtful:
         return f"Use {best}: {behind}."
-    seeds = f"{by_norm[found.best].n_runs} seeds"
-    told = f"Use {best} (lowest mean); at {seeds} {ties} cannot be told from it."
-    return f"{told} {_capital(behind)}." if behind else told
+    told = f"Use {best} (lowest mean)"
+    if ties:
+        told += f"; at {by_norm[found.best].n_runs} seeds {ties} cannot be told from it"
+    if doubtful:
+        verb = "is" if len(doubtful) == 1 else "are"
+        told += f"; {_join(doubtful)} {verb} worse, though not beyond what so many comparisons turn up by chance"
+    return f"{told}. {_capital(behind)}." if behind else f"{told}."
+
+
+def _unclear(found: Contest) -> set[str]:
+    """Norms that the correction for many comparisons leaves beside the best, though their own interval does not."""
+    differences = {norm: versus.difference for norm, versus in found.versus_best.items() if norm in found.winners}
+    return {norm for norm, difference in differences.items() if difference.low is not None and difference.low > 0}
 
 
 def _trouble(score: Score) -> str:

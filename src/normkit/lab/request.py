@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from normkit.errors import ArgumentError, TaskError
 from normkit.lab.comparison import TaskInfo
@@ -69,7 +67,7 @@ def understand(
         for text, task in loaded.items()
         for size in sizes or tuple(dict.fromkeys(task.batch_sizes))
     )
-    infos = tuple(_describe(task, text, chosen_norms or task.norms) for text, task in loaded.items())
+    infos = tuple(TaskInfo(task.name, task.description, {}, text) for text, task in loaded.items())
     notes: tuple[str, ...] = ()
     if n_seeds < MIN_SEEDS:
         notes = (f"{n_seeds} evaluation seeds, as asked for: fewer than {MIN_SEEDS} show large differences only.",)
@@ -147,16 +145,3 @@ def _steps(task: Task, text: str, batch_size: int) -> int:
             "return how many steps to train."
         )
     return steps
-
-
-def _describe(task: Task, text: str, norms: Iterable[str]) -> TaskInfo:
-    """What the report says of a task. A norm for which no model can be built has no number of parameters."""
-    parameters = {}
-    with torch.random.fork_rng(devices=[]):
-        for norm in norms:
-            try:
-                model = task.build(norm_factory(norm))
-                parameters[norm] = sum(p.numel() for p in model.parameters())
-            except (Exception, SystemExit):  # a task may fail in any way: its first run says how, and where
-                continue
-    return TaskInfo(task.name, task.description, parameters, text)

@@ -102,6 +102,10 @@ class Task:
     accuracy: Callable[[Tensor, Tensor], Tensor] = share_right
 
     def __post_init__(self) -> None:
+        for name in ("name", "description"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.isprintable() or not (value or name == "description"):
+                raise ArgumentError(f"Task: expected {name} to be a line of text, got {value!a}; write one.")
         for name in ("data", "build", "steps", "loss", "accuracy"):
             if not callable(getattr(self, name)):
                 raise ArgumentError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normkit.errors import ArgumentError, SingleValueError, TaskError
 from normkit.lab.data import stream
 from normkit.lab.evaluation import evaluate_model
-from normkit.lab.loading import blame, load_task, task_hash
+from normkit.lab.loading import blame, load_task, place_of, task_hash
 from normkit.lab.norms import norm_factory
 from normkit.lab.provenance import environment, timestamp
 from normkit.lab.records import RunRecord, RunSpec, Status
@@ -57,23 +57,26 @@ def run(spec: RunSpec) -> RunRecord:
     provenance: dict[str, Any] = {**environment(), "threads": 1, "started_at": timestamp()}
     training = Training()
     metrics: dict[str, float] = {}
+    place = ""
     try:
         with _one_thread_own_random_numbers():
             task, data, model = _prepare(spec)
+            place = f"{place_of(task.build)}, in the model that build returned"
+            provenance["parameters"] = sum(p.numel() for p in model.parameters())
             _train(model, task, data.train, spec, training)
             if training.diverged_at is None:
                 metrics, how = evaluate_model(model, task.loss, data, spec, task.accuracy)
                 provenance.update(how)
         status, message = _outcome(training, metrics)
     except (SingleValueError, BatchSizeError) as error:
-        status, message = "impossible", blame(error, spec.task)
+        status, message = "impossible", blame(error, spec.task, place)
     except Exception as error:
-        status, message = "failed", blame(error, spec.task)
+        status, message = "failed", blame(error, spec.task, place)
     return RunRecord(
         spec=spec,
         status=status,
         message=message,
-        metrics=metrics if status == "done" else {},
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)} if status == "done" else {},
         curve=_curve(training.losses),
         steps_done=len(training.losses),
         epochs=training.epochs,
@@ -101,7 +104,10 @@ def _prepare(spec: RunSpec) -> tuple[Task, Data, nn.Module]:
     torch.manual_seed(spec.seed)  # here, so that what loading drew, or did not draw, leaves the weights alone
     model = task.build(norm)
     if not isinstance(model, nn.Module):
-        raise ArgumentError(f"build: expected a torch.nn.Module, got {type(model).__name__}; return the model.")
+        raise ArgumentError(
+            f"{place_of(task.build)}: expected build to return a torch.nn.Module, got {type(model).__name__}; "
+            "return the model."
+        )
     return task, data, model
 
 
@@ -117,9 +123,12 @@ def _task(text: str, expected_hash: str) -> Task:
 
 @lru_cache(maxsize=8)
 def _data(text: str, expected_hash: str, seed: int) -> Data:
-    data = _task(text, expected_hash).data(seed)
+    task = _task(text, expected_hash)
+    data = task.data(seed)
     if not isinstance(data, Data):
-        raise ArgumentError(f"data: expected a normkit.lab.Data, got {type(data).__name__}; return one.")
+        raise ArgumentError(
+            f"{place_of(task.data)}: expected data to return a normkit.lab.Data, got {type(data).__name__}; return one."
+        )
     return data
 
 
@@ -178,7 +187,7 @@ def _logits(outputs: Any, targets: Tensor) -> Tensor:
 def _outcome(training: Training, metrics: dict[str, float]) -> tuple[Status, str]:
     if training.diverged_at is not None:
         return "diverged", f"the training loss was {training.diverged_at:.1e} nats at step {len(training.losses) + 1}"
-    wild = [name for name, value in metrics.items() if not math.isfinite(value)]
+    wild = [name for name in ("val_nll", "test_nll") if not math.isfinite(metrics.get(name, 0.0))]
     if wild:
         return "diverged", f"after the last step {wild[0]} was not finite"
     return "done", ""

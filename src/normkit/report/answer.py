@@ -8,8 +8,13 @@ from typing import Literal
 
 from normkit.lab.comparison import Cell, CellStatus, Comparison, Score, TaskInfo
 from normkit.report import wording
+from normkit.report.turns import turn
 
-Standing = Literal["best", "tie", "behind", "none"]  # "none": there is no score to compare
+# "best" beats all others; "tie": cannot be told from the lowest mean; "lowest": the lowest mean where only unclear
+# ones are beside it; "unclear": worse by its own interval, not after the correction for several comparisons; "none":
+# there is no score.
+Standing = Literal["best", "tie", "lowest", "unclear", "behind", "none"]
+LEADING = ("best", "tie", "lowest")
 
 STATUS_WORDS: dict[CellStatus, str] = {
     "done": "finished",
@@ -60,6 +65,7 @@ class TaskView:
     name: str
     description: str
     rows: tuple[RowView, ...]
+    turn: str  # where BatchNorm and LayerNorm change places, or empty
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,13 @@ def answer(comparison: Comparison) -> AnswerView:
     """Everything that is said about who won."""
     rows = tuple(_row(cell, comparison.norms) for cell in comparison.cells)
     norms = tuple(_norm(name, rows) for name in comparison.norms)
-    decided = [row for row in rows if any(s.standing in ("best", "tie") for s in row.scores)]
+    decided = [row for row in rows if any(s.standing in LEADING for s in row.scores)]
     return AnswerView(
         headline=_headline(norms, decided, len(rows)),
         lead=_lead(norms, decided),
         n_rows=len(rows),
         norms=norms,
-        tasks=tuple(_task(info, rows) for info in comparison.tasks),
+        tasks=tuple(_task(info, rows, comparison.cells) for info in comparison.tasks),
         notes=_notes(comparison.cells),
     )
 
@@ -120,8 +126,9 @@ def _best_mean(cell: Cell) -> float | None:
     return min(means, default=None)
 
 
-def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
-    return TaskView(info.name, info.description, tuple(row for row in rows if row.task == info.name))
+def _task(info: TaskInfo, rows: Sequence[RowView], cells: Iterable[Cell]) -> TaskView:
+    mine = tuple(row for row in rows if row.task == info.name)
+    return TaskView(info.name, info.description, mine, turn(cell for cell in cells if cell.task == info.name))
 
 
 def _row(cell: Cell, norms: Sequence[str]) -> RowView:
@@ -136,13 +143,10 @@ def _not_asked(norm: str) -> ScoreView:
 
 
 def _score(score: Score, cell: Cell, best: float | None) -> ScoreView:
-    standing: Standing = "behind" if score.nll is not None else "none"
-    if score.norm in cell.winners:
-        standing = "best" if len(cell.winners) == 1 else "tie"
     return ScoreView(
         norm=score.norm,
         status=score.status,
-        standing=standing,
+        standing=_standing(score, cell),
         nll="" if score.nll is None else wording.number(score.nll.mean),
         span=wording.span(score.nll),
         margin=wording.margin(score.nll),
@@ -152,6 +156,17 @@ def _score(score: Score, cell: Cell, best: float | None) -> ScoreView:
         behind=None if score.nll is None or best is None else score.nll.mean - best,
         is_tuned=score.tuning_complete,
     )
+
+
+def _standing(score: Score, cell: Cell) -> Standing:
+    if score.norm not in cell.winners:
+        return "none" if score.nll is None else "behind"
+    if len(cell.winners) == 1:
+        return "best"
+    if score.unclear:
+        return "unclear"
+    n_tied = len([other for other in cell.scores if other.norm in cell.winners and not other.unclear])
+    return "tie" if n_tied > 1 else "lowest"
 
 
 def _status_note(score: Score, some_diverged: str) -> str:
@@ -173,7 +188,7 @@ def _norm(name: str, rows: Sequence[RowView]) -> NormView:
     }
     return NormView(
         name=name,
-        n_best=len([1 for _, score in mine if score.standing in ("best", "tie")]),
+        n_best=len([1 for _, score in mine if score.standing in LEADING]),
         worst=worst,
         worst_where=worst_where,
         is_everywhere=len(mine) == len(rows) and all(score.status == "done" for _, score in mine),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from normkit.lab.comparison import Interval, Score
 from normkit.report import wording
-from normkit.report.answer import STATUS_WORDS, RowView, TaskView
+from normkit.report.answer import LEADING, STATUS_WORDS, RowView, TaskView
 from normkit.report.palette import Look
 from normkit.report.plot import (
     Figure,
@@ -123,7 +123,7 @@ def _patch_label(row: RowView, place: int) -> str:
     if score.status != "done" or score.behind is None:
         # A patch is narrow on a phone.
         return "n/a" if score.status == "impossible" else STATUS_WORDS[score.status]
-    if score.standing in ("best", "tie"):
+    if score.standing in LEADING:
         return score.standing
     return wording.gap(score.behind)
 

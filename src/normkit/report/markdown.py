@@ -18,20 +18,23 @@ def answer_table(result: dict[str, Any]) -> str:
     ]
     for cell in result["cells"]:
         scores = {score["norm"]: score for score in cell["scores"]}
-        shown = [_score(scores.get(norm), cell["winners"]) for norm in norms]
+        leading = [norm for norm in cell["winners"] if not scores[norm].get("unclear")]
+        shown = [_score(scores.get(norm), leading) for norm in norms]
         lines.append(f"| {cell['task']} | {cell['batch_size']} | {' | '.join(shown)} | {cell['advice']} |")
     return "\n".join([*lines, "", _provenance(result)])
 
 
-def _score(score: dict[str, Any] | None, winners: list[str]) -> str:
+def _score(score: dict[str, Any] | None, leading: list[str]) -> str:
     if score is None:
         return ""
     nll = score["nll"]
     if nll is None:
         return str(score["status"])
     text = f"{nll['mean']:.3f}" + ("" if score["tuning_complete"] else "†")
-    if score["norm"] in winners:
-        text = f"**{text}**" if len(winners) == 1 else f"**{text}** tie"
+    if score.get("unclear"):
+        text += " unclear"
+    elif score["norm"] in leading:
+        text = f"**{text}**" if len(leading) == 1 else f"**{text}** tie"
     if nll["high"] is not None:
         text += f" ±{nll['high'] - nll['mean']:.3f}"
     return text + (f" ({score['n_diverged']} diverged)" if score["n_diverged"] else "")
@@ -42,7 +45,7 @@ def _provenance(result: dict[str, Any]) -> str:
     seeds = len(made["seeds"]["evaluation"])
     sentences = [
         f"Test NLL in nats over {seeds} seeds, lower is better; ± is half of the 95 % interval. Bold: best, or tied "
-        "with it (paired t-tests, Holm over all pairs of a row).",
+        "with it (paired t-tests, Holm over all pairs of a row); unclear: worse by its own interval, not after Holm.",
         f"{result['n_computed'] + result['n_resumed']} runs with torch {made['versions']['torch']}, "
         f"{made['started_at'][:10]}.",
     ]

@@ -40,6 +40,19 @@ class LayerNormOverChannels(Forward):
         return layer_norm2d(x, _weight(self), _bias(self), _eps(self))
 
 
+class LayerNormOverMovedChannels(Forward):
+    """The same by permuting, as timm and torchvision do it: y lies in memory as channels_last, whatever x does.
+
+    The convolutions that follow are tuned for what they get; kept in x's format, many a model would be slower.
+    """
+
+    computed_by = "normkit.functional.layer_norm"
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = x.permute(0, 2, 3, 1)
+        return layer_norm_over_rows(moved, (x.shape[1],), _weight(self), _bias(self), _eps(self)).permute(0, 3, 1, 2)
+
+
 class LayerNormOverChannelsPromoted(Forward):
     """The same, and y has the wider dtype of x and the parameters: the LayerNorm written out in ConvNeXt."""
 

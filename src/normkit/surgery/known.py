@@ -22,7 +22,11 @@ class _Family(NamedTuple):
 
 
 _ROWS: tuple[Bases, ...] = ((forwards.LayerNormOverRows,),)
-_CHANNELS: tuple[Bases, ...] = ((forwards.LayerNormOverChannels,), (forwards.LayerNormOverChannelsPromoted,))
+_CHANNELS: tuple[Bases, ...] = (
+    (forwards.LayerNormOverMovedChannels,),
+    (forwards.LayerNormOverChannels,),
+    (forwards.LayerNormOverChannelsPromoted,),
+)
 _FROZEN: tuple[Bases, ...] = ((forwards.FrozenBatchNorm,),)
 _RMS_ONCE: tuple[Bases, ...] = ((forwards.RMSNormRoundedOnce,),)
 _RMS_CHANNELS: tuple[Bases, ...] = ((forwards.RMSNormOverChannels,),)
@@ -78,6 +82,7 @@ def candidates_for(module: torch.nn.Module) -> tuple[Bases, ...]:
 def takes_maps(bases: Bases) -> bool:
     """Whether input is a feature map [N, C, H, W]; else the last axis is normalized over."""
     over_channels = (
+        forwards.LayerNormOverMovedChannels,
         forwards.LayerNormOverChannels,
         forwards.LayerNormOverChannelsPromoted,
         forwards.RMSNormOverChannels,

@@ -176,6 +176,8 @@ def _run(module: torch.nn.Module, x: Tensor, generator: torch.Generator) -> _Out
 
 def _check_outcomes(expected: _Outcome, got: _Outcome, case: _Case) -> None:
     conditioning = 1 + abs(case.offset)
+    if expected.y.dim() == 4 and _is_channels_last(expected.y) != _is_channels_last(got.y):
+        raise MismatchError("the memory format of its output is another than that of normkit's")
     _check("output", expected.y, got.y, conditioning * _bound(_FORWARD, case), case)
     if expected.gradients.keys() != got.gradients.keys():
         raise MismatchError(
@@ -187,6 +189,11 @@ def _check_outcomes(expected: _Outcome, got: _Outcome, case: _Case) -> None:
         _check(f"gradient of {name}", gradient, got.gradients[name], bound, case)
     for name, tensor in expected.state.items():
         _check(f"{name} after a call", tensor, got.state[name], conditioning * _bound(_FORWARD, case), case)
+
+
+def _is_channels_last(y: Tensor) -> bool:
+    """What convolutions that follow go by."""
+    return y.is_contiguous(memory_format=torch.channels_last)
 
 
 def _bound(roundings: int, case: _Case) -> float:
