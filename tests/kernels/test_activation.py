@@ -109,7 +109,7 @@ def test_against_the_reference(
         check_within(name, got, exact, bound + more.sum(axes))
 
 
-# Units in the last place. float32: all of them were measured once, at most 1.7 and 1.9. float64: s(z) is e^z, which the
+# Units in the last place. float32: all were measured once, at most 1.75 and 1.86. float64: s(z) is e^z, which the
 # C library gives to one unit, over 1 + e^z, rounded; P(z) is the C library's erfc, to 6 units. A unit of a factor is up
 # to two of the product, which is rounded, too, and so is the exact value that it is compared with.
 UNITS = {
