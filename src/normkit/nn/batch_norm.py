@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit._padding import Padding, keywords, padding_of
 from normkit.composite import Activation, under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit.nn._ragged import Ragged, is_ragged, through_rows
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
 
 
@@ -19,7 +21,8 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
 
     In training: y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population
     variance of channel c over all samples and positions of the batch, eps inside the root; and
-    running = (1 − momentum) · running + momentum · batch, where the batch's variance is the unbiased one.
+    running = (1 − momentum) · running + momentum · batch, where the batch's variance is the unbiased one. With weights
+    mean = Σ(w·x) / Σw, var = Σ(w·(x − mean)²) / Σw, and the unbiased variance divides by Σw − 1.
     In evaluation the running mean and variance take the place of the batch's. With a residual or an activation the
     result is activation(y + residual), rounded once.
 
@@ -35,7 +38,11 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
 
     Shape:
         input [N, C] or [N, C, L] -> output of the same shape. forward takes a residual of the input's shape and dtype,
-        too: y = activation(norm(input) + residual), in the same pass.
+        too: y = activation(norm(input) + residual), in the same pass. It also takes ``mask=``, a bool tensor of the
+        input's shape without C, True where valid; ``weights=``, numbers of the same shape, which say how often a
+        position counts (2 is as good as having it twice); ``lengths=``, one a sample, of the valid part of the last
+        axis. Output and gradients are those of the valid positions by themselves. Padding, and what has weight 0, is
+        0 in both, and may hold anything. A PackedSequence, or a jagged nested tensor [N, C, j], needs none of them.
 
     Dtypes:
         float32, float64, bfloat16, float16. 16-bit input is computed in float32 and rounded once; parameters
@@ -43,9 +50,13 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         leave the running statistics in float32.
 
     Raises:
-        ShapeError: another rank or number of channels; one value per channel when training.
-        ArgumentError: eps is negative, or 0 when training; momentum is not a number; another activation.
-        DtypeError: the input is an integer or complex tensor, or its dtype does not fit the parameters'.
+        ShapeError: another rank or number of channels; one value per channel when training; a mask of another shape.
+        ArgumentError: eps is negative, or 0 when training; momentum is not a number; another activation; weights
+            that are negative, NaN or infinite, or add up to no more than 1; lengths beyond the input; nothing but
+            padding. In a compiled graph and under torch.func the values are not looked at: a batch of padding
+            gives 0 and leaves the running mean and variance alone.
+        DtypeError: the input is an integer or complex tensor, or its dtype does not fit the parameters'; a mask that
+            is not bool.
         A call that raises leaves the running statistics as they were.
 
     Example:
@@ -86,8 +97,19 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         keep_in_float32(self)
         self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C", "N, C, L"))
+    def forward(  # type: ignore[override]
+        self,
+        input: Ragged,
+        residual: Ragged | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Ragged:
+        padding = padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            return through_rows(type(self).__name__, self, input, residual, padding)
+        return _forward(self, input, residual, ("N, C", "N, C, L"), padding)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
@@ -128,8 +150,16 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         keep_in_float32(self)
         self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C, H, W",))
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return _forward(self, input, residual, ("N, C, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
@@ -170,8 +200,16 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         keep_in_float32(self)
         self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _forward(self, input, residual, ("N, C, D, H, W",))
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return _forward(self, input, residual, ("N, C, D, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
@@ -182,7 +220,11 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
 
 
 def _forward(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d, x: Tensor, residual: Tensor | None, layouts: tuple[str, ...]
+    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d,
+    x: Tensor,
+    residual: Tensor | None,
+    layouts: tuple[str, ...],
+    padding: Padding | None,
 ) -> Tensor:
     mean, var = layer.running_mean, layer.running_var
     needs_channels = layer.num_features if layer.affine or mean is not None else None
@@ -190,7 +232,7 @@ def _forward(
         mean = var = None
     if layer.training and mean is not None and var is not None and under_functorch():
         check_input(type(layer).__name__, x, layouts, needs_channels)
-        return _train_in_transform(layer, x, residual, mean, var)
+        return _train_in_transform(layer, x, residual, mean, var, padding)
     tracked, momentum = layer.num_batches_tracked, layer.momentum
     return checked_batch_norm(
         type(layer).__name__,
@@ -207,6 +249,7 @@ def _forward(
         layer.eps,
         layer.activation,
         residual,
+        padding,
     )
 
 
@@ -225,6 +268,7 @@ def checked_batch_norm(
     eps: float,
     activation: Activation | None,
     residual: Tensor | None,
+    padding: Padding | None = None,
 ) -> Tensor:
     """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
     check_input(call, x, layouts, num_features)
@@ -232,7 +276,7 @@ def checked_batch_norm(
     weight_of_batch = averaging_weight(momentum, tracked, training)
     y = _checks.as_call(
         call, batch_norm, x, mean, var, w, b, own_statistics, weight_of_batch, eps,
-        activation=activation, residual=residual,
+        activation=activation, residual=residual, **keywords(padding),
     )  # fmt: skip
     if training and tracked is not None:
         tracked.add_(1)
@@ -259,7 +303,12 @@ def check_input(call: str, x: Tensor, layouts: tuple[str, ...], num_features: in
 
 
 def _train_in_transform(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d, x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor
+    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d,
+    x: Tensor,
+    residual: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    padding: Padding | None,
 ) -> Tensor:
     """A training step inside torch.func: statistics that the transform was given are replaced, never written to.
 
@@ -271,7 +320,7 @@ def _train_in_transform(
     call = type(layer).__name__
     y, new_mean, new_var = _checks.as_call(
         call, batch_norm_with_statistics, x, mean, var, layer.weight, layer.bias, momentum, layer.eps,
-        activation=layer.activation, residual=residual,
+        activation=layer.activation, residual=residual, padding=padding,
     )  # fmt: skip
     if torch._C._functorch.is_functorch_wrapped_tensor(mean):
         layer.running_mean, layer.running_var = new_mean, new_var

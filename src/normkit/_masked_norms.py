@@ -1,0 +1,204 @@
+"""The norms of images and sequences where some positions are padding, for arguments that have been checked.
+
+In training BatchNorm under a mask the kernels run on the positions that count, laid side by side; weights, and what
+no kernel takes, go through the composite path. Statistics of a sample, and all graphs, do so too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normkit import _channel_norms, composite
+from normkit._padding import Padding, Positions, check_values, positions_of
+from normkit.composite import Activation
+from normkit.kernels import choose
+from normkit.kernels.channels import MeanAndVar
+from normkit.moments import Moments
+
+Computed = tuple[Tensor, MeanAndVar | None]  # the output, and the new running statistics
+
+
+def train_batch(
+    x: Tensor,
+    padding: Padding,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float | Tensor,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Computed:
+    """Each channel by the statistics of the positions of the batch that count."""
+    positions = positions_of("batch_norm", x, padding)
+    check_values("batch_norm", x, positions, "channel when training", None, keeps=running is not None)
+    if padding.weights is None and _takes_rows(x, w, b, running, residual):
+        return _by_rows(x, positions.kept, running, w, b, momentum, eps, activation, residual)
+    if residual is not None:
+        residual = _only(positions, residual)
+    y, moments = composite.batch_norm(x, w, b, eps, activation, residual, positions.weights)
+    return _only(positions, y), updated_statistics(running, moments, positions, (0,), momentum)
+
+
+def apply_given(
+    x: Tensor,
+    padding: Padding,
+    given: MeanAndVar,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    call: str = "batch_norm",
+) -> Tensor:
+    """Each channel by the given statistics, which padding may be any value for: here it is the mean."""
+    positions = positions_of(call, x, padding)
+    mean = given[0].detach().to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+    x = torch.where(positions.kept, x, mean)
+    if residual is not None:
+        residual = _only(positions, residual)
+    return _only(positions, _channel_norms.normalize_with(x, given, w, b, eps, activation, residual))
+
+
+def normalize_groups(
+    x: Tensor,
+    padding: Padding,
+    n_groups: int,
+    w: Tensor | None,
+    b: Tensor | None,
+    eps: float,
+    activation: Activation | None = None,
+) -> Tensor:
+    """Each group of channels of each sample over the positions of the sample that count."""
+    positions = positions_of("group_norm", x, padding)
+    check_values("group_norm", x, positions, "group", x.shape[1] // n_groups, keeps=False)
+    return _only(positions, composite.group_norm(x, n_groups, w, b, eps, activation, positions.weights))
+
+
+def train_instances(
+    x: Tensor,
+    padding: Padding,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Computed:
+    """Each channel of each sample over the positions of the sample that count."""
+    positions = positions_of("instance_norm", x, padding)
+    check_values("instance_norm", x, positions, "channel of a sample", 1, keeps=running is not None)
+    y, moments = composite.instance_norm(x, w, b, eps, positions.weights)
+    return _only(positions, y), updated_statistics(running, moments, positions, (), momentum)
+
+
+def updated_statistics(
+    running: MeanAndVar | None,
+    moments: Moments | None,
+    positions: Positions,
+    over: tuple[int, ...],
+    momentum: float | Tensor,
+) -> MeanAndVar | None:
+    """The running statistics after one more batch, averaged over the samples that have any position that counts.
+
+    ``over`` is the axis of the samples where these share their statistics. The unbiased variance is
+    population variance · count / (count - 1), and the count the sum of the weights. A batch of padding changes nothing.
+    """
+    if running is None or moments is None:
+        return None
+    count = positions.weights.detach().flatten(1).sum(1, keepdim=True)  # [samples, 1]
+    if over:
+        count = count.sum(over, keepdim=True)
+    counts = count > 0
+    bessel = torch.where(count > 1, count / torch.where(count > 1, count - 1, 1), 1)
+    new = []
+    for old, batch, factor in zip(running, (moments.mean(), moments.population_variance()), (1, bessel), strict=True):
+        of_sample = torch.where(counts, batch.detach().flatten(1) * factor, 0)
+        mean = of_sample.sum(0) / counts.sum(0).clamp(min=1)
+        new.append(torch.where(counts.any(), old * (1 - momentum) + mean * momentum, old).to(old.dtype))
+    return new[0], new[1]
+
+
+def write(running: MeanAndVar | None, new: MeanAndVar | None) -> None:
+    """The new statistics, if there are any, take the place of the running ones."""
+    if running is None or new is None:
+        return
+    with torch.no_grad():
+        for old, value in zip(running, new, strict=True):
+            old.copy_(value)
+
+
+def _only(positions: Positions, y: Tensor) -> Tensor:
+    """y, and 0 where nothing counts."""
+    return composite.in_layout_of(y, torch.where(positions.kept, y, 0))
+
+
+def _takes_rows(
+    x: Tensor, w: Tensor | None, b: Tensor | None, running: MeanAndVar | None, residual: Tensor | None
+) -> bool:
+    """Whether the positions that count may be gathered: their number is data, which no graph knows."""
+    return (
+        x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and choose.path_of(x, w, b, residual, *(running or ())) == "kernel"
+    )
+
+
+def _by_rows(
+    x: Tensor,
+    kept: Tensor,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float | Tensor,
+    eps: float,
+    activation: Activation | None,
+    residual: Tensor | None,
+) -> Computed:
+    """By the kernel for (N, C) on what counts. It updates copies of the running statistics."""
+    at = kept.flatten().nonzero().squeeze(1)
+    new = None if running is None else (running[0].clone(), running[1].clone())
+    rows: Tensor = _Gather.apply(x, at)  # type: ignore[no-untyped-call]
+    beside = None if residual is None else _Gather.apply(residual, at)  # type: ignore[no-untyped-call]
+    y = _channel_norms.normalize_batch(rows, new, w, b, momentum, eps, activation, beside)
+    return _Scatter.apply(y, at, x.shape, _is_pixels(x)), new  # type: ignore[no-untyped-call]
+
+
+def _is_pixels(x: Tensor) -> bool:
+    return x.movedim(1, -1).is_contiguous()
+
+
+class _Gather(torch.autograd.Function):
+    """The rows [M, C] of x [N, C, *] at some positions, none twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.shape, ctx.pixels = x.shape, _is_pixels(x)
+        return x.movedim(1, -1).reshape(-1, x.shape[1]).index_select(0, at)
+
+    @staticmethod
+    def backward(ctx: Any, rows: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        return _Scatter.apply(rows, at, ctx.shape, ctx.pixels), None  # type: ignore[no-untyped-call]
+
+
+class _Scatter(torch.autograd.Function):
+    """Zeros of the shape [N, C, *] but for the rows, each at its position."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, at: Tensor, shape: torch.Size, pixels: bool) -> Tensor:
+        ctx.save_for_backward(at)
+        n, c, *rest = shape
+        y = rows.new_zeros(n * math.prod(rest), c)
+        y.index_copy_(0, at, rows)
+        y = y.view(n, *rest, c).movedim(-1, 1)
+        return y if pixels else y.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        (at,) = ctx.saved_tensors
+        return _Gather.apply(dy, at), None, None, None  # type: ignore[no-untyped-call]
