@@ -6,9 +6,6 @@ no kernel takes, go through the composite path. Statistics of a sample, and all 
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -161,44 +158,14 @@ def _by_rows(
     """By the kernel for (N, C) on what counts. It updates copies of the running statistics."""
     at = kept.flatten().nonzero().squeeze(1)
     new = None if running is None else (running[0].clone(), running[1].clone())
-    rows: Tensor = _Gather.apply(x, at)  # type: ignore[no-untyped-call]
-    beside = None if residual is None else _Gather.apply(residual, at)  # type: ignore[no-untyped-call]
+    rows, beside = (None if t is None else _pixels(t).index_select(0, at) for t in (x, residual))
+    assert rows is not None
     y = _channel_norms.normalize_batch(rows, new, w, b, momentum, eps, activation, beside)
-    return _Scatter.apply(y, at, x.shape, _is_pixels(x)), new  # type: ignore[no-untyped-call]
+    n, c, *rest = x.shape
+    padded = y.new_zeros(_pixels(x).shape).index_copy(0, at, y)
+    return composite.in_layout_of(x, padded.view(n, *rest, c).movedim(-1, 1)), new
 
 
-def _is_pixels(x: Tensor) -> bool:
-    return x.movedim(1, -1).is_contiguous()
-
-
-class _Gather(torch.autograd.Function):
-    """The rows [M, C] of x [N, C, *] at some positions, none twice."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
-        ctx.save_for_backward(at)
-        ctx.shape, ctx.pixels = x.shape, _is_pixels(x)
-        return x.movedim(1, -1).reshape(-1, x.shape[1]).index_select(0, at)
-
-    @staticmethod
-    def backward(ctx: Any, rows: Tensor) -> tuple[Tensor, None]:
-        (at,) = ctx.saved_tensors
-        return _Scatter.apply(rows, at, ctx.shape, ctx.pixels), None  # type: ignore[no-untyped-call]
-
-
-class _Scatter(torch.autograd.Function):
-    """Zeros of the shape [N, C, *] but for the rows, each at its position."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, at: Tensor, shape: torch.Size, pixels: bool) -> Tensor:
-        ctx.save_for_backward(at)
-        n, c, *rest = shape
-        y = rows.new_zeros(n * math.prod(rest), c)
-        y.index_copy_(0, at, rows)
-        y = y.view(n, *rest, c).movedim(-1, 1)
-        return y if pixels else y.contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
-        (at,) = ctx.saved_tensors
-        return _Gather.apply(dy, at), None, None, None  # type: ignore[no-untyped-call]
+def _pixels(x: Tensor) -> Tensor:
+    """All positions of x [N, C, *], as rows [positions, C]."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])

@@ -32,9 +32,7 @@ class Positions(NamedTuple):
     weights: Tensor  # the same shape; the number of times a position counts, 0 where it is not kept
 
 
-def padding_of(
-    mask: Tensor | None, weights: Tensor | None, lengths: Tensor | Sequence[int] | None
-) -> Padding | None:
+def padding_of(mask: Tensor | None, weights: Tensor | None, lengths: Tensor | Sequence[int] | None) -> Padding | None:
     """None where nothing was said."""
     if mask is None and weights is None and lengths is None:
         return None
@@ -113,7 +111,9 @@ def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_samp
 def _mask(call: str, mask: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = _checks.dtype_name(mask) if isinstance(mask, Tensor) else type(mask).__name__
-        raise DtypeError(f"{call}: expected mask to be a bool tensor, True where valid, got {got}; compare, as in ids != 0.")
+        raise DtypeError(
+            f"{call}: expected mask to be a bool tensor, True where valid, got {got}; compare, as in ids != 0."
+        )
     _check_place(call, "mask", mask, shape, x)
     return mask
 
@@ -121,7 +121,9 @@ def _mask(call: str, mask: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
 def _weights(call: str, weights: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
     if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
         got = _checks.dtype_name(weights) if isinstance(weights, Tensor) else type(weights).__name__
-        raise DtypeError(f"{call}: expected weights to be a tensor of real numbers, got {got}; give True and False as mask.")
+        raise DtypeError(
+            f"{call}: expected weights to be a tensor of real numbers, got {got}; give True and False as mask."
+        )
     _check_place(call, "weights", weights, shape, x)
     if weights.is_meta or not visible():
         return

@@ -107,9 +107,7 @@ def _runs(x: Tensor, axes: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def centre(
-    x: Tensor, axes: tuple[int, ...], eps: float, weights: Tensor | None = None
-) -> tuple[Tensor, Moments]:
+def centre(x: Tensor, axes: tuple[int, ...], eps: float, weights: Tensor | None = None) -> tuple[Tensor, Moments]:
     """The centred, scaled values c and the moments of x over the axes.
 
     x is float32 or float64 and has at least one element in each slice. The weights have its dtype and broadcast to

@@ -36,10 +36,10 @@ def through_padding(call: str, norm: Callable[..., Tensor], x: Any, padding: Pad
     """A norm of [N, C, L] that takes lengths, on ragged input."""
     _check(call, x, padding)
     if isinstance(x, PackedSequence):
-        padded, lengths = pad_packed_sequence(x, batch_first=True)
+        sorted_by_length = PackedSequence(x.data, x.batch_sizes)
+        padded, lengths = pad_packed_sequence(sorted_by_length, batch_first=True)
         y = norm(padded.transpose(1, 2), lengths=lengths).transpose(1, 2)
-        packed = pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=x.unsorted_indices is None)
-        return packed
+        return _with_rows(x, pack_padded_sequence(y, lengths, batch_first=True).data)
     lengths = x.offsets().diff()
     padded = torch.nested.to_padded_tensor(x.transpose(1, 2), 0.0)
     y = norm(padded.transpose(1, 2), lengths=lengths).transpose(1, 2)
