@@ -111,10 +111,10 @@ def updated_statistics(
         count = count.sum(over, keepdim=True)
     counts = count > 0
     bessel = torch.where(count > 1, count / torch.where(count > 1, count - 1, 1), 1)
+    of_samples = moments.mean().flatten(1), moments.population_variance().flatten(1) * bessel  # [samples, C]
     new = []
-    for old, batch, factor in zip(running, (moments.mean(), moments.population_variance()), (1, bessel), strict=True):
-        of_sample = torch.where(counts, batch.detach().flatten(1) * factor, 0)
-        mean = of_sample.sum(0) / counts.sum(0).clamp(min=1)
+    for old, of_sample in zip(running, of_samples, strict=True):
+        mean = torch.where(counts, of_sample.detach(), 0).sum(0) / counts.sum(0).clamp(min=1)
         new.append(torch.where(counts.any(), old * (1 - momentum) + mean * momentum, old).to(old.dtype))
     return new[0], new[1]
 

@@ -74,7 +74,7 @@ def visible() -> bool:
     return not (
         torch.compiler.is_compiling()
         or under_functorch()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch.onnx.is_in_onnx_export()
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from normkit import _call_checks, _channel_norms, _checks, _masked_norms, composite
-from normkit._padding import padding_of
+from normkit._padding import keywords, padding_of
 from normkit._with_statistics import batch_norm_with_statistics as batch_norm_with_statistics
 from normkit._with_statistics import instance_norm_with_statistics as instance_norm_with_statistics
 from normkit.composite import Activation
@@ -150,8 +150,7 @@ def batch_norm(
     if out is not None:
         _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var, residual)
         plain = input, running_mean, running_var, weight, bias, training, momentum, eps
-        more = {"activation": activation, "residual": residual, "mask": mask, "weights": weights, "lengths": lengths}
-        return out.copy_(batch_norm(*plain, **more))
+        return out.copy_(batch_norm(*plain, activation=activation, residual=residual, **keywords(padding)))
     eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
     if _exporting() and padding is None and not isinstance(momentum, Tensor):  # torch's operator takes a number
         y = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -255,8 +254,7 @@ def group_norm(
             return channels.write(input, num_groups, weight, bias, eps, activation, None, out)
     if out is not None:
         _checks.out("group_norm", input, out, weight, bias)
-        said = {"mask": mask, "weights": weights, "lengths": lengths}
-        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation, **said))
+        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation, **keywords(padding)))
     eps = _call_checks.group_norm(input, num_groups, weight, bias, eps, activation)
     if padding is not None:
         x = _autocast(input)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from normkit._padding import Padding
 from normkit.errors import ArgumentError, DtypeError, ShapeError
-
-Ragged = TypeVar("Ragged", Tensor, PackedSequence)
 
 
 def is_ragged(x: object) -> bool:

@@ -12,7 +12,7 @@ from normkit import _checks
 from normkit._padding import Padding, keywords, padding_of
 from normkit.composite import Activation, under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
-from normkit.nn._ragged import Ragged, is_ragged, through_rows
+from normkit.nn._ragged import is_ragged, through_rows
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
 
 
@@ -97,19 +97,20 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         keep_in_float32(self)
         self.activation = activation
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
-        input: Ragged,
-        residual: Ragged | None = None,
+        input: Tensor,
+        residual: Tensor | None = None,
         *,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> Ragged:
+    ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            return through_rows(type(self).__name__, self, input, residual, padding)
-        return _forward(self, input, residual, ("N, C", "N, C, L"), padding)  # type: ignore[arg-type]
+            ragged: Tensor = through_rows(type(self).__name__, self, input, residual, padding)  # ragged as the input
+            return ragged
+        return _forward(self, input, residual, ("N, C", "N, C, L"), padding)
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]

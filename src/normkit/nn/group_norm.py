@@ -12,7 +12,7 @@ from normkit import _checks
 from normkit._padding import Padding, keywords, padding_of
 from normkit.composite import Activation
 from normkit.functional import group_norm
-from normkit.nn._ragged import Ragged, is_ragged, through_padding
+from normkit.nn._ragged import is_ragged, through_padding
 from normkit.nn._statistics import with_activation
 
 
@@ -79,20 +79,21 @@ class GroupNorm(torch.nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self.activation = activation
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
-        input: Ragged,
+        input: Tensor,
         *,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> Ragged:
+    ) -> Tensor:
         call, padding = type(self).__name__, padding_of(mask, weights, lengths)
         if is_ragged(input):
-            return through_padding(call, self, input, padding)
+            ragged: Tensor = through_padding(call, self, input, padding)  # ragged as the input
+            return ragged
         return checked_group_norm(
             call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps, self.activation, padding
-        )  # type: ignore[arg-type]
+        )
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation)

@@ -13,7 +13,7 @@ from normkit import _checks
 from normkit._padding import Padding, keywords, padding_of, unbatched
 from normkit.composite import under_functorch
 from normkit.functional import instance_norm, instance_norm_with_statistics
-from normkit.nn._ragged import Ragged, is_ragged, through_padding
+from normkit.nn._ragged import is_ragged, through_padding
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
 
 
@@ -75,18 +75,19 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
         keep_in_float32(self)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
-        input: Ragged,
+        input: Tensor,
         *,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> Ragged:
+    ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            return through_padding(type(self).__name__, self, input, padding)
-        return _forward(self, input, ("N, C, L", "C, L"), padding)  # type: ignore[arg-type]
+            ragged: Tensor = through_padding(type(self).__name__, self, input, padding)  # ragged as the input
+            return ragged
+        return _forward(self, input, ("N, C, L", "C, L"), padding)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
