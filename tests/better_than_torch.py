@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp
+from torch.utils.checkpoint import checkpoint
 
 import normkit
+from normkit import surgery
 
 U = 2.0**-24  # half a unit in the last place of 1 in float32
 
@@ -137,6 +139,150 @@ def gradient_of_a_training_batch_norm(nn: Any) -> Outcome:
     return Outcome("works", bool(found["weight"].isfinite().all()))
 
 
+def frozen_through_train(nn: Any) -> Outcome:
+    """With torch, every way there is at once: no gradient, evaluation mode, no grad mode."""
+    layer = nn.BatchNorm1d(4)
+    surgery.freeze(layer, what="affine" if nn is torch.nn else "both")
+    torch.nn.Sequential(layer.eval()).train()
+    with torch.no_grad():
+        layer(_random(8, 4, offset=1))
+    moved = bool(layer.running_mean.any())
+    return Outcome("statistics move" if moved else "frozen", not moved)
+
+
+def batches_counted_by_a_checkpoint(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4)
+    checkpoint(layer, _random(8, 4).requires_grad_(), use_reentrant=False).pow(3).sum().backward()
+    counted = int(layer.num_batches_tracked)
+    return Outcome(str(counted), counted == 1)
+
+
+def forward_that_leaves_no_trace(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4, momentum=0.0 if nn is torch.nn else 0.1)
+    with contextlib.nullcontext() if nn is torch.nn else normkit.no_stat_update(layer):
+        layer(_random(8, 4, offset=1))
+    counted = int(layer.num_batches_tracked)
+    return Outcome("counts the batch" if counted else "no trace", not (counted or layer.running_mean.any()))
+
+
+def _recalibrate(nn: Any, model: Any, loader: Any) -> None:
+    if nn is torch.nn:
+        torch.optim.swa_utils.update_bn(loader, model)
+    else:
+        surgery.recalibrate(model, loader)
+
+
+def statistics_of_unequal_batches(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(1)
+    _recalibrate(nn, layer, [torch.zeros(98, 1), torch.tensor([[10.0], [10.0]])])
+    mean, var = layer.running_mean.item(), layer.running_var.item()
+    return Outcome(f"{mean:.2f} and {var:.2f}", abs(mean - 0.2) < 1e-6 and abs(var - 196 / 99) < 1e-6)
+
+
+def recalibration_of_a_frozen_layer(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4)
+    model = torch.nn.Sequential(layer, nn.BatchNorm1d(4))
+    layer.eval().requires_grad_(False)
+    _recalibrate(nn, model, [_random(8, 4, offset=1)])
+    changed = bool(layer.running_mean.any())
+    return Outcome("overwritten" if changed else "left alone", not changed)
+
+
+def recalibration_that_fails(nn: Any) -> Outcome:
+    model = torch.nn.Sequential(nn.BatchNorm1d(4), torch.nn.Linear(4, 4)).eval()
+    model(_random(8, 4))
+    with contextlib.suppress(RuntimeError):
+        _recalibrate(nn, model, [_random(8, 4, offset=1), _random(8, 5)])
+    same = not model.training and model[0].momentum == 0.1 and not model[0].running_mean.any()
+    return Outcome("as it was" if same else "changed", bool(same))
+
+
+def one_nan(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4) if nn is torch.nn else nn.BatchNorm1d(4, nonfinite="skip")
+    x = _random(8, 4)
+    x[0] = float("nan")
+    layer(x)
+    layer(_random(8, 4))
+    finite = bool(layer.running_mean.isfinite().all())
+    return Outcome("finite" if finite else "NaN for good", finite)
+
+
+def a_choice_of_variance(nn: Any) -> Outcome:
+    layer = (
+        nn.BatchNorm1d(1, momentum=1.0) if nn is torch.nn else nn.BatchNorm1d(1, 1e-5, 1.0, running_variance="biased")
+    )
+    x = torch.tensor([[1.0], [3.0]])
+    apart = (layer(x) - layer.eval()(x)).abs().max().item()
+    return Outcome(f"{apart:.2g}", apart < 1e-6)
+
+
+class _Doubling(torch.nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def synchronized_on_a_cpu(nn: Any) -> Outcome:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        nn.SyncBatchNorm(4)(_random(8, 4))
+    except ValueError:
+        return Outcome("raises", False)
+    finally:
+        torch.distributed.destroy_process_group()
+    return Outcome("works", True)
+
+
+def synchronized_subclass(nn: Any) -> Outcome:
+    layer = _Doubling(4)
+    if nn is torch.nn:
+        kept = isinstance(torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer), _Doubling)
+    else:
+        kept = len(surgery.synchronize(layer).left) == 1 and isinstance(layer, _Doubling)
+    return Outcome("kept, and said so" if kept else "lost", kept)
+
+
+def hooks_of_a_synchronized_layer(nn: Any) -> Outcome:
+    layer = nn.BatchNorm2d(4)
+    layer.register_forward_hook(lambda *_: None)
+    if nn is torch.nn:
+        layer = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    else:
+        surgery.synchronize(layer)
+    kept = len(layer._forward_hooks) == 1
+    return Outcome("kept" if kept else "lost", kept)
+
+
+def _padded_sequences(junk: float) -> tuple[Tensor, Tensor]:
+    """Ten sequences of up to 20 steps, four fifths of it padding; the values of the rest have mean 3."""
+    mask = torch.arange(20) < torch.tensor([2, 6] * 5)[:, None]
+    values = torch.tensor([2.0, 4.0]).repeat(10).expand(10, 20)
+    return torch.where(mask, values, junk)[:, None], mask
+
+
+def statistics_of_padded_sequences(nn: Any) -> Outcome:
+    x, mask = _padded_sequences(0.0)
+    layer = nn.BatchNorm1d(1, momentum=1.0)
+    layer(x, **({} if nn is torch.nn else {"mask": mask}))
+    mean = layer.running_mean.item()
+    return Outcome(f"{mean:.2f}", abs(mean - 3) < 1e-6)
+
+
+def junk_in_the_padding(nn: Any) -> Outcome:
+    x, mask = _padded_sequences(float("nan"))
+    y = nn.InstanceNorm1d(1)(x, **({} if nn is torch.nn else {"mask": mask}))
+    finite = bool(y.isfinite().all())
+    return Outcome("finite" if finite else "NaN", finite)
+
+
+def packed_sequence(nn: Any) -> Outcome:
+    x = torch.nn.utils.rnn.pack_sequence([_random(3, 4), _random(2, 4)])
+    try:
+        y = nn.BatchNorm1d(4)(x)
+    except (AttributeError, TypeError):
+        return Outcome("raises", False)
+    return Outcome("works", y.data.shape == x.data.shape)
+
+
 def compiled_cumulative_average(nn: Any) -> Outcome:
     torch.compiler.reset()
     layer = nn.BatchNorm1d(4, momentum=None)
@@ -171,6 +317,20 @@ ROWS = (
     Row("BatchNorm in bfloat16: running mean of 100", bfloat16_running_mean, "100"),
     Row("GroupNorm with one value a group", one_value_a_group, "an error"),
     Row("`torch.func.grad` through a training BatchNorm", gradient_of_a_training_batch_norm, "a gradient"),
+    Row("BatchNorm frozen, then `model.train()`", frozen_through_train, "frozen"),
+    Row("BatchNorm in an activation checkpoint: batches counted in a step", batches_counted_by_a_checkpoint, "1"),
+    Row("BatchNorm: a training forward without a trace", forward_that_leaves_no_trace, "no trace"),
+    Row("Recalibration: mean and variance of 98 zeros, then 2 tens", statistics_of_unequal_batches, "0.20 and 1.98"),
+    Row("Recalibration: a frozen layer", recalibration_of_a_frozen_layer, "left alone"),
+    Row("Recalibration that fails: the model after it", recalibration_that_fails, "as it was"),
+    Row("BatchNorm: running mean after one sample of NaN", one_nan, "finite"),
+    Row("BatchNorm of a batch of 2, momentum 1: training against evaluation", a_choice_of_variance, "0"),
+    Row("SyncBatchNorm on gloo and the CPU", synchronized_on_a_cpu, "works"),
+    Row("SyncBatchNorm by conversion: a subclass with its own forward", synchronized_subclass, "kept"),
+    Row("SyncBatchNorm by conversion: hooks", hooks_of_a_synchronized_layer, "kept"),
+    Row("BatchNorm of values around 3, 80 % padding: running mean", statistics_of_padded_sequences, "3.00"),
+    Row("InstanceNorm with NaN in the padding: output", junk_in_the_padding, "finite"),
+    Row("BatchNorm of a PackedSequence", packed_sequence, "works"),
     Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
     Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
     Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),

@@ -1,7 +1,8 @@
 """normkit: normalization for neural networks, exact in every corner, and a laboratory that compares norms.
 
 ``normkit.nn`` holds the layers, ``normkit.functional`` the functions behind them, ``normkit.reference`` their
-definition in NumPy; ``normkit.upgrade`` swaps the norms of a model that exists, and ``normkit.lab`` compares norms.
+definition in NumPy; ``normkit.upgrade`` swaps the norms of a model that exists, ``normkit.surgery`` changes them, and
+``normkit.lab`` compares norms.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from normkit._version import __version__
 from normkit.errors import NormkitError
 
 if TYPE_CHECKING:
-    from normkit import functional, lab, nn, reference
+    from normkit import functional, lab, nn, reference, surgery
     from normkit._info import info
+    from normkit.nn._updates import no_stat_update
     from normkit.surgery.report import UpgradeReport
     from normkit.surgery.upgrade import upgrade
 
@@ -28,7 +30,9 @@ __all__ = [
     "info",
     "lab",
     "nn",
+    "no_stat_update",
     "reference",
+    "surgery",
     "upgrade",
 ]
 
@@ -39,6 +43,8 @@ _ON_FIRST_USE = {
     "lab": "normkit.lab",
     "nn": "normkit.nn",
     "reference": "normkit.reference",
+    "surgery": "normkit.surgery",
+    "no_stat_update": "normkit.nn._updates",
     "info": "normkit._info",
     "UpgradeReport": "normkit.surgery",
     "upgrade": "normkit.surgery",

@@ -24,6 +24,10 @@ class Padding(NamedTuple):
     weights: Tensor | None = None
     lengths: Tensor | Sequence[int] | None = None
 
+    def of_rows(self, rows: slice) -> Padding:
+        """What was said about some of the samples."""
+        return Padding(*(None if said is None else said[rows] for said in self))
+
 
 class Positions(NamedTuple):
     """What is known of the positions; each broadcasts to the input."""

@@ -21,6 +21,14 @@ class SingleValueError(ShapeError):
     """A mean and variance would be taken of a single value, and the output would not depend on the input."""
 
 
+class StatisticsError(NormkitError, RuntimeError):
+    """Statistics cannot be computed: of NaN or infinity where none may enter, or of too few values."""
+
+
+class RankError(NormkitError, RuntimeError):
+    """Another process of the group does not take part, is elsewhere, or has failed; the message names it."""
+
+
 class DtypeError(NormkitError, TypeError, NotImplementedError):
     """An argument has another type than the call takes: integers, complex numbers, a list, a string for eps.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from normkit.bench.cases import Cell, Mode, Workload
-from normkit.bench.results import COPY, CellResult, ModelResult, OverheadResult, Record
+from normkit.bench.cases import Cell, Mode, Sequences, Workload
+from normkit.bench.results import COPY, CellResult, ModelResult, OverheadResult, Record, RecurrentResult
 from normkit.bench.timing import Timing
 
 LAYER_NORM = Workload("layer_norm", (512, 768), "contiguous", "float32")
@@ -46,4 +46,16 @@ def record() -> Record:
         ModelResult("llama", "timed", 9, 1, "", {"before": timing(3000), "after": timing(2000)}),
         ModelResult("gpt", "red", 9, 0, "the loss is nan"),
     )
-    return Record(PROVENANCE, cells, overheads, models)
+    return Record(PROVENANCE, cells, overheads, models, recurrent())
+
+
+def recurrent() -> tuple[RecurrentResult, ...]:
+    """Both bars met, both missed, and one that was not timed."""
+    lstm, gru = Sequences("lstm", (50, 1, 128, 128)), Sequences("gru", (5, 4, 3, 2))
+    met = {"torch": timing(1000), "loop": timing(4000), "normkit": timing(1000)}
+    missed = {"torch": timing(1000), "loop": timing(4000), "normkit": timing(2000)}
+    return (
+        RecurrentResult(lstm, "fwd", "timed", "", met, {"loop": 0.25, "normkit": 0.5}),
+        RecurrentResult(lstm, "fwd+bwd", "timed", "", missed, {"loop": 0.25, "normkit": 0.5}),
+        RecurrentResult(gru, "fwd", "red", "normkit is off", {}, {"loop": 0.25, "normkit": 7.0}),
+    )

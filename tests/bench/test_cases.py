@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,12 +13,15 @@ from normkit.bench.cases import (
     LAYOUTS,
     MAP_SHAPES,
     OPS,
+    RECURRENT_OPS,
     ROW_SHAPES,
+    SEQUENCE_SHAPES,
     Cell,
     DType,
     Grid,
     Layout,
     Mode,
+    Sequences,
     Workload,
     floor_bytes,
     parse_shape,
@@ -40,8 +44,22 @@ def test_the_quick_grid_has_each_operation_once() -> None:
     assert [w.op for w in GRIDS["quick"].workloads()] == list(OPS)
 
 
+def test_the_full_grid_has_every_recurrent_layer_on_every_shape_of_sequences() -> None:
+    found = GRIDS["full"].recurrent()
+    assert len(set(found)) == len(found) == len(RECURRENT_OPS) * len(SEQUENCE_SHAPES)
+    assert [case.op for case in GRIDS["quick"].recurrent()] == list(RECURRENT_OPS)
+
+
+def test_recurrent_layers_are_float32() -> None:
+    own = Grid("own", 1.0, 1.0, 1.0, ops=("lstm", "layer_norm"), sequences=((5, 1, 3, 2),))
+    assert own.recurrent() == (Sequences("lstm", (5, 1, 3, 2)),)
+    assert replace(own, dtypes=("bfloat16",)).recurrent() == ()
+    assert {w.op for w in own.workloads()} == {"layer_norm"}
+
+
 def test_the_empty_grid_is_empty() -> None:
     assert GRIDS["none"].workloads() == ()
+    assert GRIDS["none"].recurrent() == ()
 
 
 # Bytes an element, from the table of accesses: reads and writes of the input's size times the bytes of an item.
@@ -87,9 +105,15 @@ def test_names_leave_out_the_layout_where_there_is_but_one() -> None:
 def test_an_unknown_operation_is_named_with_the_nearest() -> None:
     with pytest.raises(ArgumentError, match=r"expected an operation of layer_norm, .*, got 'layernorm'; did you mean"):
         Grid("own", 1.0, 1.0, 1.0, ops=("layernorm",)).workloads()
+    with pytest.raises(ArgumentError, match=r"got 'lsmt'; did you mean lstm"):
+        Grid("own", 1.0, 1.0, 1.0, ops=("lsmt",)).recurrent()
 
 
 @pytest.mark.parametrize("text", ["", "4096", "4x8x9", "4x-8", "axb", "1x8"])
 def test_a_shape_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match="expected a shape of two or four sizes of at least 2"):
         parse_shape(text)
+
+
+def test_a_single_sequence_is_one() -> None:
+    assert parse_shape("50x1x128x128", least=1) == (50, 1, 128, 128)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.example import record
+from bench.example import PROVENANCE, record, recurrent
 from normkit.bench.markdown import every_cell, summary, update
 from normkit.bench.results import Record
 from normkit.errors import BenchError
@@ -62,6 +62,19 @@ def test_models_and_calls_have_tables_of_their_own() -> None:
     assert row(text, "llama") == ["llama", "9 of 10", "3", "2", "1.50"]
     assert row(text, "gpt") == ["gpt", "9 of 9", "–", "–", "red: the loss is nan"]
     assert row(text, "`layer_norm` | 2000") == ["`layer_norm`", "2000", "4000", "0.50"]
+
+
+def test_recurrent_layers_have_a_table_that_says_where_the_bar_is_missed() -> None:
+    text = summary(record(), "")
+    assert (
+        "at most 1.25 times the plain layer's time, and at least 4 times the loop's speed. It is missed in 1 of 2:\n"
+        in text
+    )
+    assert "\n- lstm 50x1x128x128 fwd+bwd: 2.00 times the plain layer's time, not 1.25\n" in text
+    assert row(text, "lstm 50x1x128x128 fwd")[1:] == ["1", "4", "1", "1.00", "4.00"]
+    assert row(text, "gru 5x4x3x2 fwd")[1:] == ["–", "–", "–", "–", "red: normkit is off"]
+    assert "It is met in all 1." in summary(Record(PROVENANCE, recurrent=recurrent()[:1]), "")
+    assert "1.25 in all." in text  # the mean is that of the norms
 
 
 def test_every_cell_has_a_row_with_its_numbers() -> None:

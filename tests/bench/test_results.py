@@ -47,3 +47,15 @@ def test_a_record_is_red_if_anything_is() -> None:
     assert example.is_red
     assert not Record({}, example.cells[:3], (), example.models[:1]).is_red
     assert Record({}, (), (), example.models).is_red
+
+
+def test_a_recurrent_layer_has_two_bars() -> None:
+    met, missed, red = record().recurrent
+    assert (met.times_plain, met.times_loop, met.misses) == (1.0, 4.0, ())
+    assert missed.misses == (
+        "2.00 times the plain layer's time, not 1.25",
+        "2.00 times as fast as the loop, not 4",
+    )
+    assert (red.times_plain, red.times_loop, red.misses) == (None, None, ())
+    assert Record({}, recurrent=(red,)).is_red
+    assert not Record({}, recurrent=(met, missed)).is_red

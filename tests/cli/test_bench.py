@@ -86,6 +86,31 @@ def test_update_renews_the_tables_of_a_file(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("idle")
+def test_recurrent_layers_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ("bench", "--op", "lstm,gru", "--shape", "3x1x4x8", "--slice", "0.002", "--threads", "1")
+    assert main([*tiny, "--save", "--folder", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "gru 3x1x4x8 fwd+bwd" in out
+    assert "geometric mean" not in out  # which is that of the norms
+    assert "timing · lstm 3x1x4x8" in err
+    (path,) = tmp_path.glob("*-quick.jsonl")
+    assert main(["bench", "--show", str(path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [f"{r['case']['op']} {r['mode']}" for r in shown["recurrent"]] == [
+        "lstm fwd", "lstm fwd+bwd", "gru fwd", "gru fwd+bwd",
+    ]  # fmt: skip
+    assert shown["cells"] == []
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_shape_alone_is_one_of_rows_or_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("normkit.bench.measure_recurrent", lambda cases, *_: asked.extend(cases) or ())
+    assert main([*TINY[:1], *TINY[3:]]) == 0
+    assert asked == []
+
+
+@pytest.mark.usefixtures("idle")
 def test_a_wrong_result_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("normkit.bench.gate.TOLERANCES", dict.fromkeys((torch.float32, torch.bfloat16), 0.0))
     assert main([*TINY]) == 1
@@ -111,6 +136,7 @@ def test_an_interrupt_shows_what_there_is_and_stores_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--op", "lstm", "--shape", "8x16"], "expected operations for the shapes, got lstm and 8x16; give .* TxNxIxH"),
         (["--op", "layernorm"], "expected an operation of .*did you mean layer_norm"),
         (["--shape", "4096"], "expected a shape of two or four sizes"),
         (

@@ -91,6 +91,7 @@ SHAPES = {
     "BatchNorm1d": (6, (5, 6)),
     "BatchNorm2d": (6, (2, 6, 2, 2)),
     "BatchNorm3d": (6, (2, 6, 2, 2, 1)),
+    "SyncBatchNorm": (6, (5, 6)),
     "InstanceNorm1d": (6, (1, 6, 5)),
     "InstanceNorm2d": (6, (1, 6, 3, 2)),
     "InstanceNorm3d": (6, (1, 6, 3, 2, 1)),

@@ -148,6 +148,10 @@ CASES: tuple[LayerCase, ...] = (
         VOLUMES, variants=BATCH_NORM,
     ),
     LayerCase(
+        "SyncBatchNorm alone", nn.SyncBatchNorm, None, lambda n: ((6,), (2, 6, n, 2)), norms.BatchNorm(),
+        (*SEQUENCES, *MAPS, *VOLUMES), variants=BATCH_NORM,
+    ),
+    LayerCase(
         "BatchNorm2d in evaluation", nn.BatchNorm2d, torch.nn.BatchNorm2d, lambda n: ((6,), (2, 6, n, 2)),
         norms.GivenStatistics(), MAPS, variants=BATCH_NORM[:5], training=False,
     ),

@@ -1,13 +1,16 @@
 """The examples of the documentation run and print what they say."""
 
 import doctest
+import importlib
 from types import ModuleType
 
 import pytest
+import torch
 
 import normkit
 from normkit import functional
 from normkit.nn import (
+    _updates,
     add_norm,
     batch_norm,
     batch_norm_lstm,
@@ -18,10 +21,16 @@ from normkit.nn import (
     lstm,
     rms_norm,
     rnn,
+    sync_batch_norm,
 )
 
+# By their paths: the functions of normkit.surgery hide the modules that they are named like.
+SURGERY = tuple(
+    importlib.import_module(f"normkit.surgery.{name}") for name in ("freeze", "recalibrate", "synchronize", "upgrade")
+)
 MODULES = (
     functional,
+    _updates,
     add_norm,
     batch_norm,
     batch_norm_lstm,
@@ -32,12 +41,14 @@ MODULES = (
     lstm,
     rms_norm,
     rnn,
+    sync_batch_norm,
+    *SURGERY,
 )
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_examples(module: ModuleType) -> None:
-    result = doctest.testmod(module)
+    result = doctest.testmod(module, extraglobs={"normkit": normkit, "torch": torch})
     assert result.failed == 0
     assert result.attempted > 0
 

@@ -21,6 +21,7 @@ OPERATORS: dict[type, list[str]] = {
     nn.BatchNorm1d: ["BatchNormalization"],
     nn.BatchNorm2d: ["BatchNormalization"],
     nn.BatchNorm3d: ["BatchNormalization"],
+    nn.SyncBatchNorm: ["BatchNormalization"],
     nn.InstanceNorm1d: ["InstanceNormalization"],
     nn.InstanceNorm2d: ["InstanceNormalization"],
     nn.InstanceNorm3d: ["InstanceNormalization"],

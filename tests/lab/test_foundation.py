@@ -19,7 +19,9 @@ PACKAGE = Path(normkit.__file__).parent
 TELLING = {
     "normkit",
     "normkit._C",
+    "normkit._call_checks",
     "normkit._checks",
+    "normkit._sequence_checks",
     "normkit._version",
     "normkit.errors",
     "normkit.lab",

@@ -95,7 +95,7 @@ def test_a_thousand_steps_stay_exact(case: Recurrent, norm: str, dtype: torch.dt
         (GRU, reference.layer_norm_gru_step, reference.layer_norm_gru_step_backward),
         (RNN, reference.layer_norm_rnn_step, reference.layer_norm_rnn_step_backward),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_gradients_are_the_references(case: Recurrent, step: Any, backward: Any, dtype: torch.dtype) -> None:

@@ -2,7 +2,16 @@
 
 from normkit.bench.cases import GRIDS, Grid
 from normkit.bench.overhead import measure_overheads
-from normkit.bench.results import CellResult, ModelResult, OverheadResult, Record, below_par, geometric_mean
+from normkit.bench.recurrent import measure_recurrent
+from normkit.bench.results import (
+    CellResult,
+    ModelResult,
+    OverheadResult,
+    Record,
+    RecurrentResult,
+    below_par,
+    geometric_mean,
+)
 from normkit.bench.runner import Options, Progress, run
 from normkit.bench.steps import measure_models
 from normkit.bench.threads import thread_count
@@ -18,11 +27,13 @@ __all__ = [
     "Plan",
     "Progress",
     "Record",
+    "RecurrentResult",
     "Timing",
     "below_par",
     "geometric_mean",
     "measure_models",
     "measure_overheads",
+    "measure_recurrent",
     "run",
     "thread_count",
 ]

@@ -22,6 +22,8 @@ ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
 
 ROW_SHAPES = ((32, 768), (512, 768), (4096, 768), (4096, 4096))
 MAP_SHAPES = ((32, 64, 56, 56), (32, 256, 14, 14), (8, 512, 7, 7))
+RECURRENT_OPS = ("lstm", "gru", "rnn")
+SEQUENCE_SHAPES = ((50, 1, 128, 128), (50, 32, 128, 128), (100, 64, 256, 256), (100, 32, 512, 512))
 
 # A statistic whose values fit a core's own cache needs no second read from memory. 1 MiB is the second-level cache
 # of one core on the servers this was written for; a fixed number keeps the bytes of a case the same everywhere.
@@ -101,6 +103,17 @@ class Cell:
         return f"{self.workload} {self.mode}"
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """One recurrent layer on one kind of input: T steps of N sequences of I values each, and H hidden values."""
+
+    op: str
+    shape: tuple[int, ...]  # T, N, I, H
+
+    def __str__(self) -> str:
+        return f"{self.op} {shape_text(self.shape)}"
+
+
 def n_groups(channels: int) -> int:
     """32 groups, as most models have, or as many of them as divide the channels.
 
@@ -146,35 +159,54 @@ class Grid:
     """A choice of cases, and the time they may take."""
 
     name: str
-    limit_s: float  # all together, compilation included
+    limit_s: float  # all norms together, compilation included
     slice_s: float  # timing of one cell
     overhead_s: float  # what a cell takes beside it
-    ops: tuple[str, ...] = tuple(OPS)
+    ops: tuple[str, ...] = (*OPS, *RECURRENT_OPS)
     shapes: tuple[tuple[int, ...], ...] = ROW_SHAPES + MAP_SHAPES
     layouts: tuple[Layout, ...] = LAYOUTS
     dtypes: tuple[DType, ...] = DTYPES
+    sequences: tuple[tuple[int, ...], ...] = SEQUENCE_SHAPES
 
     def workloads(self) -> tuple[Workload, ...]:
-        """Every combination that makes sense: inputs of two dimensions have one layout.
+        """Every combination of the norms that makes sense: inputs of two dimensions have one layout.
 
         Raises:
             ArgumentError: an unknown operation.
         """
         return tuple(
             Workload(op.name, shape, layout, dtype)
-            for op in (_known(name) for name in self.ops)
+            for op in (OPS[name] for name in map(_known, self.ops) if name in OPS)
             for shape in self.shapes
             if len(shape) == op.n_dims
             for layout in (self.layouts if op.n_dims == 4 else LAYOUTS[:1])
             for dtype in self.dtypes
         )
 
+    def recurrent(self) -> tuple[Sequences, ...]:
+        """Every recurrent layer on every shape of sequences; float32 only.
+
+        Raises:
+            ArgumentError: an unknown operation.
+        """
+        ops = [name for name in map(_known, self.ops) if name in RECURRENT_OPS]
+        return tuple(Sequences(op, shape) for op in ops for shape in self.sequences if "float32" in self.dtypes)
+
 
 GRIDS = {
     grid.name: grid
     for grid in (
-        Grid("quick", 105.0, 0.4, 0.6, shapes=((512, 768), (32, 256, 14, 14)), layouts=LAYOUTS[:1], dtypes=DTYPES[:1]),
-        Grid("full", 1120.0, 0.8, 1.2),
+        Grid(
+            "quick",
+            100.0,
+            0.4,
+            0.6,
+            shapes=((512, 768), (32, 256, 14, 14)),
+            layouts=LAYOUTS[:1],
+            dtypes=DTYPES[:1],
+            sequences=SEQUENCE_SHAPES[1:2],
+        ),
+        Grid("full", 1000.0, 0.8, 1.2),
         Grid("none", 0.0, 0.4, 0.0, ops=()),
     )
 }
@@ -185,27 +217,29 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
+def parse_shape(text: str, least: int = 2) -> tuple[int, ...]:
     """The inverse of :func:`shape_text`.
 
     Raises:
-        ArgumentError: not two or four whole numbers from 2 on.
+        ArgumentError: not two or four whole numbers from ``least`` on.
 
     Example:
         >>> parse_shape("32x64x56x56")
         (32, 64, 56, 56)
     """
     parts = text.lower().split("x")
-    if len(parts) not in (2, 4) or not all(part.isdecimal() and int(part) > 1 for part in parts):
+    if len(parts) not in (2, 4) or not all(part.isdecimal() and int(part) >= least for part in parts):
         raise ArgumentError(
-            f"bench: expected a shape of two or four sizes of at least 2, got {text!r}; write 4096x768 or 32x64x56x56."
+            f"bench: expected a shape of two or four sizes of at least {least}, got {text!r}; write 4096x768 or "
+            "32x64x56x56."
         )
     return tuple(map(int, parts))
 
 
-def _known(name: str) -> Op:
-    if name not in OPS:
-        near = difflib.get_close_matches(name, OPS, n=1)
+def _known(name: str) -> str:
+    known = (*OPS, *RECURRENT_OPS)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; choose from those."
-        raise ArgumentError(f"bench: expected an operation of {', '.join(OPS)}, got {name!r}{hint}")
-    return OPS[name]
+        raise ArgumentError(f"bench: expected an operation of {', '.join(known)}, got {name!r}{hint}")
+    return name

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from normkit.bench.cases import DTYPES, MODES
-from normkit.bench.results import NOISE, CellResult, Record, below_par, geometric_mean
+from normkit.bench.results import (
+    LEAST_TIMES_LOOP,
+    MOST_TIMES_PLAIN,
+    NOISE,
+    CellResult,
+    Record,
+    below_par,
+    geometric_mean,
+)
 from normkit.errors import BenchError
 
 SUMMARY, CELLS = "bench", "bench-cells"  # the names of the two pairs of markers
@@ -42,10 +50,12 @@ def update(path: Path, record: Record, source: str) -> None:
 
 
 def summary(record: Record, source: str) -> str:
-    """Where it was measured, the ratios by operation, the cells where torch is faster, steps and calls."""
+    """Where it was measured, the ratios by operation, where torch is faster, recurrent layers, steps and calls."""
     sections = [_measured_on(record, source)]
     if record.cells:
         sections += [_by_operation(record), _slower(record), _not_timed(record)]
+    if record.recurrent:
+        sections.append(_recurrent(record))
     if record.models:
         sections.append(_models(record))
     if record.overheads:
@@ -150,6 +160,29 @@ def _slower(record: Record) -> str:
 def _not_timed(record: Record) -> str:
     rows = [(str(r.cell), r.status, r.message) for r in record.cells if r.status != "timed"]
     return "Not timed:\n\n" + _table(("cell", "status", "why"), rows) if rows else ""
+
+
+def _recurrent(record: Record) -> str:
+    rows = []
+    for r in record.recurrent:
+        if r.status == "timed":
+            times = (_ms(r.times[side].median_ns) for side in ("torch", "loop", "normkit"))
+            rows.append((str(r), *times, _ratio(r.times_plain), _ratio(r.times_loop)))
+        else:
+            rows.append((str(r), *("–",) * 4, f"{r.status}: {r.message}"))
+    missed = [f"- {r}: {words}" for r in record.recurrent for words in r.misses]
+    n_timed = sum(r.status == "timed" for r in record.recurrent)
+    n_missed = sum(bool(r.misses) for r in record.recurrent)
+    return (
+        "LayerNorm in an LSTM, GRU and RNN (steps x sequences x inputs x hidden, float32), beside torch's layer, which "
+        "has no norm, and a Python loop of the same maths in torch's operations. The bar: at most "
+        f"{MOST_TIMES_PLAIN} times the plain layer's time, and at least {LEAST_TIMES_LOOP:g} times the loop's speed. "
+        + (f"It is missed in {n_missed} of {n_timed}:" if missed else f"It is met in all {n_timed}.")
+        + "\n\n"
+        + "".join(f"{line}\n" for line in missed)
+        + ("\n" if missed else "")
+        + _table(("layer", "nn's, plain ms", "loop ms", "normkit ms", "of plain's time", "of the loop's speed"), rows)
+    )
 
 
 def _models(record: Record) -> str:

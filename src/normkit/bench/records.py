@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from normkit._info import info
-from normkit.bench.cases import Cell, Workload
-from normkit.bench.results import CellResult, ModelResult, OverheadResult, Record
+from normkit.bench.cases import Cell, Sequences, Workload
+from normkit.bench.results import CellResult, ModelResult, OverheadResult, Record, RecurrentResult
 from normkit.bench.timing import Timing
 from normkit.errors import BenchError
 
@@ -62,6 +62,7 @@ def encode(record: Record) -> str:
     lines += [{"kind": "cell", **asdict(result)} for result in record.cells]
     lines += [{"kind": "overhead", **asdict(result)} for result in record.overheads]
     lines += [{"kind": "model", **asdict(result)} for result in record.models]
+    lines += [{"kind": "recurrent", **asdict(result)} for result in record.recurrent]
     return "".join(json.dumps(line, allow_nan=True, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -74,7 +75,7 @@ def decode(text: str) -> Record:
     first, *rest = [json.loads(line) for line in text.splitlines() if line.strip()]
     if first.pop("kind") != "run" or first.pop("format") != FORMAT:
         raise ValueError(f"the first line is not a run of format {FORMAT}")
-    found: dict[str, list[dict[str, Any]]] = {"cell": [], "overhead": [], "model": []}
+    found: dict[str, list[dict[str, Any]]] = {"cell": [], "overhead": [], "model": [], "recurrent": []}
     for line in rest:
         found[line.pop("kind")].append(line)
     return Record(
@@ -82,6 +83,7 @@ def decode(text: str) -> Record:
         tuple(_cell_result(line) for line in found["cell"]),
         tuple(OverheadResult(**line | {"times": _timings(line["times"])}) for line in found["overhead"]),
         tuple(ModelResult(**line | {"times": _timings(line["times"])}) for line in found["model"]),
+        tuple(_recurrent_result(line) for line in found["recurrent"]),
     )
 
 
@@ -124,6 +126,12 @@ def _cell_result(line: dict[str, Any]) -> CellResult:
     workload = cell["workload"]
     workload["shape"] = tuple(workload["shape"])
     return CellResult(cell=Cell(Workload(**workload), cell["mode"]), **line | {"times": _timings(line["times"])})
+
+
+def _recurrent_result(line: dict[str, Any]) -> RecurrentResult:
+    case = line.pop("case")
+    sequences = Sequences(case["op"], tuple(case["shape"]))
+    return RecurrentResult(case=sequences, **line | {"times": _timings(line["times"])})
 
 
 def _timings(times: dict[str, dict[str, Any]]) -> dict[str, Timing]:

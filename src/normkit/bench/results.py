@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from normkit.bench.cases import Cell
+from normkit.bench.cases import Cell, Mode, Sequences
 from normkit.bench.timing import Timing
 
 Status = Literal["timed", "red", "skipped"]
 COPY = "copy"
+MOST_TIMES_PLAIN = 1.25  # what a normalized recurrent layer may take, of the time of torch's without a norm
+LEAST_TIMES_LOOP = 4.0  # how many times as fast as a Python loop of the same maths it must be
 NOISE = 0.95  # a ratio from here to 1 is within what two runs on the same machine differ by
 
 
@@ -86,6 +88,41 @@ class ModelResult:
 
 
 @dataclass(frozen=True)
+class RecurrentResult:
+    """A recurrent layer beside torch's plain one and a loop of the same maths. A red one has no times."""
+
+    case: Sequences
+    mode: Mode
+    status: Status
+    message: str = ""
+    times: dict[str, Timing] = field(default_factory=dict)  # "torch", "loop", "normkit"
+    error_shares: dict[str, float] = field(default_factory=dict)  # as a cell's
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.mode}"
+
+    @property
+    def times_plain(self) -> float | None:
+        """The layer's time over that of torch's layer without a norm."""
+        return self.times["normkit"].median_ns / self.times["torch"].median_ns if self.times else None
+
+    @property
+    def times_loop(self) -> float | None:
+        """How many times as fast as the loop."""
+        return self.times["loop"].median_ns / self.times["normkit"].median_ns if self.times else None
+
+    @property
+    def misses(self) -> tuple[str, ...]:
+        """The bars that are missed, in words; none where nothing was timed."""
+        found = []
+        if self.times_plain is not None and not self.times_plain <= MOST_TIMES_PLAIN:
+            found.append(f"{self.times_plain:.2f} times the plain layer's time, not {MOST_TIMES_PLAIN}")
+        if self.times_loop is not None and not self.times_loop >= LEAST_TIMES_LOOP:
+            found.append(f"{self.times_loop:.2f} times as fast as the loop, not {LEAST_TIMES_LOOP:g}")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Record:
     """One run of the benchmark."""
 
@@ -93,6 +130,7 @@ class Record:
     cells: tuple[CellResult, ...] = ()
     overheads: tuple[OverheadResult, ...] = ()
     models: tuple[ModelResult, ...] = ()
+    recurrent: tuple[RecurrentResult, ...] = ()
 
     @property
     def is_red(self) -> bool:
@@ -100,6 +138,7 @@ class Record:
             *(c.status for c in self.cells),
             *(o.status for o in self.overheads),
             *(m.status for m in self.models),
+            *(r.status for r in self.recurrent),
         ]
         return "red" in statuses
 

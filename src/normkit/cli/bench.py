@@ -47,7 +47,9 @@ GridChoice = Annotated[
     typer.Option("--grid", help="quick: each operation once, in 2 minutes. full: all, in 20. none: no operations."),
 ]
 Ops = Annotated[list[str] | None, typer.Option("--op", metavar="OP", help="[all]")]
-Shapes = Annotated[list[str] | None, typer.Option("--shape", metavar="S", help="4096x768, 8x64x56x56. [the grid's]")]
+Shapes = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="S", help="4096x768, 8x64x56x56; of lstm: TxNxIxH. [the grid's]")
+]
 Layouts = Annotated[list[LayoutName] | None, typer.Option("--layout", help="Of maps. [the grid's]")]
 DTypes = Annotated[list[DTypeName] | None, typer.Option("--dtype", help="[the grid's]")]
 Models = Annotated[bool, typer.Option("--models", help="Time training steps before and after normkit.upgrade, too.")]
@@ -83,7 +85,8 @@ def bench(
 ) -> None:
     """Time the layers beside torch eager and torch.compile, by turns, and only what has proved right.
 
-    A ratio is against the faster of the two; a copy that moves the same bytes is the yardstick. Exit code 1: a side
+    A ratio is against the faster of the two; a copy that moves the same bytes is the yardstick. Recurrent layers
+    (lstm, gru, rnn) stand beside torch's, which have no norm, and a Python loop of the same maths. Exit code 1: a side
     gave wrong results.
     """
     if update is not None and show is None:
@@ -127,20 +130,28 @@ def _grid(
     slice_s: float | None,
 ) -> Grid:
     """The grid, narrowed to what was asked for."""
-    from normkit.bench.cases import GRIDS, parse_shape
+    from normkit.bench.cases import GRIDS, OPS, RECURRENT_OPS, parse_shape
 
+    whole = GRIDS[name.value]
+    named = words(ops or (), "--op")
+    are_recurrent = bool(named) and set(named) <= set(RECURRENT_OPS)
+    given = tuple(parse_shape(text, least=1 if are_recurrent else 2) for text in words(shapes or (), "--shape"))
     chosen: dict[str, Any] = {
-        "ops": tuple(words(ops or (), "--op")),
-        "shapes": tuple(parse_shape(text) for text in words(shapes or (), "--shape")),
+        # A shape alone is one of rows or maps; of sequences it is where a recurrent layer is named.
+        "ops": tuple(named) or tuple(op for op in whole.ops if op in OPS and given),
+        "shapes": given,
         "layouts": tuple(layout.value for layout in layouts or ()),
         "dtypes": tuple(dtype.value for dtype in dtypes or ()),
         "slice_s": slice_s,
     }
-    grid = replace(GRIDS[name.value], **{field: value for field, value in chosen.items() if value})
-    if name is not GridName.none and not grid.workloads():
+    grid = replace(whole, **{field: value for field, value in chosen.items() if value})
+    if given:
+        grid = replace(grid, sequences=tuple(shape for shape in given if len(shape) == 4))
+    if name is not GridName.none and not (grid.workloads() or grid.recurrent()):
         raise ArgumentError(
             f"bench: expected operations for the shapes, got {', '.join(grid.ops)} and {', '.join(shapes or ())}; "
-            "give rows (4096x768) to layer_norm and its like, maps (8x64x56x56) to the others."
+            "give rows (4096x768) to layer_norm and its like, TxNxIxH (50x32x128x128) to lstm, gru and rnn, in "
+            "float32, and maps (8x64x56x56) to the others."
         )
     return grid
 
@@ -167,7 +178,16 @@ def _measured(
     grid: Grid, watcher: BenchWatcher, *, has_models: bool, threads: int | None, compiles: bool
 ) -> tuple[Record, bool]:
     """The record, and whether it was cut short."""
-    from normkit.bench import Options, Plan, Record, measure_models, measure_overheads, run, thread_count
+    from normkit.bench import (
+        Options,
+        Plan,
+        Record,
+        measure_models,
+        measure_overheads,
+        measure_recurrent,
+        run,
+        thread_count,
+    )
     from normkit.bench.records import provenance
     from normkit.lab.provenance import available_cores, environment, timestamp
 
@@ -181,6 +201,8 @@ def _measured(
             for result in run(grid.workloads(), choices, watcher.update):
                 cells.append(result)
                 watcher.add(result)
+            recurrent = measure_recurrent(grid.recurrent(), plan, watcher.start_recurrent)
+            record = replace(record, recurrent=tuple(recurrent))
             record = replace(record, overheads=measure_overheads(replace(plan, slice_s=plan.slice_s / 2)))
             if has_models:
                 steps = replace(plan, slice_s=min(10 * plan.slice_s, MODEL_SLICE_S))

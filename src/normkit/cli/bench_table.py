@@ -12,7 +12,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from normkit.bench import CellResult, ModelResult, OverheadResult, Record, below_par, geometric_mean
+from normkit.bench import (
+    CellResult,
+    ModelResult,
+    OverheadResult,
+    Record,
+    RecurrentResult,
+    below_par,
+    geometric_mean,
+)
 
 SIDES = ("torch", "compile", "normkit")
 NONE = "–"
@@ -23,6 +31,8 @@ def bench_tables(record: Record) -> Group:
     parts: list[RenderableType] = []
     if record.cells:
         parts += [_cells(record.cells), "", *_slower(record.cells), *_not_timed(record)]
+    if record.recurrent:
+        parts += ["", *_recurrent(record.recurrent)]
     if record.models:
         parts += ["", _models(record.models)]
     if record.overheads:
@@ -49,6 +59,12 @@ def bench_json(record: Record) -> str:
         "geometric_mean": geometric_mean(r.ratio for r in record.cells),
         "below_par": [str(r.cell) for r, _ in below_par(record.cells)],
         "cells": cells,
+        "recurrent": [
+            asdict(r)
+            | {"times_plain": r.times_plain, "times_loop": r.times_loop, "misses": r.misses}
+            | {"error_shares": {side: _finite(share) for side, share in r.error_shares.items()}}
+            for r in record.recurrent
+        ],
         "overheads": [asdict(o) | {"ratio": o.ratio} for o in record.overheads],
         "models": [asdict(m) | {"ratio": m.ratio} for m in record.models],
     }
@@ -93,6 +109,19 @@ def _not_timed(record: Record) -> list[RenderableType]:
     reasons = Counter(f"skipped: {r.message}" for r in record.cells if r.status == "skipped")
     reasons.update(f"without {side}: {why}" for r in record.cells for side, why in r.absent.items())
     return [*lines, *(Text(f"{n} cells {words}", "dim") for words, n in reasons.items())]
+
+
+def _recurrent(results: tuple[RecurrentResult, ...]) -> list[RenderableType]:
+    """Every case, and where a bar is missed."""
+    table = _table("recurrent", "torch's plain ms", "loop ms", "normkit ms", "of plain's time", "of loop's speed")
+    for r in results:
+        if r.times_plain is None or r.times_loop is None:
+            table.add_row(str(r), Text(f"{r.status}: {r.message}", "bold red"))
+            continue
+        times = (f"{r.times[side].median_ns / 1e6:.3g}" for side in ("torch", "loop", "normkit"))
+        table.add_row(str(r), *times, f"{r.times_plain:.2f}x", f"{r.times_loop:.2f}x")
+    missed = [Text(f"missed  {r}: {words}", "bold red") for r in results for words in r.misses]
+    return [table, *missed]
 
 
 def _models(results: tuple[ModelResult, ...]) -> Table:

@@ -24,6 +24,8 @@ class BenchWatcher(Protocol):
 
     def add(self, result: CellResult) -> None: ...
 
+    def start_recurrent(self, name: str) -> None: ...
+
     def start_model(self, name: str) -> None: ...
 
 
@@ -52,6 +54,9 @@ class Silence:
     def add(self, result: CellResult) -> None:
         """Nothing is shown."""
 
+    def start_recurrent(self, name: str) -> None:
+        """Nothing is shown."""
+
     def start_model(self, name: str) -> None:
         """Nothing is shown."""
 
@@ -69,6 +74,9 @@ class Bar:
 
     def add(self, result: CellResult) -> None:
         self.bar.console.print(Text(news(result), "dim"))
+
+    def start_recurrent(self, name: str) -> None:
+        self.bar.update(self.task, description=f"timing {name}", completed=0, total=None)
 
     def start_model(self, name: str) -> None:
         self.bar.update(self.task, description=f"training steps of {name}", completed=0, total=None)
@@ -92,6 +100,9 @@ class Lines:
     def add(self, result: CellResult) -> None:
         if result.status == "red":
             self._say(news(result))
+
+    def start_recurrent(self, name: str) -> None:
+        self._say(f"timing · {name}")
 
     def start_model(self, name: str) -> None:
         self._say(f"training steps of {name}")

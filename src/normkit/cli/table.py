@@ -66,4 +66,6 @@ def _advice(task: TaskView) -> RenderableType:
     table.add_column()
     for row in task.rows:
         table.add_row(Text(f"batch {row.batch_size}", "dim"), Text(row.advice))
+    if task.turn:
+        table.add_row("", Text(task.turn))
     return Padding(table, (0, 0, 0, 2), expand=False)

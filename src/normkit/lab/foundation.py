@@ -18,6 +18,7 @@ CODE = (
     "kernels",
     "moments.py",
     "nn",
+    "pooling.py",
     "recurrence.py",
     "lab/data.py",
     "lab/evaluation.py",

@@ -10,6 +10,7 @@ from normkit.nn.layer_norm import LayerNorm, LayerNorm2d
 from normkit.nn.lstm import LayerNormLSTM, LayerNormLSTMCell
 from normkit.nn.rms_norm import RMSNorm
 from normkit.nn.rnn import LayerNormRNN, LayerNormRNNCell
+from normkit.nn.sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "AddLayerNorm",
@@ -32,4 +33,5 @@ __all__ = [
     "LayerNormRNN",
     "LayerNormRNNCell",
     "RMSNorm",
+    "SyncBatchNorm",
 ]

@@ -21,13 +21,13 @@ def through_rows(call: str, norm: Callable[..., Tensor], x: Any, residual: Any, 
     """A norm of [M, C] that does not care which sequence a row is of, on ragged input."""
     _check(call, x, padding)
     if residual is None:
-        return _with_rows(x, norm(_rows(x)))
+        return _with_rows(x, norm(rows_of(x)))
     if type(residual) is not type(x):
         raise DtypeError(
             f"{call}: expected residual of the input's type {type(x).__name__}, got {type(residual).__name__}; "
             f"make it from the same lengths."
         )
-    return _with_rows(x, norm(_rows(x), _rows(residual)))
+    return _with_rows(x, norm(rows_of(x), rows_of(residual)))
 
 
 def through_padding(call: str, norm: Callable[..., Tensor], x: Any, padding: Padding | None) -> Any:
@@ -64,7 +64,8 @@ def _check(call: str, x: Any, padding: Padding | None) -> None:
         )
 
 
-def _rows(x: Any) -> Tensor:
+def rows_of(x: Any) -> Tensor:
+    """[M, C]: every value of ragged input."""
     rows: Tensor = x.data if isinstance(x, PackedSequence) else x.transpose(1, 2).values()
     return rows
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _checks
+from normkit import _checks, _sequence_checks
 from normkit.composite import widen
 from normkit.nn import _sequence
 from normkit.recurrence import Cell, Kind, Norms, RowNorm, State, Weights
@@ -141,7 +141,7 @@ class Recurrent(torch.nn.RNNBase):
     ) -> None:
         call = type(self).__name__
         check_arguments(call, norm, norms, eps, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        _checks.projection(call, proj_size, hidden_size)
+        _sequence_checks.projection(call, proj_size, hidden_size)
         _checks.probability(call, "dropout", dropout)
         super().__init__(
             mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
@@ -185,7 +185,7 @@ class Recurrent(torch.nn.RNNBase):
         """The output in the form of the input, and the final states."""
         call = type(self).__name__
         rows, layout = self._rows(call, x, lengths)
-        _checks.recurrent_input(call, rows, self.input_size, self.weight_ih_l0)
+        _sequence_checks.recurrent_input(call, rows, self.input_size, self.weight_ih_l0)
         dtype = output_dtype(rows)
         hx = self._initial(call, hx, layout, rows)
         n_directions = 2 if self.bidirectional else 1
@@ -209,17 +209,17 @@ class Recurrent(torch.nn.RNNBase):
         if hx is None:
             return tuple(rows.new_zeros(shape) for shape in shapes)
         for name, s, shape in zip(("h_0", "c_0"), hx, shapes, strict=False):
-            _checks.recurrent_state(call, name, s, shape, rows)
+            _sequence_checks.recurrent_state(call, name, s, shape, rows)
         return hx
 
     def _rows(
         self, call: str, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None
     ) -> tuple[Tensor, _sequence.Layout]:
         if isinstance(x, PackedSequence):
-            _checks.packed(call, x.data, x.batch_sizes, lengths)
+            _sequence_checks.packed(call, x.data, x.batch_sizes, lengths)
             return _sequence.from_packed(x)
         layout = "N, T, C" if self.batch_first else "T, N, C"
-        n_steps = _checks.padded(call, x, layout)
+        n_steps = _sequence_checks.padded(call, x, layout)
         n_sequences = x.shape[0 if self.batch_first else 1] if x.dim() == 3 else None
-        checked = None if lengths is None else _checks.lengths(call, lengths, n_sequences, n_steps)
+        checked = None if lengths is None else _sequence_checks.lengths(call, lengths, n_sequences, n_steps)
         return _sequence.from_padded(x, self.batch_first, checked)

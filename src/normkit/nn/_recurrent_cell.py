@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from normkit import _checks
+from normkit import _checks, _sequence_checks
 from normkit.composite import widen
 from normkit.nn import _recurrent
 from normkit.recurrence import Cell, State
@@ -62,13 +62,13 @@ class RecurrentCell(torch.nn.RNNCellBase):
         call = type(self).__name__
         _checks.tensor(call, "input", x)
         _checks.rank(call, x, ("N, C", "C"))
-        _checks.recurrent_input(call, x, self.input_size, self.weight_ih)
+        _sequence_checks.recurrent_input(call, x, self.input_size, self.weight_ih)
         shape = (*x.shape[:-1], self.hidden_size)
         if hx is None:
             hx = (x.new_zeros(shape),) * (2 if self._has_c else 1)
         else:
             for name, s in zip(("h_0", "c_0"), hx, strict=False):
-                _checks.recurrent_state(call, name, s, shape, x)
+                _sequence_checks.recurrent_state(call, name, s, shape, x)
         dtype = _recurrent.output_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             rows = widen(x).reshape(-1, self.input_size)

@@ -14,6 +14,7 @@ from normkit.composite import under_functorch
 from normkit.errors import SingleValueError
 from normkit.functional import batch_norm, batch_norm_with_statistics
 from normkit.nn._statistics import apply_keeping_float32, keep_in_float32
+from normkit.nn._updates import step_of
 
 
 class Batch(NamedTuple):
@@ -32,6 +33,8 @@ class StepStatistics(torch.nn.Module):
     moments of all its values at those steps. Where one sequence alone reaches a step there is nothing to normalize
     over: it takes the running statistics, also in training, and adds nothing to them.
     """
+
+    frozen_statistics = False
 
     running_mean: Tensor  # [max_steps, C]
     running_var: Tensor
@@ -55,13 +58,13 @@ class StepStatistics(torch.nn.Module):
 
     def forward(self, x: Tensor, step: int) -> tuple[Tensor, Batch | None]:
         """x̂, and the batch's own statistics where they are what normalized."""
-        n = x.shape[0]
-        if self.training and n == 1 and step == 0:
+        n, by_batch = x.shape[0], step_of(self) != "evaluate"
+        if by_batch and n == 1 and step == 0:
             raise SingleValueError(
                 "BatchNormLSTM: expected more than 1 sequence in a training batch, got 1; the output would not depend "
                 "on the input; use larger batches, .eval(), or LayerNormLSTM."
             )
-        if self.training and n != 1:
+        if by_batch and n != 1:
             x_hat, mean, var = _by_batch(x, self.eps)
             return x_hat, Batch(step, n, mean[None], var[None])
         place = min(step, self.max_steps - 1)
@@ -70,7 +73,7 @@ class StepStatistics(torch.nn.Module):
     def all_steps(self, x: Tensor, sizes: Sequence[int], first: int) -> tuple[Tensor, list[Batch]]:
         """The same for the rows of all steps from ``first`` on."""
         n, steps = sizes[0], len(sizes)
-        if self.training and n > 1 and sizes[-1] == n:
+        if step_of(self) != "evaluate" and n > 1 and sizes[-1] == n:
             # Every step's values side by side are features with statistics of their own: one call does for all.
             side_by_side = torch.unflatten(x, 0, (steps, n)).transpose(0, 1).flatten(1)
             x_hat, mean, var = _by_batch(side_by_side, self.eps)
@@ -82,7 +85,7 @@ class StepStatistics(torch.nn.Module):
     @torch.no_grad()
     def remember(self, batches: Sequence[Batch]) -> None:
         """running = (1 − momentum)·running + momentum·batch, at every step that has statistics of a batch."""
-        if not batches or batches[0].n == 0:
+        if not batches or batches[0].n == 0 or step_of(self) != "update":
             return
         mean, var = self.running_mean.clone(), self.running_var.clone()
         shared: list[Batch] = []

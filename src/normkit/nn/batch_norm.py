@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
-from normkit._padding import Padding, keywords, padding_of
-from normkit.composite import Activation, under_functorch
-from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit._padding import padding_of
+from normkit.composite import Activation
+from normkit.nn._batch_norm_step import batch_norm_step
+from normkit.nn._policies import TORCH, Nonfinite, SingleValue, StatisticsPolicy
 from normkit.nn._ragged import is_ragged, through_rows
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
+from normkit.pooling import Variance
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -35,6 +37,15 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         device, dtype: of the parameters. Running statistics are float32 at least.
         bias: False leaves out the bias.
         activation: "relu", "silu" or "gelu" (the exact one), applied in the same pass; None for none.
+        single_value: what a training batch of one value per channel is. "raise" makes it an error; "running"
+            normalizes it with the running statistics; "skip" with itself, which leaves the bias. The latter two
+            leave the statistics alone.
+        nonfinite: what NaN, infinity or overflow in a channel of a training batch does. "propagate" lets it enter
+            the running statistics; "skip" keeps those of the channel as they were, and counts no batch without a
+            finite channel; "raise" makes it an error. Outputs are what they are.
+        running_variance: "unbiased" or "biased", the variance of the batch that enters the running one.
+        virtual_batch_size: normalize in virtual batches of at most so many samples, as equal as can be, which
+            enter the running statistics one after another; no smaller tail is left. None takes the whole batch.
 
     Shape:
         input [N, C] or [N, C, L] -> output of the same shape. forward takes a residual of the input's shape and dtype,
@@ -77,6 +88,8 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -90,12 +103,21 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm1d", num_features, eps, momentum)
         _checks.activation("BatchNorm1d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm1d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(
         self,
@@ -108,12 +130,12 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
     ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            ragged: Tensor = through_rows(type(self).__name__, self, input, residual, padding)  # ragged as the input
+            ragged: Tensor = through_rows(type(self).__name__, self.forward, input, residual, padding)  # ragged as the input
             return ragged
-        return _forward(self, input, residual, ("N, C", "N, C, L"), padding)
+        return batch_norm_step(self, input, residual, ("N, C", "N, C, L"), padding)
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -131,6 +153,8 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -144,12 +168,21 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm2d", num_features, eps, momentum)
         _checks.activation("BatchNorm2d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm2d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(
         self,
@@ -160,10 +193,10 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         weights: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        return _forward(self, input, residual, ("N, C, H, W",), padding_of(mask, weights, lengths))
+        return batch_norm_step(self, input, residual, ("N, C, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm2d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -181,6 +214,8 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
     """
 
     activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -194,12 +229,21 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
     ) -> None:
         check_arguments("BatchNorm3d", num_features, eps, momentum)
         _checks.activation("BatchNorm3d", activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            "BatchNorm3d", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         keep_in_float32(self)
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
 
     def forward(
         self,
@@ -210,121 +254,11 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         weights: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        return _forward(self, input, residual, ("N, C, D, H, W",), padding_of(mask, weights, lengths))
+        return batch_norm_step(self, input, residual, ("N, C, D, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
         return self
-
-
-def _forward(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d,
-    x: Tensor,
-    residual: Tensor | None,
-    layouts: tuple[str, ...],
-    padding: Padding | None,
-) -> Tensor:
-    mean, var = layer.running_mean, layer.running_var
-    needs_channels = layer.num_features if layer.affine or mean is not None else None
-    if layer.training and not layer.track_running_stats:  # then they are neither used nor changed
-        mean = var = None
-    if layer.training and mean is not None and var is not None and under_functorch():
-        check_input(type(layer).__name__, x, layouts, needs_channels)
-        return _train_in_transform(layer, x, residual, mean, var, padding)
-    tracked, momentum = layer.num_batches_tracked, layer.momentum
-    return checked_batch_norm(
-        type(layer).__name__,
-        layouts,
-        x,
-        needs_channels,
-        mean,
-        var,
-        tracked if layer.track_running_stats else None,
-        layer.weight,
-        layer.bias,
-        layer.training,
-        momentum,
-        layer.eps,
-        layer.activation,
-        residual,
-        padding,
-    )
-
-
-def checked_batch_norm(
-    call: str,
-    layouts: tuple[str, ...],
-    x: Tensor,
-    num_features: int | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    tracked: Tensor | None,
-    w: Tensor | None,
-    b: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: Activation | None,
-    residual: Tensor | None,
-    padding: Padding | None = None,
-) -> Tensor:
-    """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
-    check_input(call, x, layouts, num_features)
-    own_statistics = training or (mean is None and var is None)
-    weight_of_batch = averaging_weight(momentum, tracked, training)
-    y = _checks.as_call(
-        call, batch_norm, x, mean, var, w, b, own_statistics, weight_of_batch, eps,
-        activation=activation, residual=residual, **keywords(padding),
-    )  # fmt: skip
-    if training and tracked is not None:
-        tracked.add_(1)
-    return y
-
-
-torch.fx.wrap("checked_batch_norm")
-
-
-def averaging_weight(momentum: float | None, tracked: Tensor | None, training: bool = True) -> float | Tensor:
-    """momentum, or 1/k for the k-th batch where it is None: as a tensor, so that compiled graphs stay whole."""
-    if momentum is not None:
-        return momentum
-    if tracked is None or not training:
-        return 0.0
-    return 1.0 / (tracked + 1).to(torch.float32)
-
-
-def check_input(call: str, x: Tensor, layouts: tuple[str, ...], num_features: int | None) -> None:
-    _checks.tensor(call, "input", x)
-    _checks.rank(call, x, layouts)
-    if num_features is not None:
-        _checks.channels(call, x, num_features)
-
-
-def _train_in_transform(
-    layer: BatchNorm1d | BatchNorm2d | BatchNorm3d,
-    x: Tensor,
-    residual: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    padding: Padding | None,
-) -> Tensor:
-    """A training step inside torch.func: statistics that the transform was given are replaced, never written to.
-
-    torch.func.functional_call hands the replaced buffers back in its dictionary and restores the layer's own.
-    A buffer that is not an input of the transform cannot take a value from inside it, and stays as it is.
-    """
-    tracked = layer.num_batches_tracked
-    momentum = averaging_weight(layer.momentum, tracked)
-    call = type(layer).__name__
-    y, new_mean, new_var = _checks.as_call(
-        call, batch_norm_with_statistics, x, mean, var, layer.weight, layer.bias, momentum, layer.eps,
-        activation=layer.activation, residual=residual, padding=padding,
-    )  # fmt: skip
-    if torch._C._functorch.is_functorch_wrapped_tensor(mean):
-        layer.running_mean, layer.running_var = new_mean, new_var
-        if tracked is not None:
-            layer.num_batches_tracked = tracked + 1
-    return y

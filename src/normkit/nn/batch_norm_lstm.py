@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _checks
+from normkit import _checks, _sequence_checks
 from normkit.composite import widen
 from normkit.nn import _step_statistics
 from normkit.nn._recurrent import Recurrent, sizes_of_norms, weights_of
@@ -127,7 +127,7 @@ class BatchNormLSTM(Recurrent):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, HiddenAndCell]:
         if hx is not None:
-            _checks.recurrent_pair("BatchNormLSTM", hx)
+            _sequence_checks.recurrent_pair("BatchNormLSTM", hx)
         y, (h, c) = self._run(input, hx, lengths)
         return y, (h, c)
 
@@ -179,7 +179,7 @@ class BatchNormLSTMCell(RecurrentCell):
     def forward(self, input: Tensor, hx: HiddenAndCell | None = None, *, step: int) -> HiddenAndCell:
         _checks.size("BatchNormLSTMCell", "step", step)
         if hx is not None:
-            _checks.recurrent_pair("BatchNormLSTMCell", hx)
+            _sequence_checks.recurrent_pair("BatchNormLSTMCell", hx)
         cell = self._cell()
         h, c = self._run(cell, input, hx, step)
         _remember(cell)

@@ -89,7 +89,7 @@ class GroupNorm(torch.nn.GroupNorm):
     ) -> Tensor:
         call, padding = type(self).__name__, padding_of(mask, weights, lengths)
         if is_ragged(input):
-            ragged: Tensor = through_padding(call, self, input, padding)  # ragged as the input
+            ragged: Tensor = through_padding(call, self.forward, input, padding)  # ragged as the input
             return ragged
         return checked_group_norm(
             call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps, self.activation, padding

@@ -15,6 +15,7 @@ from normkit.composite import under_functorch
 from normkit.functional import instance_norm, instance_norm_with_statistics
 from normkit.nn._ragged import is_ragged, through_padding
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
+from normkit.nn._updates import step_of
 
 
 class InstanceNorm1d(torch.nn.InstanceNorm1d):
@@ -59,6 +60,8 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016; https://arxiv.org/abs/1607.08022
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -85,7 +88,7 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
     ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            ragged: Tensor = through_padding(type(self).__name__, self, input, padding)  # ragged as the input
+            ragged: Tensor = through_padding(type(self).__name__, self.forward, input, padding)  # ragged as the input
             return ragged
         return _forward(self, input, ("N, C, L", "C, L"), padding)
 
@@ -103,6 +106,8 @@ class InstanceNorm2d(torch.nn.InstanceNorm2d):
         >>> InstanceNorm2d(1)(torch.tensor([1.0, 3.0]).view(1, 1, 2)).flatten()
         tensor([-1.0000,  1.0000])
     """
+
+    frozen_statistics = False
 
     def __init__(
         self,
@@ -145,6 +150,8 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
         tensor([-1.0000,  1.0000])
     """
 
+    frozen_statistics = False
+
     def __init__(
         self,
         num_features: int,
@@ -180,7 +187,10 @@ def _forward(
     layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str], padding: Padding | None
 ) -> Tensor:
     mean, var = layer.running_mean, layer.running_var
-    own_statistics = layer.training or not layer.track_running_stats
+    step = step_of(layer)
+    own_statistics = step != "evaluate" or not (layer.track_running_stats or layer.frozen_statistics)
+    if step == "observe":
+        mean = var = None
     momentum = layer.momentum if layer.momentum is not None else 0.0
     if own_statistics and mean is not None and var is not None and under_functorch():
         return _train_in_transform(layer, x, layouts, mean, var, momentum, padding)

@@ -8,7 +8,7 @@ from typing import Any, overload
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _checks
+from normkit import _sequence_checks
 from normkit.nn._recurrent import PLACEMENTS, Placement, Recurrent, row_norms_of, weights_of
 from normkit.nn._recurrent_cell import RecurrentCell
 from normkit.recurrence import LSTM
@@ -119,7 +119,7 @@ class LayerNormLSTM(Recurrent):
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, HiddenAndCell]:
         if hx is not None:
-            _checks.recurrent_pair("LayerNormLSTM", hx)
+            _sequence_checks.recurrent_pair("LayerNormLSTM", hx)
         y, (h, c) = self._run(input, hx, lengths)
         return y, (h, c)
 
@@ -164,6 +164,6 @@ class LayerNormLSTMCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: HiddenAndCell | None = None) -> HiddenAndCell:
         if hx is not None:
-            _checks.recurrent_pair("LayerNormLSTMCell", hx)
+            _sequence_checks.recurrent_pair("LayerNormLSTMCell", hx)
         h, c = self._run(self._cell(), input, hx)
         return h, c

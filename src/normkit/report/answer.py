@@ -8,6 +8,7 @@ from typing import Literal
 
 from normkit.lab.comparison import Cell, CellStatus, Comparison, Score, TaskInfo
 from normkit.report import wording
+from normkit.report.turns import turn
 
 Standing = Literal["best", "tie", "behind", "none"]  # "none": there is no score to compare
 
@@ -60,6 +61,7 @@ class TaskView:
     name: str
     description: str
     rows: tuple[RowView, ...]
+    turn: str  # where BatchNorm and LayerNorm change places, or empty
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def answer(comparison: Comparison) -> AnswerView:
         lead=_lead(norms, decided),
         n_rows=len(rows),
         norms=norms,
-        tasks=tuple(_task(info, rows) for info in comparison.tasks),
+        tasks=tuple(_task(info, rows, comparison.cells) for info in comparison.tasks),
         notes=_notes(comparison.cells),
     )
 
@@ -120,8 +122,9 @@ def _best_mean(cell: Cell) -> float | None:
     return min(means, default=None)
 
 
-def _task(info: TaskInfo, rows: Sequence[RowView]) -> TaskView:
-    return TaskView(info.name, info.description, tuple(row for row in rows if row.task == info.name))
+def _task(info: TaskInfo, rows: Sequence[RowView], cells: Iterable[Cell]) -> TaskView:
+    mine = tuple(row for row in rows if row.task == info.name)
+    return TaskView(info.name, info.description, mine, turn(cell for cell in cells if cell.task == info.name))
 
 
 def _row(cell: Cell, norms: Sequence[str]) -> RowView:

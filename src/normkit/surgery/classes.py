@@ -60,10 +60,7 @@ def name_of(module: torch.nn.Module) -> str:
     bases = getattr(cls, "adopted_bases", ())
     if bases:
         return ", ".join(getattr(base, "computed_by", "") or f"normkit.nn.{base.__name__}" for base in reversed(bases))
-    for package in ("torch.nn", "normkit.nn"):
-        if cls.__module__.startswith(package + "."):
-            return f"{package}.{cls.__qualname__}"
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return _checks.kind(cls)
 
 
 Target = type[torch.nn.Module] | str

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from normkit import _checks
-from normkit.errors import DtypeError
 from normkit.surgery import classes
 from normkit.surgery.report import Left, Swapped, UpgradeReport
 
@@ -46,8 +45,7 @@ def upgrade(model: torch.nn.Module) -> UpgradeReport:
         normkit.upgrade: 1 norms swapped, 0 left alone
           swapped  1: torch.nn.LayerNorm -> normkit.nn.LayerNorm
     """
-    if not isinstance(model, torch.nn.Module):
-        raise DtypeError(f"upgrade: expected a torch.nn.Module, got {type(model).__name__}; give the model itself.")
+    _checks.module("upgrade", model)
     left, planned = [], []
     compared: dict[str, classes.Target] = {}
     bypassed = _bypassed_at_inference(model)

@@ -1,0 +1,117 @@
+"""The checks of sequences, their lengths and the states of recurrent layers, in the form of ``_checks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normkit import _checks
+from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
+
+
+def projection(call: str, proj_size: object, hidden_size: int) -> None:
+    """proj_size is 0 for none, or smaller than hidden_size."""
+    _checks.size(call, "proj_size", proj_size)
+    if not proj_size < hidden_size:  # type: ignore[operator]
+        raise ArgumentError(
+            f"{call}: expected proj_size smaller than hidden_size, got {proj_size} and {hidden_size}; "
+            f"0 projects nothing."
+        )
+
+
+def padded(call: str, x: Tensor, layout: str) -> int:
+    """A batch of sequences, or one without the batch axis; the number of steps, of which there is at least one."""
+    _checks.tensor(call, "input", x)
+    _checks.rank(call, x, (layout, "T, C"))
+    n_steps = x.shape[layout.split(", ").index("T") if x.dim() == 3 else 0]
+    if n_steps == 0:
+        raise ShapeError(
+            f"{call}: expected input ({layout}) of at least 1 step, got {list(x.shape)}; leave out empty sequences."
+        )
+    return n_steps
+
+
+def packed(call: str, data: Tensor, batch_sizes: Tensor, lengths: object) -> None:
+    """A PackedSequence as torch's functions make it: rows step by step, at no step more than at the one before."""
+    _checks.tensor(call, "input", data)
+    if lengths is not None:
+        raise ArgumentError(
+            f"{call}: expected lengths only with padded input, got a PackedSequence and lengths; "
+            f"a PackedSequence knows its own."
+        )
+    if data.dim() != 2:
+        raise ShapeError(
+            f"{call}: expected a PackedSequence of data (sum of lengths, C), got {data.dim()}-d {list(data.shape)}; "
+            f"pack sequences of vectors."
+        )
+    sizes = batch_sizes.tolist()
+    if sum(sizes) != data.shape[0] or sorted(sizes, reverse=True) != sizes or min(sizes) < 1:
+        raise ShapeError(
+            f"{call}: expected a PackedSequence whose batch_sizes never grow and add up to its {data.shape[0]} rows, "
+            f"got {sizes}; sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it."
+        )
+
+
+def lengths(call: str, value: Tensor | Sequence[int], n_sequences: int | None, n_steps: int) -> list[int]:
+    """The length of each sequence of a padded batch, at least 1 and at most its steps."""
+    if n_sequences is None:
+        raise ShapeError(
+            f"{call}: expected lengths only with a batch of sequences, got unbatched input; cut it at its length."
+        )
+    found = value.tolist() if isinstance(value, Tensor) else list(value)
+    if not all(isinstance(n, int) for n in found) or len(found) != n_sequences:
+        raise ShapeError(f"{call}: expected lengths of {n_sequences} integers, got {found}; give one a sequence.")
+    wrong = [(i, n) for i, n in enumerate(found) if not 1 <= n <= n_steps]
+    if wrong:
+        raise ShapeError(
+            f"{call}: expected lengths from 1 to the input's {n_steps} steps, got {wrong[0][1]} for sequence "
+            f"{wrong[0][0]}; leave out empty sequences."
+        )
+    return found
+
+
+def recurrent_input(call: str, x: Tensor, input_size: int, weight: Tensor) -> None:
+    """Input of the size, the device and, unless autocast sees to it, the dtype of the layer."""
+    if x.shape[-1] != input_size:
+        raise ShapeError(
+            f"{call}: expected input_size={input_size} values on the input's last axis, got {x.shape[-1]}; "
+            f"build the layer for {x.shape[-1]}."
+        )
+    if x.device != weight.device:
+        raise DeviceError(
+            f"{call}: expected input on the weights' device {weight.device}, got {x.device}; "
+            f"move one of them with .to(...)."
+        )
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise DtypeError(
+            f"{call}: expected input of the weights' dtype {_checks.dtype_name(weight)}, got {_checks.dtype_name(x)}; "
+            f"convert the input with .to({weight.dtype}) or the layer with .to({x.dtype})."
+        )
+
+
+def recurrent_pair(call: str, value: object) -> None:
+    """The state of an LSTM has two parts."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        got = f"{len(value)} of them" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise DtypeError(f"{call}: expected hx to be a pair of tensors (h_0, c_0), got {got}; give both or neither.")
+
+
+def recurrent_state(call: str, name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    """An initial state of the shape that the layer and the batch ask for, beside the input."""
+    _checks.tensor(call, name, value)
+    if tuple(value.shape) != shape:
+        raise ShapeError(
+            f"{call}: expected {name} of shape {list(shape)} for this layer and input, got {list(value.shape)}; "
+            f"leave it out for zeros."
+        )
+    if value.device != x.device:
+        raise DeviceError(
+            f"{call}: expected {name} on the input's device {x.device}, got {value.device}; move it with .to(...)."
+        )
+    if value.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise DtypeError(
+            f"{call}: expected {name} of the input's dtype {_checks.dtype_name(x)}, got {_checks.dtype_name(value)}; "
+            f"convert it with .to({x.dtype})."
+        )

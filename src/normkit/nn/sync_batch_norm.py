@@ -1,0 +1,206 @@
+"""BatchNorm over the batches of several processes as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normkit import _checks, composite
+from normkit._padding import Padding, Positions, padding_of, positions_of
+from normkit.composite import Activation
+from normkit.errors import ArgumentError
+from normkit.nn._batch_norm_step import averaging_weight, batch_norm_step, check_input
+from normkit.nn._ragged import is_ragged, through_rows
+from normkit.nn._ranks import KnownTotal, Meeting, exchange
+from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
+from normkit.nn._updates import step_of
+from normkit.pooling import Pooled, centred, merge_all
+
+_LAYOUTS = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Normalizes each channel over the batches of all processes of a group together, and over all positions.
+
+    As :class:`BatchNorm1d`, with the mean and the variance of the values of all ranks: each counts as often as it
+    occurs, however many samples a rank has, none included. The statistics of the ranks are merged in float64, in
+    the order of the ranks, and so are equal to the bit on all. Gradients are those of the sum of all ranks' losses,
+    to any order. Works on every backend that gathers float64 tensors, gloo and NCCL among them, and is a plain
+    BatchNorm in evaluation, in a group of one, and where no group exists.
+
+    Every rank must run every layer in forward and backward, one that has no data with an empty batch. If one does
+    not, the others raise an error that names the layer and the rank as soon as its connection is lost, or the
+    timeout ends.
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias, activation: as for BatchNorm1d.
+        process_group: whose ranks belong together; None takes the default group.
+        timeout: how many seconds to wait for the other ranks; None takes the group's own, which NCCL enforces by
+            ending the process. With a number, NCCL makes the host wait at every layer.
+        name: what errors call the layer, and by which the ranks find out that they are at different ones;
+            ``normkit.surgery.synchronize`` sets it to the path in the model.
+
+    Shape:
+        input [N, C], [N, C, L], [N, C, H, W] or [N, C, D, H, W] -> output of the same shape; N may be 0. Masks, weights,
+        lengths and ragged input as for BatchNorm1d; a rank may have nothing but padding.
+
+    Dtypes:
+        As BatchNorm1d. Statistics are merged in float64.
+
+    Raises:
+        RankError: a rank does not take part, is at another layer, or has another number of channels.
+        SingleValueError: all ranks together have one value per channel, when training.
+        ShapeError, ArgumentError, DtypeError: as BatchNorm1d.
+
+    Example:
+        >>> layer = SyncBatchNorm(1)
+        >>> layer(torch.tensor([[1.0], [3.0]])).detach().flatten()
+        tensor([-1.0000,  1.0000])
+
+    Differs from torch:
+        torch's runs on GPUs only, needs an input of more than one value on every rank that has any, and waits
+        without saying for whom. This is no subclass of it, since DistributedDataParallel refuses those on the CPU.
+
+    Source:
+        Peng et al., "MegDet: A Large Mini-Batch Object Detector", 2018, section 3.3; https://arxiv.org/abs/1711.07240
+    """
+
+    activation: Activation | None = None
+    frozen_statistics = False
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        activation: Activation | None = None,
+        timeout: float | None = None,
+        name: str = "",
+    ) -> None:
+        check_arguments("SyncBatchNorm", num_features, eps, momentum)
+        _checks.activation("SyncBatchNorm", activation)
+        _checks.timeout("SyncBatchNorm", timeout)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group, self.timeout, self.name = process_group, timeout, name
+        self.activation = activation
+        keep_in_float32(self)
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        padding = padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            ragged: Tensor = through_rows(type(self).__name__, self.forward, input, residual, padding)  # ragged as the input
+            return ragged
+        group = _group_of(self)
+        uses_batch = step_of(self) != "evaluate" or self.running_mean is None
+        if group is None or group.size() == 1 or not uses_batch:
+            return batch_norm_step(self, input, residual, _LAYOUTS, padding)
+        over_ranks: Callable[..., Tensor] = _over_ranks
+        if torch.compiler.is_compiling():  # what ranks tell one another is not part of a graph
+            over_ranks = torch.compiler.disable(_over_ranks)  # type: ignore[no-untyped-call]
+        return over_ranks(self, input, residual, group, padding)
+
+    def extra_repr(self) -> str:
+        parts = with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        return parts if self.timeout is None else f"{parts}, timeout={self.timeout}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SyncBatchNorm:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+def _group_of(layer: SyncBatchNorm) -> dist.ProcessGroup | None:
+    if layer.process_group is not None or not (dist.is_available() and dist.is_initialized()):
+        return layer.process_group
+    return dist.group.WORLD
+
+
+def _over_ranks(
+    layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, group: dist.ProcessGroup, padding: Padding | None
+) -> Tensor:
+    call = f"SyncBatchNorm {layer.name!r}" if layer.name else f"SyncBatchNorm({layer.num_features})"
+    check_input(call, x, _LAYOUTS, layer.num_features)
+    if residual is not None:
+        _checks.residual(call, x, residual)
+    _checks.eps(call, layer.eps, positive=True)
+    timeout = None if layer.timeout is None else timedelta(seconds=layer.timeout)
+    meeting = Meeting(call, group, timeout)
+    positions = None if padding is None else _positions(call, x, padding)
+    if positions is not None and residual is not None:
+        residual = torch.where(positions.kept, residual, 0)
+    c, own = centred(x, None if positions is None else positions.weights)
+    every = merge_all([Pooled(*rank) for rank in exchange(torch.stack(own), meeting)])
+    n = float(every.n[0]) if len(every.n) else 0.0
+    if n == 0:
+        return _finish(layer, c, x, residual, positions)
+    _checks.values_over_ranks(call, n)
+    mean, var = _differentiable(own, every, meeting)
+    shape = (-1, *[1] * (x.dim() - 2))
+    shift, rstd = (t.to(c.dtype).view(shape) for t in (own.mean - mean, 1 / torch.sqrt(var + layer.eps)))
+    y = _finish(layer, (c + shift) * rstd, x, residual, positions)
+    if step_of(layer) == "update" and layer.track_running_stats:
+        _update(layer, every)
+    return y
+
+
+def _positions(call: str, x: Tensor, padding: Padding) -> Positions:
+    """A gradient of the weights would have to reach every rank's, through the sum of them all."""
+    positions = positions_of(call, x, padding)
+    if positions.weights.requires_grad:
+        raise ArgumentError(
+            f"{call}: expected weights without a gradient, got some that require one; give weights.detach()."
+        )
+    return positions
+
+
+def _finish(
+    layer: SyncBatchNorm, x_hat: Tensor, x: Tensor, residual: Tensor | None, positions: Positions | None
+) -> Tensor:
+    """The layer's output, 0 in the padding."""
+    y = composite.affine(x_hat, layer.weight, layer.bias, x, layer.activation, residual)
+    return y if positions is None else composite.in_layout_of(x, torch.where(positions.kept, y, 0))
+
+
+def _differentiable(own: Pooled, every: Pooled, meeting: Meeting) -> tuple[Tensor, Tensor]:
+    """Mean and population variance of all values as functions of what every rank adds to them.
+
+    Over the ranks only sums can be differentiated without knowing the others' terms: of the deviations from any
+    constant near the mean, here the mean itself, and of their squares. Their values are known by now.
+    """
+    constant = every.mean.detach()
+    apart = own.mean - constant
+    terms = torch.stack([own.n * apart, own.squares + own.n * apart * apart])
+    sums = torch.stack([torch.zeros_like(constant), every.squares])
+    deviation, squares = KnownTotal.apply(terms, sums, meeting) / every.n  # type: ignore[no-untyped-call]
+    return constant + deviation, squares - deviation * deviation
+
+
+@torch.no_grad()
+def _update(layer: SyncBatchNorm, every: Pooled) -> None:
+    tracked = layer.num_batches_tracked
+    weight = float(averaging_weight(layer.momentum, tracked))
+    for running, batch in ((layer.running_mean, every.mean), (layer.running_var, every.variance("unbiased"))):
+        if running is not None:
+            running.copy_(running * (1 - weight) + batch * weight)
+    if tracked is not None:
+        tracked.add_(1)

@@ -1,0 +1,38 @@
+"""Where BatchNorm and LayerNorm change places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from normkit.lab.comparison import Cell, Interval, Score
+from normkit.report.turns import turn
+
+
+def row(batch_size: int, batch: float, layer: float, half: float = 0.05) -> Cell:
+    scores = tuple(
+        Score(norm, "done", nll=Interval(mean, mean - half, mean + half, 5))
+        for norm, mean in (("none", 0.0), ("batch", batch), ("layer", layer))
+    )
+    return Cell("task", batch_size, scores, (), "")
+
+
+def test_one_change_is_said_with_both_distances() -> None:
+    said = turn([row(128, 0.1, 0.3), row(2, 1.2, 0.2), row(16, 0.2, 0.22)])
+    assert said == (
+        "BatchNorm overtakes LayerNorm between batch 2 and 16: 1.00 nats behind at 2, 0.02 nats (within the intervals) "
+        "ahead at 16."
+    )
+    assert turn([row(2, 0.1, 0.9), row(4, 0.9, 0.1)]).startswith("LayerNorm overtakes BatchNorm between batch 2 and 4")
+
+
+def test_none_or_several_changes_say_nothing() -> None:
+    assert turn([]) == ""
+    assert turn([row(2, 0.1, 0.9), row(4, 0.1, 0.9)]) == ""
+    assert turn([row(2, 0.1, 0.9), row(4, 0.9, 0.1), row(8, 0.1, 0.9)]) == ""
+
+
+def test_rows_without_both_scores_are_passed_over() -> None:
+    diverged = row(8, 0.1, 0.9)
+    diverged = replace(diverged, scores=tuple(replace(s, status="diverged") for s in diverged.scores))
+    alone = replace(row(16, 0.9, 0.1), scores=row(16, 0.9, 0.1).scores[:2])
+    assert turn([row(2, 0.9, 0.1), row(4, 0.8, 0.1), diverged, alone]) == ""
