@@ -1,7 +1,7 @@
 """The norms of images and sequences where some positions are padding, for arguments that have been checked.
 
-In training BatchNorm under a mask the kernels run on the positions that count, laid side by side; weights, and what
-no kernel takes, go through the composite path. Statistics of a sample, and all graphs, do so too.
+In training a BatchNorm under a mask has kernels that pass over what does not count; weights, and what no kernel takes,
+go through the composite path. Statistics of a sample, and all graphs, do so too.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from normkit import _channel_norms, composite
-from normkit._padding import Padding, Positions, check_values, positions_of
+from normkit._padding import Padding, Positions, check_values, positions_of, visible
 from normkit.composite import Activation
-from normkit.kernels import choose
+from normkit.kernels import choose, masked
 from normkit.kernels.channels import MeanAndVar
 from normkit.moments import Moments
 
@@ -33,8 +33,10 @@ def train_batch(
     """Each channel by the statistics of the positions of the batch that count."""
     positions = positions_of("batch_norm", x, padding)
     check_values("batch_norm", x, positions, "channel when training", None, keeps=running is not None)
-    if padding.weights is None and _takes_rows(x, w, b, running, residual):
-        return _by_rows(x, positions.kept, running, w, b, momentum, eps, activation, residual)
+    if padding.weights is None and _takes_kernel(x, w, b, running, activation, residual):
+        new = None if running is None else (_copy(running[0]), _copy(running[1]))
+        y = masked.batch_norm(x, positions.kept, w, b, eps, activation, residual, new, float(momentum))
+        return y, new
     if residual is not None:
         residual = _only(positions, residual)
     y, moments = composite.batch_norm(x, w, b, eps, activation, residual, positions.weights)
@@ -133,39 +135,22 @@ def _only(positions: Positions, y: Tensor) -> Tensor:
     return composite.in_layout_of(y, torch.where(positions.kept, y, 0))
 
 
-def _takes_rows(
-    x: Tensor, w: Tensor | None, b: Tensor | None, running: MeanAndVar | None, residual: Tensor | None
+def _takes_kernel(
+    x: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    running: MeanAndVar | None,
+    activation: Activation | None,
+    residual: Tensor | None,
 ) -> bool:
-    """Whether the positions that count may be gathered: their number is data, which no graph knows."""
+    """A graph does not know how many positions count; the kernels add a residual before relu or nothing."""
     return (
         x.numel() > 0
-        and not torch.compiler.is_compiling()
+        and visible()
+        and (residual is None or activation in (None, "relu"))
         and choose.path_of(x, w, b, residual, *(running or ())) == "kernel"
     )
 
 
-def _by_rows(
-    x: Tensor,
-    kept: Tensor,
-    running: MeanAndVar | None,
-    w: Tensor | None,
-    b: Tensor | None,
-    momentum: float | Tensor,
-    eps: float,
-    activation: Activation | None,
-    residual: Tensor | None,
-) -> Computed:
-    """By the kernel for (N, C) on what counts. It updates copies of the running statistics."""
-    at = kept.flatten().nonzero().squeeze(1)
-    new = None if running is None else (running[0].clone(), running[1].clone())
-    rows, beside = (None if t is None else _pixels(t).index_select(0, at) for t in (x, residual))
-    assert rows is not None
-    y = _channel_norms.normalize_batch(rows, new, w, b, momentum, eps, activation, beside)
-    n, c, *rest = x.shape
-    padded = y.new_zeros(_pixels(x).shape).index_copy(0, at, y)
-    return composite.in_layout_of(x, padded.view(n, *rest, c).movedim(-1, 1)), new
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """All positions of x [N, C, *], as rows [positions, C]."""
-    return x.movedim(1, -1).reshape(-1, x.shape[1])
+def _copy(statistic: Tensor) -> Tensor:
+    return statistic.clone(memory_format=torch.contiguous_format)

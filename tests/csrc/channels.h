@@ -8,7 +8,21 @@ namespace channels {
 struct Case {
   ChannelShape shape;
   DType parameters;
-  bool affine, given, running, hard;
+  bool affine, given, running, hard, masked;
+};
+
+// Two positions of three count.
+struct SomeKept {
+  Bytes words;
+  std::vector<int64_t> rows;
+  SomeKept(const ChannelShape& shape, DType wide) {
+    const size_t size = size_t(size_of(wide));
+    for (int64_t i = 0; i < shape.n_samples * shape.n_positions; ++i) {
+      words.insert(words.end(), size, i % 3 == 1 ? 0 : 0xff);
+      if (i % 3 != 1) rows.push_back(i);
+    }
+  }
+  Kept kept() const { return {int64_t(rows.size()), words.data(), rows.data()}; }
 };
 
 inline MutableArray array(Bytes& bytes, DType dtype, bool wanted) {
@@ -38,10 +52,13 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
   if (c.affine) f.w = {w.data(), c.parameters}, f.b = {b.data(), c.parameters};
   if (c.given) f.mean = {mean.data(), wide}, f.var = {var.data(), wide};
   f.running = {array(running_mean, wide, c.running), array(running_var, wide, c.running), 0.1};
+  const SomeKept some(c.shape, wide);
+  if (c.masked) f.kept = some.kept();
   kernels.channels.forward(f);
 
   ChannelBackward g{};
   g.shape = c.shape, g.eps = f.eps, g.constant_stats = c.given, g.dy = dy.data(), g.x = x.data(), g.stats = stats.data();
+  g.kept = f.kept;
   g.w = f.w, g.dx = dx.data(), g.parallel_for = parallel_for;
   g.dw = array(dw, c.parameters, c.affine), g.db = array(db, c.parameters, c.affine);
   kernels.channels.backward(g);
@@ -61,12 +78,15 @@ inline int check(const std::vector<const Kernels*>& all) {
     for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
       for (const Sizes s : {Sizes{2, 3, 1}, Sizes{3, 6, 5}, Sizes{34, 17, 1}, Sizes{5, 4, 49}, Sizes{2, 34, 33}, Sizes{1, 2, 17000}}) {
         for (int64_t n_groups : {int64_t(0), int64_t(1), s.n_channels % 2 ? int64_t(0) : s.n_channels / 2, s.n_channels}) {
-          for (int variant = 0; variant < (s.n_positions > 1000 ? 2 : 4); ++variant) {
+          for (int variant = 0; variant < 6; ++variant) {
+            if (s.n_positions > 1000 && (variant == 2 || variant == 3)) continue;
+            const bool masked = variant >= 4;  // 5: with what is hard
+            if (masked && n_groups != 0) continue;
             const bool given = variant == 2 && n_groups == 0;
             const bool running = variant == 1 && (n_groups == 0 || n_groups == s.n_channels);
             const Case c{{layout, dtype, s.n_samples, s.n_channels, s.n_positions, n_groups},
                          variant == 1 && dtype != DType::kFloat64 ? DType::kFloat32 : dtype,
-                         variant != 3, given, running, variant == 1};
+                         variant != 3, given, running, variant == 1 || variant == 5, masked};
             const std::vector<Bytes> expected = run(*all[0], c, serial);
             for (const Kernels* kernels : all) {
               if (run(*kernels, c, variant == 0 ? three_threads : serial) == expected) continue;
