@@ -13,15 +13,28 @@ struct KeptRows {
   int64_t at(int64_t i) const { return rows[i] * channels; }
   int64_t whole() const { return channels / kLanes * kLanes; }
 
-  // Calls one(at, column, n) for the items of some rows, n <= 16 at a time.
-  template <class One>
-  NK_MEMBER void each_vector(int64_t first, int64_t last, const One& one) const {
+  // Calls work(starts, count, column, n) for n <= 16 columns of the `count` rows that start there, for all of some rows.
+  template <class Work>
+  NK_MEMBER void each_vector(int64_t first, int64_t last, const Work& work) const {
     const int few = int(channels - whole());
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t row = at(i);
-      for (int64_t j = 0; j < whole(); j += kLanes) one(row + j, j, kLanes);
-      if (few > 0) one(row + whole(), whole(), few);
+    int64_t i = first;
+    for (; i + 4 <= last; i += 4) {
+      const int64_t starts[4] = {at(i), at(i + 1), at(i + 2), at(i + 3)};
+      for (int64_t j = 0; j < whole(); j += kLanes) work(starts, 4, j, kLanes);
+      if (few > 0) work(starts, 4, whole(), few);
     }
+    for (; i < last; ++i) {
+      const int64_t start = at(i);
+      for (int64_t j = 0; j < whole(); j += kLanes) work(&start, 1, j, kLanes);
+      if (few > 0) work(&start, 1, whole(), few);
+    }
+  }
+
+  // Writes 0 to all pixels of a chunk that do not count.
+  template <class T>
+  NK_MEMBER void clear(T* to, int64_t chunk) const {
+    for (int64_t i = chunks.begin(chunk); i < chunks.begin(chunk + 1); ++i) clear_before(to, i);
+    if (chunk + 1 == chunks.count) clear_before(to, chunks.n);
   }
 
   // Writes 0 to the pixels that do not count before row i, after the one before it; and at the end, to those after the last.
@@ -155,18 +168,15 @@ struct MaskedPixelsForward {
   NK_MEMBER void normalize_rows(const typename Plain::Columns& k, const Finished& finished) const {
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        for (int64_t i = kept.chunks.begin(chunk); i < kept.chunks.begin(chunk + 1); ++i) {
-          kept.clear_before(y, i);
-          kept.each_vector(i, i + 1, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-            const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), scale = load(k.scale + j), bias = load(k.bias + j);
-            if (n == kLanes) {
-              store(y + at, finished(fma((load(x + at) - m0) - dm, scale, bias), at, kLanes));
-            } else {
-              store_up_to(y + at, finished(fma((load_some(x + at, n) - m0) - dm, scale, bias), at, n), n);
-            }
-          });
-        }
-        if (chunk + 1 == kept.chunks.count) kept.clear_before(y, kept.chunks.n);
+        kept.clear(y, chunk);
+        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+          const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), scale = load(k.scale + j), bias = load(k.bias + j);
+          for (int r = 0; r < count; ++r) {
+            const int64_t at = starts[r] + j;
+            store_up_to(y + at, finished(fma((load_some(x + at, n) - m0) - dm, scale, bias), at, n), n);
+          }
+        };
+        kept.each_vector(kept.chunks.begin(chunk), kept.chunks.begin(chunk + 1), work);
       }
     });
   }
@@ -240,18 +250,18 @@ struct MaskedPixelsBackward {
     plain.fill_terms(0, plain.sums, k);
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        for (int64_t i = kept.chunks.begin(chunk); i < kept.chunks.begin(chunk + 1); ++i) {
-          kept.clear_before(dx, i);
-          kept.each_vector(i, i + 1, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-            const Vec<A> of_dy = load(k.of_dy + j), of_d = load(k.of_d + j), rest = load(k.rest + j);
-            const Vec<A> g = n == kLanes ? load(dy + at) : load_some(dy + at, n);
-            const Vec<A> v = n == kLanes ? load(x + at) : load_some(x + at, n);
-            const Vec<A> d = (v - load(k.m0 + j)) - load(k.dm + j);
-            const Vec<A> value = fma(d, of_d, fma(plain.template through<kActivated>(g, d, k, j), of_dy, rest));
-            n == kLanes ? store(dx + at, value) : store_up_to(dx + at, value, n);
-          });
-        }
-        if (chunk + 1 == kept.chunks.count) kept.clear_before(dx, kept.chunks.n);
+        kept.clear(dx, chunk);
+        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+          const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
+                       rest = load(k.rest + j);
+          for (int r = 0; r < count; ++r) {
+            const int64_t at = starts[r] + j;
+            const Vec<A> d = (load_some(x + at, n) - m0) - dm;
+            const Vec<A> g = plain.template through<kActivated>(load_some(dy + at, n), d, k, j);
+            store_up_to(dx + at, fma(d, of_d, fma(g, of_dy, rest)), n);
+          }
+        };
+        kept.each_vector(kept.chunks.begin(chunk), kept.chunks.begin(chunk + 1), work);
       }
     });
   }
