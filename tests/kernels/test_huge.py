@@ -116,7 +116,21 @@ def test_groups_of_channels(layout: str) -> None:
     with input_and_output() as (x, out):
         parts = [(seen(at[:size], layout, c, side), seen(to[:size], layout, c, side)) for at, to in of_both(x, out)]
         cpu.LIBRARY.channel_norm_forward(
-            *shape, x.address, 0, w.data_ptr(), 0, b.data_ptr(), 0, 0, *none, out.address, stats.data_ptr(), *none, 0.0, 0, 0
+            *shape,
+            x.address,
+            0,
+            w.data_ptr(),
+            0,
+            b.data_ptr(),
+            0,
+            0,
+            *none,
+            out.address,
+            stats.data_ptr(),
+            *none,
+            0.0,
+            0,
+            0,
         )
         few = []
         for of_x, y in parts:

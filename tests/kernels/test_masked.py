@@ -41,9 +41,11 @@ def rows(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype, scale: float = 1.0) -> None:
-    """Both sides are within a few roundings of the exact value; sums of M terms of size 1 within a few of their root."""
+    """Both sides are within a few roundings of the exact value, and sums of M terms within a few of their root."""
     u = torch.finfo(dtype).eps
-    torch.testing.assert_close(found, expected, rtol=8 * u, atol=8 * scale * torch.finfo(torch.promote_types(dtype, torch.float32)).eps)
+    torch.testing.assert_close(
+        found, expected, rtol=8 * u, atol=8 * scale * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    )
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])

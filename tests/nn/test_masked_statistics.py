@@ -120,13 +120,17 @@ def test_recalibration_leaves_padding_out() -> None:
     values = torch.cat([rows(x, mask) for x, mask in data])
     for said in ("mask", "weights"):
         found = layer()
-        recalibrate(found, data, forward=lambda m, b, said=said: m(b[0], **{said: b[1] if said == "mask" else b[1] * 1.0}))
+        recalibrate(
+            found, data, forward=lambda m, b, said=said: m(b[0], **{said: b[1] if said == "mask" else b[1] * 1.0})
+        )
         torch.testing.assert_close(found.running_mean, values.mean(0), **EXACTLY)
         torch.testing.assert_close(found.running_var, values.var(0), **EXACTLY)
 
 
 def test_recalibration_with_packed_sequences() -> None:
-    data = [torch.nn.utils.rnn.pack_sequence([torch.randn(n, 4, dtype=torch.float64) for n in (5, 3)]) for _ in range(3)]
+    data = [
+        torch.nn.utils.rnn.pack_sequence([torch.randn(n, 4, dtype=torch.float64) for n in (5, 3)]) for _ in range(3)
+    ]
     values = torch.cat([packed.data for packed in data])
     found = layer()
     recalibrate(found, data, forward=lambda m, packed: m(packed))

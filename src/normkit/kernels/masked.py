@@ -29,7 +29,8 @@ def batch_norm(
 ) -> Tensor:
     """Normalize where kept [N, 1, *], which somewhere is True, and be 0 elsewhere; ``choose.path_of`` has said "kernel".
 
-    ``running`` statistics, which are contiguous, are updated in place. A residual goes with the activations None and relu.
+    ``running`` statistics, which are contiguous, are updated in place. A residual goes with the activations None
+    and relu.
     """
     x = channels.dense(x)
     if residual is not None:

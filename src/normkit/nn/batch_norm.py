@@ -130,7 +130,9 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
     ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            ragged: Tensor = through_rows(type(self).__name__, self.forward, input, residual, padding)  # ragged as the input
+            ragged: Tensor = through_rows(
+                type(self).__name__, self.forward, input, residual, padding
+            )  # ragged as the input
             return ragged
         return batch_norm_step(self, input, residual, ("N, C", "N, C, L"), padding)
 

@@ -47,8 +47,8 @@ class SyncBatchNorm(_BatchNorm):
             ``normkit.surgery.synchronize`` sets it to the path in the model.
 
     Shape:
-        input [N, C], [N, C, L], [N, C, H, W] or [N, C, D, H, W] -> output of the same shape; N may be 0. Masks, weights,
-        lengths and ragged input as for BatchNorm1d; a rank may have nothing but padding.
+        input [N, C], [N, C, L], [N, C, H, W] or [N, C, D, H, W] -> output of the same shape; N may be 0. Masks,
+        weights, lengths and ragged input as for BatchNorm1d; a rank may have nothing but padding.
 
     Dtypes:
         As BatchNorm1d. Statistics are merged in float64.
@@ -109,7 +109,9 @@ class SyncBatchNorm(_BatchNorm):
     ) -> Tensor:
         padding = padding_of(mask, weights, lengths)
         if is_ragged(input):
-            ragged: Tensor = through_rows(type(self).__name__, self.forward, input, residual, padding)  # ragged as the input
+            ragged: Tensor = through_rows(
+                type(self).__name__, self.forward, input, residual, padding
+            )  # ragged as the input
             return ragged
         group = _group_of(self)
         uses_batch = step_of(self) != "evaluate" or self.running_mean is None
