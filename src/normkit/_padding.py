@@ -26,7 +26,8 @@ class Padding(NamedTuple):
 
     def of_rows(self, rows: slice) -> Padding:
         """What was said about some of the samples."""
-        return Padding(*(None if said is None else said[rows] for said in self))
+        mask, weights = (None if t is None else t[rows] for t in (self.mask, self.weights))
+        return Padding(mask, weights, None if self.lengths is None else self.lengths[rows])
 
 
 class Positions(NamedTuple):

@@ -91,7 +91,7 @@ def affine(
 ) -> Tensor:
     """activation(x̂·w + b + residual) of each channel (axis 1), in the dtype and the memory format of x."""
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
-    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype))
+    return in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
 def group_norm(

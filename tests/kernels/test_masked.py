@@ -107,4 +107,4 @@ def test_a_mask_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "channel_norm", lambda *args, **more: taken.append(more["kept"]) or kernel(*args, **more))
     x, mask = case((6, 3, 5), torch.float32, False)
     batch_norm(x, None, None, training=True, mask=mask)
-    assert [kept.count for kept in taken] == [int(mask.sum())]
+    assert [kept.n for kept in taken] == [int(mask.sum())]

@@ -151,7 +151,7 @@ class Kept(NamedTuple):
     """Which positions of a batch count, as the kernel for its layout reads it: see csrc/core/channel_norm.h."""
 
     positions: Tensor
-    count: int
+    n: int
 
 
 def kept_in(x: Tensor, kept: Tensor) -> Kept:
@@ -281,7 +281,7 @@ def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, i
 
 
 def _positions(kept: Kept | None) -> tuple[int, int]:
-    return (0, 0) if kept is None else (kept.positions.data_ptr(), kept.count)
+    return (0, 0) if kept is None else (kept.positions.data_ptr(), kept.n)
 
 
 def _address(t: Tensor | None) -> int:

@@ -27,7 +27,7 @@ def batch_norm(
     running: MeanAndVar | None,
     momentum: float,
 ) -> Tensor:
-    """Normalize where kept [N, 1, *], which somewhere is True, and be 0 elsewhere; ``choose.path_of`` has said "kernel".
+    """Normalize where kept [N, 1, *], which somewhere is True, and be 0 elsewhere; ``choose.path_of`` says "kernel".
 
     ``running`` statistics, which are contiguous, are updated in place. A residual goes with the activations None
     and relu.

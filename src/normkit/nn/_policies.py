@@ -65,7 +65,7 @@ class Count(NamedTuple):
 class Normalize(NamedTuple):
     """How the layer normalizes some rows of its input: by their own statistics, or by given ones."""
 
-    count: Callable[[Tensor, slice], Count]
+    count_of: Callable[[Tensor, slice], Count]
     own: Callable[[Tensor, slice], tuple[Tensor, Tensor, Tensor]]  # -> y, mean, unbiased variance
     given: Callable[[Tensor, slice, Tensor, Tensor], Tensor]
 
@@ -80,7 +80,7 @@ def step(layer: _BatchNorm, policy: StatisticsPolicy, x: Tensor, normalize: Norm
     """One training step of the layer on x, which has elements."""
     ys, found = [], []
     batches = virtual_batches(x, policy.virtual_batch_size)
-    counts = [normalize.count(x[rows], rows) for rows in batches]
+    counts = [normalize.count_of(x[rows], rows) for rows in batches]
     nothing = all(count.values == 0 for count in counts)  # which is an error of the first
     for rows, (values, n, kept) in zip(batches, counts, strict=True):
         part = x[rows]
