@@ -157,7 +157,7 @@ class _ChannelNorm(derivatives.KernelFunction):
         if choose.wants_composite_backward(dy):
             if b is None and ctx.b_dtype is not None:  # then its value enters no gradient
                 b = torch.zeros(x.shape[1], dtype=ctx.b_dtype)
-            return *derivatives.through(_composite(ctx, stats), x, w, b, dy, (need_dx, need_dw, need_db)), *rest
+            return *derivatives.through(_composite(ctx, stats), (x, w, b), (dy,), (need_dx, need_dw, need_db)), *rest
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(

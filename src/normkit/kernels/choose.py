@@ -48,15 +48,7 @@ def accepts_sum(x: Tensor, residual: Tensor) -> bool:
 
 
 def _accepts_here(eps: float) -> bool:
-    return not (
-        torch.compiler.is_compiling()
-        or cpu.LIBRARY is None
-        or _functorch_is_active()
-        or forward_ad._current_level >= 0
-        or _dispatch_modes() > 0
-        or _jit_state() is not None
-        or not (type(eps) is float and 0.0 <= eps < math.inf)
-    )
+    return not torch.compiler.is_compiling() and why_not_here() is None and type(eps) is float and 0.0 <= eps < math.inf
 
 
 Path = Literal["kernel", "operator", "composite"]

@@ -181,7 +181,7 @@ def channel_norm(
     if running is not None:
         running_mean, running_var = _array(running[0]), _array(running[1])
     LIBRARY.channel_norm_forward(
-        layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), _address(residual),
+        layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), address(residual),
         w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
         y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum,
     )  # fmt: skip
@@ -207,7 +207,7 @@ def channel_norm_backward(
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.channel_norm_backward(
         *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
-        *_array(b), ACTIVATION_CODES[activation], _address(dx), *_array(dw), *_array(db),
+        *_array(b), ACTIVATION_CODES[activation], address(dx), *_array(dw), *_array(db),
     )  # fmt: skip
     return dx
 
@@ -248,7 +248,7 @@ def layer_norm2d_backward(
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.layer_norm2d_backward(
         DTYPE_CODES[x.dtype], n, c, height * width, eps, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
-        _address(dx), *_array(dw), *_array(db),
+        address(dx), *_array(dw), *_array(db),
     )  # fmt: skip
     return dx
 
@@ -261,7 +261,8 @@ def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, i
     return int(pixels), DTYPE_CODES[x.dtype], n, c, positions, n_groups
 
 
-def _address(t: Tensor | None) -> int:
+def address(t: Tensor | None) -> int:
+    """Where the values lie; 0 for none."""
     return 0 if t is None else t.data_ptr()
 
 

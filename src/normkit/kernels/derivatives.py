@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,25 +21,22 @@ class KernelFunction(torch.autograd.Function):
 
 
 def through(
-    compute: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
-    x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
-    dy: Tensor,
-    needed: tuple[bool, bool, bool],
+    composite: Callable[..., Any],
+    arguments: Sequence[Tensor | None],
+    gradients: Sequence[Tensor],
+    needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of x, w and b of y = compute(x, w, b), differentiable with respect to x, w and dy.
+    """The gradients of the arguments that are needed, as differentiable functions of arguments and ``gradients``.
 
-    Without an activation the value of b enters none of them: any tensor like it will do.
+    ``gradients`` are those of what ``composite`` of the arguments returns: a tensor or several. An argument whose value
+    enters no gradient, as a norm's bias without an activation, may be any tensor like it.
     """
     with torch.enable_grad():
         # Views, so that one tensor given twice keeps two gradients.
-        views = [None if t is None else t.view_as(t) for t in (x, w, b)]
+        views = [None if t is None else t.view_as(t) for t in arguments]
         for view, need in zip(views, needed, strict=True):
             if need and view is not None and not view.requires_grad:
                 view.requires_grad_()
-        xi, wi, bi = views
-        assert xi is not None
-        wanted = [t for t, need in zip(views, needed, strict=True) if need and t is not None]
-        found = iter(torch.autograd.grad(compute(xi, wi, bi), wanted, dy, create_graph=True))
-    return [next(found) if need and t is not None else None for t, need in zip(views, needed, strict=True)]
+        wanted = [view for view, need in zip(views, needed, strict=True) if need and view is not None]
+        found = iter(torch.autograd.grad(composite(*views), wanted, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if need and view is not None else None for view, need in zip(views, needed, strict=True)]

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from normkit.kernels import choose, cpu
-from normkit.kernels.derivatives import KernelFunction
+from normkit.kernels.derivatives import KernelFunction, through
 from normkit.kernels.recurrent import (
     Composite,
     Loop,
     Outputs,
-    address,
     common,
     gradient_of_w_hh,
     of_parameters,
-    through,
 )
 
 # p, with all biases but b_hh; h0; w_hh; b_hh; the norms' weights [3H] and biases
@@ -52,7 +50,7 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
             p.new_empty(n_stats) if normed else None,
         )
     cpu.LIBRARY.gru_forward(
-        *common(loop, p, h0, None, w_hh, norm_w, norm_b, None, None), *map(address, (b_hh, y, *kept, h_last))
+        *common(loop, p, h0, None, w_hh, norm_w, norm_b, None, None), *map(cpu.address, (b_hh, y, *kept, h_last))
     )
     return (y, h_last), kept
 
@@ -94,7 +92,7 @@ def _backward(
     dq = dout if loop.place == "none" else (torch.empty_like(in_rz), torch.empty_like(in_n))
     cpu.LIBRARY.gru_backward(
         *common(loop, p, h0, None, w_hh, norm_w, norm_b, None, None),
-        *map(address, (b_hh, *kept, y, dy, dh_last, dp, *dout, *dq, dh0)),
+        *map(cpu.address, (b_hh, *kept, y, dy, dh_last, dp, *dout, *dq, dh0)),
     )
     dw_hh = torch.cat([gradient_of_w_hh(y, h0, loop.sizes, d) for d in dq]) if needed[2] else None
     # b_hh stands behind the norms of the product, and before those of the sum.

@@ -43,7 +43,7 @@ class _LayerNorm2d(derivatives.KernelFunction):
             b = None if ctx.b_dtype is None else torch.zeros(x.shape[1], dtype=ctx.b_dtype)
             eps = ctx.eps
             return *derivatives.through(
-                lambda x, w, b: composite.layer_norm2d(x, w, b, eps), x, w, b, dy, (need_dx, need_dw, need_db)
+                lambda x, w, b: composite.layer_norm2d(x, w, b, eps), (x, w, b), (dy,), (need_dx, need_dw, need_db)
             ), None
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None

@@ -60,8 +60,7 @@ def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> T
 
 def _stats_like(x: Tensor, n_axes: int, per_row: int) -> Tensor:
     n_rows = math.prod(x.shape[: x.dim() - n_axes])
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty((n_rows, per_row) if per_row > 1 else (n_rows,), dtype=dtype)
+    return x.new_empty((n_rows, per_row) if per_row > 1 else (n_rows,), dtype=cpu.STATS_DTYPES[x.dtype])
 
 
 def _like(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normkit.kernels import choose, cpu
 from normkit.kernels.cpu import Norm
-from normkit.kernels.derivatives import KernelFunction
+from normkit.kernels.derivatives import KernelFunction, through
 
 Cell = Literal["lstm", "tanh", "relu", "gru"]
 Place = Literal["none", "product", "sum"]
@@ -80,7 +80,7 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
             None if c0 is None else torch.empty_like(y),
             p.new_empty(n_rows * per_row) if loop.has_norm_c else None,
         )
-    cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(address, (y, *kept, h_last, c_last)))
+    cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(cpu.address, (y, *kept, h_last, c_last)))
     return (y, h_last) if c_last is None else (y, h_last, c_last), kept
 
 
@@ -91,13 +91,8 @@ def common(
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
         h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.data_ptr(), loop.eps,
-        *map(address, (w_hh, *norms, p, h0, c0)),
+        *map(cpu.address, (w_hh, *norms, p, h0, c0)),
     )  # fmt: skip
-
-
-def address(t: Tensor | None) -> int:
-    """Where the values lie; 0 for none."""
-    return 0 if t is None else t.data_ptr()
 
 
 class _Loop(KernelFunction):
@@ -136,7 +131,7 @@ def _backward(
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
         *common(loop, *arguments),
-        *map(address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
+        *map(cpu.address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
     )
     dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
     dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
@@ -169,18 +164,3 @@ def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) ->
         steps = torch.split(y, list(sizes))
         before = torch.cat([h[:n] for h, n in zip(steps, sizes[1:], strict=False)])
     return dw.addmm_(dz[first:].T, before)
-
-
-def through(
-    composite: Composite, arguments: Sequence[Tensor | None], gradients: Sequence[Tensor], needed: Sequence[bool]
-) -> list[Tensor | None]:
-    """The gradients as differentiable functions of the arguments and of the gradients given."""
-    with torch.enable_grad():
-        # Views, so that one tensor given twice keeps two gradients.
-        views = [None if t is None else t.view_as(t) for t in arguments]
-        for view, need in zip(views, needed, strict=True):
-            if need and view is not None and not view.requires_grad:
-                view.requires_grad_()
-        wanted = [view for view, need in zip(views, needed, strict=True) if need and view is not None]
-        found = iter(torch.autograd.grad(composite(*views), wanted, gradients, create_graph=True, allow_unused=True))
-    return [next(found) if need and view is not None else None for view, need in zip(views, needed, strict=True)]

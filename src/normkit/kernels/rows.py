@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import choose, cpu, derivatives, ops
+from normkit.kernels import channels, choose, cpu, derivatives, ops
 from normkit.kernels.cpu import Norm
 
 
@@ -29,7 +29,8 @@ def by_any(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | Non
     else:
         w, b = (None if p is None else p.contiguous() for p in (w, b))
         y = _by_kernel(norm, x.contiguous(), n_axes, w, b, eps)
-    return _in_memory_format_of(x, y) if norm == "rms_norm" else y
+    # torch's RMSNorm keeps channels_last, torch's LayerNorm does not.
+    return y.contiguous(memory_format=channels.memory_format(x)) if norm == "rms_norm" else y
 
 
 def by_kernel(
@@ -209,7 +210,7 @@ def _differentiable_gradients(
     """The gradients of x, w and b as differentiable functions of x, w and dy."""
     b = None if call.b_dtype is None else torch.zeros(x.shape[x.dim() - call.n_axes :], dtype=call.b_dtype)
     return derivatives.through(
-        lambda x, w, b: _by_composite(call.norm, x, call.n_axes, w, b, call.eps), x, w, b, dy, needed
+        lambda x, w, b: _by_composite(call.norm, x, call.n_axes, w, b, call.eps), (x, w, b), (dy,), needed
     )
 
 
@@ -220,14 +221,6 @@ def _dropout_factors(call: _Call, z: Tensor) -> Tensor:
         call.norm, ones, torch.zeros_like(ones), call.n_cols, None, None, 1.0,
         call.dropout_p, call.seed,
     )[1]  # fmt: skip
-
-
-def _in_memory_format_of(x: Tensor, y: Tensor) -> Tensor:
-    """y in channels_last where x is: torch's RMSNorm keeps it, torch's LayerNorm does not."""
-    for memory_format, n_axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
-        if x.dim() == n_axes and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format):
-            return y.contiguous(memory_format=memory_format)
-    return y
 
 
 def _in_shape_of_row(db: Tensor | None, x: Tensor, call: _Call) -> Tensor | None:

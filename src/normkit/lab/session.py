@@ -51,7 +51,7 @@ class Session:
         self._started_at = time.monotonic()
 
     def left_s(self) -> float:
-        """Seconds until this session has to stop."""
+        """Seconds until the work has to stop."""
         return self._ends_at - time.monotonic()
 
     def announce(self, schedule: Schedule) -> None:
