@@ -37,9 +37,11 @@ namespace NK_ISA {
 #include "planes.h"
 #include "planes_forward.h"
 #include "planes_backward.h"
+#include "masked_planes.h"
 #include "pixels.h"
 #include "pixels_forward.h"
 #include "pixels_backward.h"
+#include "masked_pixels.h"
 #include "channel_forward.h"
 #include "channel_backward.h"
 
