@@ -21,7 +21,6 @@ namespace NK_ISA {
 
 #include "simd.h"
 // in this order
-#include "moments.h"
 #include "parallel.h"
 #include "params.h"
 #include "dropout.h"
@@ -30,7 +29,6 @@ namespace NK_ISA {
 #include "rows_forward.h"
 #include "rows_backward.h"
 
-#include "channel_support.h"
 #include "exp.h"
 #include "activation.h"
 #include "channel_stats.h"
