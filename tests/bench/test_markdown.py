@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.example import PROVENANCE, record, recurrent
+from bench.example import BATCH_NORM, PROVENANCE, cell, record, recurrent
 from normkit.bench.markdown import every_cell, summary, update
 from normkit.bench.results import Record
 from normkit.errors import BenchError
@@ -55,6 +56,25 @@ def test_what_was_not_timed_is_listed_with_the_reason_and_bars_stay_text() -> No
     text = summary(record(), "")
     assert "| rms_norm 4x8 float32 fwd | skipped | no time \\| left |" in text
     assert row(text, "batch_norm 32x64x56x56 channels_last bfloat16 fwd+bwd")[1:] == ["red", "normkit: output 0 is off"]
+
+
+def test_what_masks_cost_has_a_table_that_says_where_the_bar_is_missed() -> None:
+    masked = replace(BATCH_NORM, op="batch_norm_masked")
+    shown = summary(
+        Record(
+            record().provenance,
+            tuple(
+                cell(workload, mode, torch=970, normkit=us)
+                for mode, times in (("fwd", (100, 125)), ("fwd+bwd", (100, 140)))
+                for workload, us in zip((BATCH_NORM, masked), times, strict=True)
+            ),
+        ),
+        "a.json",
+    )
+    assert "The bar: at most 1.3." in shown
+    assert "| batch_norm_masked 32x64x56x56 channels_last bfloat16 fwd | 0.125 | 1.25 |" in shown
+    assert "| batch_norm_masked 32x64x56x56 channels_last bfloat16 fwd+bwd | 0.14 | **1.40** |" in shown
+    assert "What a mask costs" not in summary(record(), "a.json")
 
 
 def test_models_and_calls_have_tables_of_their_own() -> None:

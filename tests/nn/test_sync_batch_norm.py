@@ -138,6 +138,23 @@ def test_padding_counts_on_no_rank(found: list[Any]) -> None:
         torch.testing.assert_close(rank["masked"][2:], [layer.running_mean, layer.running_var], **EXACT)
 
 
+def test_nothing_but_padding_on_every_rank_is_an_error_and_changes_nothing(found: list[Any]) -> None:
+    for rank in found:
+        assert rank["all padding"][0] == "ArgumentError"
+        assert str(rank["all padding"][1]).startswith(
+            "SyncBatchNorm(2): expected a position that is not padding on some rank, got none on any"
+        )
+        assert rank["wrong mask"][0] == "ShapeError"
+        assert rank["nothing"][1] == 1  # one batch was counted before those, and none since
+
+
+def test_recalibration_pools_what_is_not_padding(found: list[Any]) -> None:
+    shards = [scenarios.some_padded(len(found), rank) for rank in range(len(found))]
+    values = torch.cat([x.movedim(1, -1)[mask] for x, mask in shards])
+    for rank in found:
+        torch.testing.assert_close(rank["recalibrated, masked"], [values.mean(0), values.var(0)], **EXACT)
+
+
 def test_many_channels(found: list[Any]) -> None:
     x = torch.arange(1400.0, dtype=torch.float64).view(2, 700)
     expected = nn.BatchNorm1d(700, dtype=torch.float64)(torch.cat([x * (rank + 1) for rank in range(len(found))]))

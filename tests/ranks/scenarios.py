@@ -122,6 +122,14 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         one(torch.ones(1 if rank == 1 else 0, 2, dtype=torch.float64))
     except NormkitError as error:
         found["one value"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    try:
+        one(torch.ones(3, 2, dtype=torch.float64), mask=torch.zeros(3, dtype=torch.bool))
+    except NormkitError as error:
+        found["all padding"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    try:
+        one(torch.ones(3, 2, dtype=torch.float64), mask=torch.zeros(2 + rank % 2 * 2, dtype=torch.bool))
+    except NormkitError as error:
+        found["wrong mask"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
     nothing = one(torch.ones(0, 2, dtype=torch.float64))
     found["nothing"] = [nothing.detach(), one.num_batches_tracked]
     pooled = nn.BatchNorm2d(2, dtype=torch.float64)
@@ -129,7 +137,16 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         pooled, [s for s in torch.split(shards[rank], 2) if len(s)] or [shards[rank]], process_group=dist.group.WORLD
     )
     found["recalibrated"] = [pooled.running_mean, pooled.running_var, pooled.num_batches_tracked]
+    pooled = nn.BatchNorm2d(2, dtype=torch.float64)
+    recalibrate(pooled, [some_padded(n, rank)], forward=lambda m, b: m(b[0], mask=b[1]), process_group=dist.group.WORLD)
+    found["recalibrated, masked"] = [pooled.running_mean, pooled.running_var]
     return found
+
+
+def some_padded(n: int, rank: int) -> tuple[Tensor, Tensor]:
+    """As ``padded``, but the last rank has no padding."""
+    x, mask = padded(n, rank)
+    return (batch(1, n, torch.float64)[rank], mask | True) if rank == n - 1 else (x, mask)
 
 
 def padded(n: int, rank: int) -> tuple[Tensor, Tensor]:

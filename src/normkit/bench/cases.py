@@ -67,6 +67,7 @@ OPS = {
         Op("add_layer_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("add_rms_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("batch_norm", "channel", *_ONE_INPUT),
+        Op("batch_norm_masked", "channel", *_ONE_INPUT),  # one position in eight is padding
         Op("batch_norm_eval", "channel", *_PER_ROW),  # no statistic to compute
         Op("batch_norm_relu", "channel", *_ONE_INPUT, has_kink=True),
         Op("batch_norm_add_relu", "channel", *_ADD_RELU, has_residual=True, has_kink=True),

@@ -9,10 +9,12 @@ from normkit.bench.cases import DTYPES, MODES
 from normkit.bench.results import (
     LEAST_TIMES_LOOP,
     MOST_TIMES_PLAIN,
+    MOST_TIMES_UNMASKED,
     NOISE,
     CellResult,
     Record,
     below_par,
+    costs_of_masks,
     geometric_mean,
 )
 from normkit.errors import BenchError
@@ -53,7 +55,7 @@ def summary(record: Record, source: str) -> str:
     """Where it was measured, the ratios by operation, where torch is faster, recurrent layers, steps and calls."""
     sections = [_measured_on(record, source)]
     if record.cells:
-        sections += [_by_operation(record), _slower(record), _not_timed(record)]
+        sections += [_by_operation(record), _slower(record), _masks(record), _not_timed(record)]
     if record.recurrent:
         sections.append(_recurrent(record))
     if record.models:
@@ -154,6 +156,22 @@ def _slower(record: Record) -> str:
     said = f"torch is faster in {len(slower)} of {n} cells ({n_noise} of them within noise, {NOISE} and more):"
     table = _table(("cell", "torch's best ms", "which", "normkit ms", "ratio"), rows)
     return f"<details>\n<summary>{said} all of them</summary>\n\n{table.rstrip()}\n\n</details>\n"
+
+
+def _masks(record: Record) -> str:
+    rows = [
+        (
+            str(r.cell),
+            _ms(r.times["normkit"].median_ns),
+            f"{cost:.2f}" if cost <= MOST_TIMES_UNMASKED else f"**{cost:.2f}**",
+        )
+        for r, cost in costs_of_masks(record.cells)
+    ]
+    said = (
+        "What a mask costs where one position in eight is padding: normkit's time over its own without a mask. The "
+        f"bar: at most {MOST_TIMES_UNMASKED}.\n\n"
+    )
+    return said + _table(("cell", "normkit ms", "of unmasked's time"), rows) if rows else ""
 
 
 def _not_timed(record: Record) -> str:

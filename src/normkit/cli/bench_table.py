@@ -19,6 +19,7 @@ from normkit.bench import (
     Record,
     RecurrentResult,
     below_par,
+    costs_of_masks,
     geometric_mean,
 )
 
@@ -30,7 +31,7 @@ def bench_tables(record: Record) -> Group:
     """Every cell, the cells that are slower than torch's best or wrong, then models, calls and the mean."""
     parts: list[RenderableType] = []
     if record.cells:
-        parts += [_cells(record.cells), "", *_slower(record.cells), *_not_timed(record)]
+        parts += [_cells(record.cells), "", *_slower(record.cells), *_masks(record.cells), *_not_timed(record)]
     if record.recurrent:
         parts += ["", *_recurrent(record.recurrent)]
     if record.models:
@@ -57,6 +58,7 @@ def bench_json(record: Record) -> str:
     result: dict[str, Any] = {
         "provenance": record.provenance,
         "geometric_mean": geometric_mean(r.ratio for r in record.cells),
+        "costs_of_masks": {str(r.cell): cost for r, cost in costs_of_masks(record.cells)},
         "below_par": [str(r.cell) for r, _ in below_par(record.cells)],
         "cells": cells,
         "recurrent": [
@@ -99,6 +101,11 @@ def _slower(results: tuple[CellResult, ...]) -> list[RenderableType]:
     lines = [Text(f"torch is faster in {len(slower)} cells:", "bold")]
     lines += [Text(f"  {r.cell}: {ratio:.2f}x, {r.best_torch}") for r, ratio in slower]
     return [*lines]
+
+
+def _masks(results: tuple[CellResult, ...]) -> list[RenderableType]:
+    """What each masked cell takes, of the time of the same without a mask."""
+    return [Text(f"masked  {r.cell}: {cost:.2f} times the unmasked") for r, cost in costs_of_masks(results)]
 
 
 def _not_timed(record: Record) -> list[RenderableType]:
