@@ -1,5 +1,6 @@
 """The layers: drop-ins for those of ``torch.nn``, and the ones torch does not have."""
 
+from normkit.nn.accumulate import accumulate
 from normkit.nn.add_norm import AddLayerNorm, AddRMSNorm
 from normkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normkit.nn.batch_norm_lstm import BatchNormLSTM, BatchNormLSTMCell
@@ -34,4 +35,5 @@ __all__ = [
     "LayerNormRNNCell",
     "RMSNorm",
     "SyncBatchNorm",
+    "accumulate",
 ]
