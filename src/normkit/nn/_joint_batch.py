@@ -67,7 +67,7 @@ class Run:
     def _forward(self, layer: _BatchNorm, input: Tensor, residual: Tensor | None = None, **padding: Any) -> Tensor:
         alone: Callable[..., Tensor] = partial(type(layer).forward, layer)
         _refuse_padding(layer, padding)
-        with no_stat_update(layer):
+        with no_stat_update(layer), torch.no_grad():
             # The layer's own checks, of the dtype, the shape, the residual, at the price of a call without elements.
             alone(*(t if t is None or not isinstance(t, Tensor) or t.dim() == 0 else t[:0] for t in (input, residual)))
         place = self._place(layer)
@@ -100,8 +100,9 @@ class Run:
         layer, every = call.layer, call.every
         c, own = centred(x)
         apart = own.mean - every.mean
+        terms = torch.stack([own.n * apart, own.squares + own.n * apart * apart])  # in each run, for checkpoints count
         if not self.finished:
-            self.terms.append(torch.stack([own.n * apart, own.squares + own.n * apart * apart]))
+            self.terms.append(terms)
         deviation, squares = self._sums_at(place, every) / every.n
         mean, var = every.mean + deviation, squares - deviation * deviation
         shape = (-1, *[1] * (x.dim() - 2))

@@ -55,7 +55,8 @@ class Stage:
             reached, outputs = [], []
             for i in range(len(self.counts)):
                 try:
-                    outputs.append(self.run(i, inputs, Run(self.calls)))
+                    with self._run(i, inputs, Run(self.calls)) as output:
+                        outputs.append(output)
                 except Reached as call:
                     reached.append(call)
             if [t._version for t in inputs] != before:
@@ -72,8 +73,12 @@ class Stage:
                 return outputs
             self.calls.append(merge(reached))
 
-    def run(self, i: int, inputs: Sequence[Tensor], run: Run) -> Any:
-        """The output of one micro-batch, from the state that everything was in at the first run."""
+    @contextmanager
+    def _run(self, i: int, inputs: Sequence[Tensor], run: Run) -> Iterator[Any]:
+        """The output of one micro-batch, from the state that everything was in at the first run.
+
+        That state lasts until the graph has been used: an activation checkpoint in the module runs it again then.
+        """
         start = sum(self.counts[:i])
         batch = self.rebuild[i](inputs[start : start + self.counts[i]])
         self.buffers.put_back()
@@ -85,8 +90,8 @@ class Stage:
             for autocast in self.autocast:
                 stack.enter_context(autocast())
             output = self.module(*batch)
-        run.finished = True
-        return output
+            run.finished = True
+            yield output
 
     def gradients(
         self, inputs: Sequence[Tensor], dys: Sequence[Tensor | None], needs: Sequence[bool]
@@ -110,9 +115,10 @@ class Stage:
         total = None
         for i in range(len(self.counts)):
             run = Run(self.calls, wanted=place)
-            ends = self._ends(run, i, inputs, dys, of_calls)
-            if ends and run.sums is not None:
-                total = _plus(total, _differentiate(ends, [run.sums])[0])
+            with self._run(i, inputs, run) as output:
+                if run.sums is not None:
+                    (d,) = self._differentiate(i, output, run, dys, of_calls, [run.sums])
+                    total = _plus(total, d)
         return total
 
     def _of_inputs_and_parameters(
@@ -129,12 +135,11 @@ class Stage:
         for i, count in enumerate(self.counts):
             start = sum(self.counts[:i])
             leaves = [x.detach().requires_grad_(needs[j]) for j, x in enumerate(inputs)]
-            ends = self._ends(Run(self.calls), i, leaves, dys, of_calls)
             places = [j for j in range(start, start + count) if needs[j]]
-            sources = [*(leaves[j] for j in places), *wanted]
-            if not ends or not sources:
-                continue
-            found = _differentiate(ends, sources)
+            run = Run(self.calls)
+            with self._run(i, leaves, run) as output:
+                sources = [*(leaves[j] for j in places), *wanted]
+                found = self._differentiate(i, output, run, dys, of_calls, sources)
             for j, d in zip(places, found, strict=False):
                 of_inputs[j] = d
             # Sums of 16 bits would lose what one pass over the whole batch keeps in float32.
@@ -142,19 +147,26 @@ class Stage:
         rounded = iter(d if d is None else d.to(p.dtype) for d, p in zip(of_parameters, wanted, strict=True))
         return [*of_inputs, *(next(rounded) if need else None for need in needs[n:])]
 
-    def _ends(
+    def _differentiate(
         self,
-        run: Run,
         i: int,
-        inputs: Sequence[Tensor],
+        output: Any,
+        run: Run,
         dys: Sequence[Tensor | None],
         of_calls: Sequence[Tensor | None],
-    ) -> list[tuple[Tensor, Tensor]]:
-        """What a run of the micro-batch gave that has a gradient, each with it."""
-        tensors, _ = take_apart(self.call, self.run(i, inputs, run), result=True)
-        ends = [*zip(tensors, dys[i * len(tensors) : (i + 1) * len(tensors)], strict=True)]
-        ends += zip(run.terms, of_calls, strict=True)
-        return [(end, d) for end, d in ends if d is not None and end.requires_grad]
+        sources: Sequence[Tensor],
+    ) -> Sequence[Tensor | None]:
+        """The derivatives of all that a run of the micro-batch gave to what comes after it."""
+        tensors, _ = take_apart(self.call, output, result=True)
+        ends = [
+            *zip(tensors, dys[i * len(tensors) : (i + 1) * len(tensors)], strict=True),
+            *zip(run.terms, of_calls, strict=True),
+        ]
+        known = [(end, d) for end, d in ends if d is not None and end.requires_grad]
+        if not known or not sources:
+            return [None] * len(sources)
+        outputs, given = zip(*known, strict=True)
+        return torch.autograd.grad(outputs, sources, given, allow_unused=True)
 
 
 class _Joint(torch.autograd.Function):
@@ -200,11 +212,6 @@ def take_apart(call: str, value: Any, *, result: bool = False) -> tuple[list[Ten
             f"{type(value).__name__}; return the tensors themselves."
         )
     return [], lambda tensors: value
-
-
-def _differentiate(ends: Sequence[tuple[Tensor, Tensor]], sources: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    outputs, dys = zip(*ends, strict=True)
-    return torch.autograd.grad(outputs, sources, dys, allow_unused=True)
 
 
 def _plus(total: Tensor | None, d: Tensor | None) -> Tensor | None:
