@@ -26,8 +26,15 @@ ON_TWO = (
     "a_rank_is_at_another_layer",
     "ranks_with_different_models",
     "a_rank_fails_to_recalibrate",
+    "frozen_in_parallel",
 )
-ON_FOUR = ("twenty_steps", "derivatives", "a_rank_skips_a_layer", "a_rank_is_killed_in_its_backward")
+ON_FOUR = (
+    "twenty_steps",
+    "derivatives",
+    "a_rank_skips_a_layer",
+    "a_rank_is_killed_in_its_backward",
+    "a_rank_is_killed_while_it_recalibrates",
+)
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +227,26 @@ def test_recalibration_that_fails_on_one_rank_fails_on_all(two: Found) -> None:
     assert "expected every rank to collect its data, got on rank 1 ShapeError: BatchNorm1d: expected 3" in results[0][1]
     assert results[1][0] == "ShapeError"
     assert [same for *_, same in results] == [True, True]
+
+
+def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
+    results = four["a_rank_is_killed_while_it_recalibrates"]
+    assert results[1] is None
+    for rank in (0, 2, 3):
+        kind, message, _, same = results[rank]
+        assert kind == "RankError"
+        assert message.startswith(
+            "recalibrate: expected all 4 ranks to take part, got no word from rank 1 (the process"
+        )
+        assert same
+
+
+def test_frozen_norms_stay_so_on_every_rank(two: Found) -> None:
+    results = two["frozen_in_parallel"]
+    for before, after, counted in results:
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert counted == 3
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
 def test_the_layer_loads_no_compiler() -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
 from normkit.nn._policies import TORCH
+from normkit.nn._ranks import absent
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -63,7 +64,7 @@ def recalibrate(
         ArgumentError: the loader is empty; the model has no such layer; match means none.
         DtypeError: a batch is no tensor and there is no ``forward``.
         StatisticsError: a layer's statistics come out as NaN or infinite, or of a single value.
-        RankError: another rank failed; names it.
+        RankError: another rank failed, or is gone; names it.
 
     Example:
         >>> model = torch.nn.Sequential(normkit.nn.BatchNorm1d(1))
@@ -209,7 +210,10 @@ def _agree(collect: Callable[[], dict[str, _Pool]], group: dist.ProcessGroup | N
 
 def _exchange(own: object, group: dist.ProcessGroup) -> list[Any]:
     found: list[Any] = [None] * group.size()
-    dist.all_gather_object(found, own, group=group)
+    try:
+        dist.all_gather_object(found, own, group=group)
+    except RuntimeError as error:
+        raise absent("recalibrate", group, error) from error
     return found
 
 
