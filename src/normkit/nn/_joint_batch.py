@@ -3,7 +3,7 @@
 With n values of mean m in the whole batch, of which this micro-batch has n_i of mean m_i and squared deviations S_i,
 all that the other micro-batches have to know of it are two sums a channel:
 
-    D_i = n_i·(m_i − m),    Q_i = S_i + n_i·(m_i − m)²
+    D_i = Σ (x − m) = n_i·(m_i − m),    Q_i = Σ (x − m)² = S_i + n_i·(m_i − m)²
 
 for with D = Σ D_i and Q = Σ Q_i the mean is m + D/n and the variance Q/n − (D/n)², where m is a constant to
 differentiation. So a call of a layer is y_i = f(x_i; D, Q), and the whole batch's gradient is that of every
@@ -24,8 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normkit import composite
 from normkit.errors import ArgumentError
+from normkit.moments import mean_over, power_of_two_scale
 from normkit.nn._updates import no_stat_update
-from normkit.pooling import Pooled, centred, pool
+from normkit.pooling import Pooled, pool
 
 
 class Call(NamedTuple):
@@ -50,7 +51,7 @@ class Run:
     calls: Sequence[Call]
     wanted: int | None = None  # the call whose sums are variables
     sums: Tensor | None = None  # these
-    terms: list[Tensor] = field(default_factory=list)  # D_i and Q_i of every call, [2, C]
+    terms: list[Tensor | None] = field(default_factory=list)  # D_i and Q_i, [2, C], of the calls so far
     finished: bool = False
 
     @contextmanager
@@ -76,7 +77,7 @@ class Run:
         call = self.calls[place]
         if call.by_itself:
             if not self.finished:
-                self.terms.append(torch.zeros_like(call.every.mean))
+                self.terms.append(None)
             with no_stat_update(layer):
                 return alone(input, residual)
         return self._normalize(call, place, input, residual)
@@ -98,17 +99,28 @@ class Run:
 
     def _normalize(self, call: Call, place: int, x: Tensor, residual: Tensor | None) -> Tensor:
         layer, every = call.layer, call.every
-        c, own = centred(x)
-        apart = own.mean - every.mean
-        terms = torch.stack([own.n * apart, own.squares + own.n * apart * apart])  # in each run, for checkpoints count
-        if not self.finished:
-            self.terms.append(terms)
-        deviation, squares = self._sums_at(place, every) / every.n
-        mean, var = every.mean + deviation, squares - deviation * deviation
         shape = (-1, *[1] * (x.dim() - 2))
-        shift, rstd = (t.to(c.dtype).view(shape) for t in (own.mean - mean, 1 / torch.sqrt(var + layer.eps)))
+        wide = composite.widen(x)
+
+        def spread(t: Tensor) -> Tensor:
+            return t.to(wide.dtype).view(shape)
+
+        # c = s·(x − m), m in two parts. s makes the squares neither overflow nor vanish, as in ``moments``.
+        sigma = torch.sqrt(every.variance("biased"))
+        scale = power_of_two_scale((every.mean.abs() + sigma).to(wide.dtype), 0.0).double()
+        high = (every.mean * scale).to(wide.dtype)
+        c = (wide * spread(scale) - spread(high)) - spread(every.mean * scale - high.double())
+        if not self.finished:
+            self.terms.append(None)
+        if torch.is_grad_enabled() and (self.wanted is None or place > self.wanted):
+            terms = torch.stack([_sum(c) / scale, _sum(c * c) / scale / scale])  # by a checkpoint's second run, too
+            if not self.finished:
+                self.terms[-1] = terms
+        deviation, squares = self._sums_at(place, every) / every.n
+        rstd = 1 / torch.sqrt(squares - deviation * deviation + layer.eps) / scale
         activation = getattr(layer, "activation", None)
-        return composite.affine((c + shift) * rstd, layer.weight, layer.bias, x, activation, residual)
+        x_hat = (c - spread(deviation * scale)) * spread(rstd)
+        return composite.affine(x_hat, layer.weight, layer.bias, x, activation, residual)
 
     def _sums_at(self, place: int, every: Pooled) -> Tensor:
         known = torch.stack([torch.zeros_like(every.squares), every.squares])
@@ -128,6 +140,14 @@ def merge(reached: Sequence[Reached]) -> Call:
     for other in reached[1:]:
         every = every.merge(other.values)
     return Call(layer, every, by_itself=bool((every.n <= 1).all()))
+
+
+def _sum(t: Tensor) -> Tensor:
+    """The sum of each channel (axis 1), of means over runs of memory, in float64."""
+    axes = (0, *range(2, t.dim()))
+    if t.numel() == 0:
+        return t.double().sum(axes)
+    return (mean_over(t, axes).double() * (t.numel() // t.shape[1])).flatten()
 
 
 def _another_path() -> ArgumentError:

@@ -162,7 +162,7 @@ class Stage:
             *zip(tensors, dys[i * len(tensors) : (i + 1) * len(tensors)], strict=True),
             *zip(run.terms, of_calls, strict=True),
         ]
-        known = [(end, d) for end, d in ends if d is not None and end.requires_grad]
+        known = [(end, d) for end, d in ends if end is not None and d is not None and end.requires_grad]
         if not known or not sources:
             return [None] * len(sources)
         outputs, given = zip(*known, strict=True)
