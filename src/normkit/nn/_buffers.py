@@ -17,18 +17,14 @@ class BufferState:
             for module in modules
             for name, buffer in module._buffers.items()
         ]
-        self._versions = [_version(buffer) for _, _, buffer, _ in self._held]
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Every buffer is the same tensor with the same bits again. Those that nothing wrote to are not touched."""
-        for i, (module, name, buffer, value) in enumerate(self._held):
-            if buffer is not None and value is not None and _version(buffer) != self._versions[i]:
+        """Every buffer is the same tensor with the same bits again. Those that have them are not written to.
+
+        By their values, since torch's own BatchNorm does not count what it writes as a version of the tensor.
+        """
+        for module, name, buffer, value in self._held:
+            if buffer is not None and value is not None and not torch.equal(buffer, value):
                 buffer.copy_(value)
-                self._versions[i] = _version(buffer)
             module._buffers[name] = buffer
-
-
-def _version(buffer: Tensor | None) -> int:
-    """How often the buffer was written to."""
-    return 0 if buffer is None else buffer._version
