@@ -235,9 +235,9 @@ def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
     for rank in (0, 2, 3):
         kind, message, _, same = results[rank]
         assert kind == "RankError"
-        assert message.startswith(
-            "recalibrate: expected all 4 ranks to take part, got no word from rank 1 (the process"
-        )
+        # A rank that is not its neighbour learns of it late, and may have given no word either by then.
+        assert message.startswith("recalibrate: expected all 4 ranks to take part, got no word from ")
+        assert "rank 1" in message.split("(")[0]
         assert same
 
 

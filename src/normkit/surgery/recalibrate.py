@@ -64,7 +64,7 @@ def recalibrate(
         ArgumentError: the loader is empty; the model has no such layer; match means none.
         DtypeError: a batch is no tensor and there is no ``forward``.
         StatisticsError: a layer's statistics come out as NaN or infinite, or of a single value.
-        RankError: another rank failed, or is gone; names it.
+        RankError: another rank failed, and which; or is gone, and from which ranks there is no word.
 
     Example:
         >>> model = torch.nn.Sequential(normkit.nn.BatchNorm1d(1))
