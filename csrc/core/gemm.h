@@ -27,11 +27,12 @@ class Panels {
   void multiply(const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step, bool add = false) const {
     const Rows rows = {a, a_step, out, out_step, add};
     if (n_rows < kProductRows) return few<kProductRows - 1>(rows, int(n_rows));
-    for (int64_t first = 0; first < n_cols_; first += kLanes) {
-      int64_t i = 0;
-      for (; i + kProductRows <= n_rows; i += kProductRows) tile<kProductRows, 1>(rows.from(i), first);
-      rest<kProductRows - 1>(rows.from(i), first, int(n_rows - i));
-    }
+    for (int64_t first = 0; first < n_cols_; first += kLanes) panel(rows, n_rows, first);
+  }
+
+  // The columns of one panel alone, those from `first` on.
+  void multiply_panel(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
+    panel({a, a_step, out, out_step, false}, n_rows, first);
   }
 
  private:
@@ -43,6 +44,12 @@ class Panels {
     bool add;
     Rows from(int64_t i) const { return {a + i * a_step, a_step, out + i * out_step, out_step, add}; }
   };
+
+  void panel(const Rows& rows, int64_t n_rows, int64_t first) const {
+    int64_t i = 0;
+    for (; i + kProductRows <= n_rows; i += kProductRows) tile<kProductRows, 1>(rows.from(i), first);
+    rest<kProductRows - 1>(rows.from(i), first, int(n_rows - i));
+  }
 
   // All columns of `count` rows, fewer than kProductRows: several panels at once in the registers that these leave.
   template <int kRows>
