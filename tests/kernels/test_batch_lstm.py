@@ -50,7 +50,7 @@ def outcome(layer: torch.nn.Module, x: Tensor, lengths: list[int], hx: tuple[Ten
     inputs = [t.clone().requires_grad_() for t in (x, *hx)]
     outputs = flat(layer(inputs[0], (inputs[1], inputs[2]), lengths=lengths))
     gradients = torch.autograd.grad(weighted_sum(outputs), [*inputs, *layer.parameters()])
-    return [t.detach() for t in (*outputs, *gradients, *layer.buffers())]
+    return [t.detach().clone() for t in (*outputs, *gradients, *layer.buffers())]
 
 
 def check_close(
