@@ -184,7 +184,19 @@ def _recurrent(record: Record) -> str:
         f"{MOST_TIMES_PLAIN} times the plain layer's time, and at least {LEAST_TIMES_LOOP:g} times the loop's speed. "
         + (f"One or both are missed in {n_missed} of {n_timed} (bold)." if n_missed else f"Met in all {n_timed}.")
         + "\n\n"
-        + _table(("layer", "nn's, plain ms", "loop ms", "careful ms", "normkit ms", "of plain's time", "of the loop's speed", "of the careful one's"), rows)
+        + _table(
+            (
+                "layer",
+                "nn's, plain ms",
+                "loop ms",
+                "careful ms",
+                "normkit ms",
+                "of plain's time",
+                "of the loop's speed",
+                "of the careful one's",
+            ),
+            rows,
+        )
     )
 
 

@@ -115,7 +115,14 @@ def _not_timed(record: Record) -> list[RenderableType]:
 def _recurrent(results: tuple[RecurrentResult, ...]) -> list[RenderableType]:
     """Every case, and where a bar is missed."""
     table = _table(
-        "recurrent", "torch's plain ms", "loop ms", "careful ms", "normkit ms", "of plain's time", "of loop's speed", "of careful's"
+        "recurrent",
+        "torch's plain ms",
+        "loop ms",
+        "careful ms",
+        "normkit ms",
+        "of plain's time",
+        "of loop's speed",
+        "of careful's",
     )
     for r in results:
         if r.times_plain is None or r.times_loop is None:

@@ -179,7 +179,7 @@ class BatchNormLSTMCell(RecurrentCell):
         return LSTM(weights_of(self, ""), _norms_of(self, ""))
 
     def forward(self, input: Tensor, hx: HiddenAndCell | None = None, *, step: int) -> HiddenAndCell:
-        _checks.size("BatchNormLSTMCell", "step", step)
+        _sequence_checks.whole_number("BatchNormLSTMCell", "step", step, "give the number of the time step, from 0")
         if hx is not None:
             _sequence_checks.recurrent_pair("BatchNormLSTMCell", hx)
         cell = self._cell()
