@@ -35,8 +35,8 @@ def padded(call: str, x: Tensor, layout: str) -> int:
     _checks.tensor(call, "input", x)
     if x.is_nested:
         raise DtypeError(
-            f"{call}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) and "
-            f"give lengths."
+            f"{call}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) "
+            f"and give lengths."
         )
     _checks.rank(call, x, (layout, "T, C"))
     n_steps = x.shape[layout.split(", ").index("T") if x.dim() == 3 else 0]

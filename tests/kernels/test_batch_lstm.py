@@ -178,7 +178,7 @@ def by_hand(norm: str, p: dict[str, np.ndarray], x: np.ndarray, dy: np.ndarray) 
 
 @pytest.mark.parametrize("norm", PLACEMENTS)
 def test_is_the_reference_forward_and_backward(norm: str) -> None:
-    """Errors as in ``check_close``; of the gradient of a bias that the batch's mean takes off, as those of its terms."""
+    """Errors as in ``check_close``; a bias that the batch's mean takes off again has those of the terms of its sum."""
     layer = built(norm, 4, 18)
     x = torch.randn(7, 9, 4, requires_grad=True)
     dy = torch.randn(7, 9, 18)

@@ -314,8 +314,8 @@ def test_a_nested_tensor(case: Recurrent) -> None:
     with pytest.raises(DtypeError) as caught:
         case.layer(4, 5)(torch.nested.nested_tensor([x[:, 0], x[:3, 1]]))
     assert str(caught.value) == (
-        f"{case}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) and give "
-        "lengths."
+        f"{case}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) and "
+        "give lengths."
     )
 
 

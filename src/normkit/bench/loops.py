@@ -1,8 +1,8 @@
 """Recurrent layers with a norm as people write them who have none: a loop over time in torch's operations.
 
 Each loop computes what the normkit layer of the same name computes with its default placement, from that layer's own
-parameters. It is there twice: as it is usually written, everything of a step inside the loop (``USUAL_LOOPS``), and as a
-careful author would, who takes the product with the input, and its norm, for all steps at once (``LOOPS``).
+parameters. It is there twice: as it is usually written, everything of a step inside the loop (``USUAL_LOOPS``), and as
+a careful author would, who takes the product with the input, and its norm, for all steps at once (``LOOPS``).
 """
 
 from __future__ import annotations

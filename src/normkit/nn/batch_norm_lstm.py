@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _checks, _sequence_checks
+from normkit import _sequence_checks
 from normkit.composite import widen
 from normkit.nn import _step_statistics
 from normkit.nn._batch_lstm import BatchLSTM
