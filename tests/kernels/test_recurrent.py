@@ -131,8 +131,9 @@ def test_every_batch(n: int, calls: list[Any], poisoned_memory: None) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("n_out", [1, 7, 16, 19], ids=str)
+@pytest.mark.parametrize("n_out", [3, 7, 16, 19], ids=str)
 def test_a_projection(n_out: int, place: str, calls: list[Any], poisoned_memory: None) -> None:
+    """Not onto one value: an RMSNorm of its multiples leaves the sign, which near 0 is a matter of rounding."""
     for how in (EQUAL, SHORTER):
         check_close("lstm", place, sizes_of(how, 5, 18), 3, 20, n_out)
 

@@ -178,9 +178,9 @@ def _recurrent(record: Record) -> str:
     n_timed = sum(r.status == "timed" for r in record.recurrent)
     n_missed = sum(bool(r.misses) for r in record.recurrent)
     return (
-        "LayerNorm in an LSTM, GRU and RNN, BatchNorm in an LSTM (steps x sequences x inputs x hidden, float32), beside "
-        "torch's layer, which has no norm, and Python loops of the same maths in torch's operations: as usually written, "
-        "step by step, and a careful one that takes the products with the input before the loop. The bar: at most "
+        "LayerNorm in an LSTM, GRU and RNN, BatchNorm in an LSTM (steps x sequences x inputs x hidden, float32), "
+        "beside torch's layer, which has no norm, and Python loops of the same maths in torch's operations: the usual "
+        "one, step by step, and a careful one that takes the products with the input before the loop. The bar: at most "
         f"{MOST_TIMES_PLAIN} times the plain layer's time, and at least {LEAST_TIMES_LOOP:g} times the loop's speed. "
         + (f"One or both are missed in {n_missed} of {n_timed} (bold)." if n_missed else f"Met in all {n_timed}.")
         + "\n\n"
