@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "core/batch_lstm.h"
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
@@ -229,18 +230,19 @@ void read_recurrent(Reader& in, Recurrent& a) {
   a.norm = static_cast<RowNorm>(in.integer());
   a.has_norm_c = in.integer() != 0;
   a.n_hidden = in.integer();
+  a.n_out = in.integer();
   a.n_steps = in.integer();
   a.n_sequences = in.integer();
   a.sizes = static_cast<const int64_t*>(in.address());
   a.eps = in.real();
-  a.w_hh = static_cast<const float*>(in.address());
+  for (const float** weight : {&a.w_hh, &a.w_hr}) *weight = static_cast<const float*>(in.address());
   for (ConstArray* parameter : {&a.norm_w, &a.norm_b, &a.norm_c_w, &a.norm_c_b}) parameter->data = in.address();
   for (const float** values : {&a.p, &a.h0, &a.c0}) *values = static_cast<const float*>(in.address());
   a.parallel_for = torch_parallel;
 }
 
 PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 24);
+  Reader in(args, n, 26);
   RecurrentForward a{};
   read_recurrent(in, a);
   for (float** values : {&a.y, &a.z, &a.z_stats, &a.c, &a.c_stats, &a.h_last, &a.c_last}) {
@@ -250,18 +252,18 @@ PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 30);
+  Reader in(args, n, 34);
   RecurrentBackward a{};
   read_recurrent(in, a);
   for (const float** values : {&a.z, &a.z_stats, &a.c, &a.c_stats, &a.y, &a.dy, &a.dh_last, &a.dc_last}) {
     *values = static_cast<const float*>(in.address());
   }
-  for (float** values : {&a.da, &a.dz, &a.du, &a.dh0, &a.dc0}) *values = static_cast<float*>(in.address());
+  for (float** values : {&a.da, &a.dz, &a.du, &a.dh, &a.m, &a.dh0, &a.dc0}) *values = static_cast<float*>(in.address());
   return in.ok() ? run(recurrent_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
 }
 
 PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 25);
+  Reader in(args, n, 27);
   GruForward a{};
   read_recurrent(in, a);
   a.b_hh = static_cast<const float*>(in.address());
@@ -272,7 +274,7 @@ PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 32);
+  Reader in(args, n, 34);
   GruBackward a{};
   read_recurrent(in, a);
   for (const float** values :
@@ -283,6 +285,52 @@ PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
     *values = static_cast<float*>(in.address());
   }
   return in.ok() ? run(gru_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+}
+
+void read_batch_lstm(Reader& in, BatchLstm& a) {
+  for (int64_t* size : {&a.n_hidden, &a.n_out, &a.n_steps, &a.n_sequences}) *size = in.integer();
+  a.sizes = static_cast<const int64_t*>(in.address());
+  a.n_places = in.integer();
+  a.by_batch = in.integer() != 0;
+  a.eps = in.real();
+  for (const float** weight : {&a.w_hh, &a.w_hr}) *weight = static_cast<const float*>(in.address());
+  for (ColumnNorm* norm : {&a.ih, &a.hh, &a.sum, &a.c}) {
+    for (const float** values : {&norm->w, &norm->b, &norm->running_mean, &norm->running_var}) {
+      *values = static_cast<const float*>(in.address());
+    }
+    norm->stats = static_cast<float*>(in.address());
+  }
+  for (const float** values : {&a.u, &a.h0, &a.c0}) *values = static_cast<const float*>(in.address());
+  a.parallel_for = torch_parallel;
+}
+
+// True, or False where the kernel has found values that it cannot serve.
+PyObject* batch_lstm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 38);
+  BatchLstmForward a{};
+  read_batch_lstm(in, a);
+  for (float** values : {&a.y, &a.z, &a.cells, &a.h_last, &a.c_last}) *values = static_cast<float*>(in.address());
+  bool out_of_range = false;
+  a.out_of_range = &out_of_range;
+  if (!in.ok()) return nullptr;
+  PyObject* const none = run(batch_lstm_forward, a, a.n_steps * a.n_sequences * 4 * a.n_hidden);
+  if (none == nullptr) return nullptr;
+  Py_DecRef(none);
+  return PyBool_FromLong(!out_of_range);
+}
+
+PyObject* batch_lstm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n, 52);
+  BatchLstmBackward a{};
+  read_batch_lstm(in, a);
+  for (const float** values : {&a.z, &a.cells, &a.dy, &a.dh_last, &a.dc_last}) {
+    *values = static_cast<const float*>(in.address());
+  }
+  for (float** values : {&a.du, &a.dz, &a.dh, &a.m, &a.dh0, &a.dc0, &a.dw_ih, &a.db_ih, &a.dw_hh, &a.db_hh, &a.dw_sum,
+                         &a.db_sum, &a.dw_c, &a.db_c}) {
+    *values = static_cast<float*>(in.address());
+  }
+  return in.ok() ? run(batch_lstm_backward, a, a.n_steps * a.n_sequences * 4 * a.n_hidden) : nullptr;
 }
 
 TorchNames torch_names;  // filled when the module is imported
@@ -342,17 +390,25 @@ PyMethodDef methods[] = {
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
     {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
      "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
     {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh, m, dh0, dc0)"},
     {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
      "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
     {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
      "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
      "dq_rz, dq_n, dh0)"},
+    {"batch_lstm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_forward_py)),
+     METH_FASTCALL,
+     "(n_hidden, n_out, n_steps, n_sequences, sizes, n_places, by_batch, eps, w_hh, w_hr, for ih, hh, sum and c each: w, b, "
+     "running_mean, running_var, stats; u, h0, c0, y, z, cells, h_last, c_last): whether all values were in range"},
+    {"batch_lstm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_backward_py)),
+     METH_FASTCALL,
+     "(as batch_lstm_forward up to c0, z, cells, dy, dh_last, dc_last, du, dz, dh, m, dh0, dc0, then for ih, hh, sum and c "
+     "each: dw, db)"},
     {nullptr, nullptr, 0, nullptr},
 };
 
