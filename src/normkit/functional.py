@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from normkit import _call_checks, _channel_norms, _checks, composite
 from normkit._channel_norms import updated_statistics
 from normkit.composite import Activation
-from normkit.kernels import channels, choose, rows
+from normkit.kernels import channels, choose, eager, rows
 from normkit.kernels import layer_norm2d as layer_norm2d_kernel
 
 __all__ = [
@@ -48,6 +49,10 @@ def layer_norm(
         tensor([[-1.0000,  1.0000],
                 [-1.0000,  1.0000]])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.layer_norm(input, normalized_shape, weight, bias, eps)
+        if y is not None:
+            return y
     if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
         if out is None:
             return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
@@ -79,6 +84,10 @@ def rms_norm(
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
         tensor([0.8485, 1.1314])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.rms_norm(input, normalized_shape, weight, eps)
+        if y is not None:
+            return y
     if eps is None:
         eps = _rms_eps(input)
     if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
@@ -126,6 +135,12 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
+    if out is None and not is_dynamo_compiling():
+        done: Tensor | None = eager.LIBRARY.batch_norm(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+        )
+        if done is not None:
+            return done
     if (
         not training
         and residual is None
@@ -195,6 +210,12 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
+    if not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+        if y is not None:
+            return y
     eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting():
         return torch.nn.functional.instance_norm(
@@ -243,6 +264,10 @@ def group_norm(
         >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
         tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
+    if out is None and not is_dynamo_compiling():
+        done: Tensor | None = eager.LIBRARY.group_norm(input, num_groups, weight, bias, eps, activation)
+        if done is not None:
+            return done
     if (
         activation in composite.ACTIVATIONS_OR_NONE
         and type(num_groups) is int
@@ -282,6 +307,10 @@ def layer_norm2d(
         >>> layer_norm2d(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
         tensor([-1.0000,  1.0000])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.layer_norm2d(input, weight, bias, eps)
+        if y is not None:
+            return y
     if choose.accepts_channel_norm(input, weight, bias, eps) and input.dim() == 4:
         if out is None:
             return layer_norm2d_kernel.layer_norm2d(input, weight, bias, eps)
@@ -323,6 +352,12 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
+    if dropout_p == 0.0 and not is_dynamo_compiling():
+        both: tuple[Tensor, Tensor] | None = eager.LIBRARY.add_layer_norm(
+            input, residual, normalized_shape, weight, bias, eps, 0.0, 0
+        )
+        if both is not None:
+            return both
     if (
         dropout_p == 0.0
         and choose.accepts_row_norm(input, normalized_shape, weight, bias, eps)
@@ -353,6 +388,12 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
+    if dropout_p == 0.0 and not is_dynamo_compiling():
+        both: tuple[Tensor, Tensor] | None = eager.LIBRARY.add_rms_norm(
+            input, residual, normalized_shape, weight, eps, 0.0, 0
+        )
+        if both is not None:
+            return both
     if eps is None:
         eps = _rms_eps(input)
     if (
