@@ -1,7 +1,7 @@
 """Builds the package, and its compiled kernels where a compiler and torch are at hand.
 
-Two libraries: `_C`, the kernels, by torch's stable ABI, for every torch from 2.10 and every Python; and `_eager`, which calls
-them without Python in between, by libtorch's C++, for the torch and the Python that it is built with. Both are
+Two libraries: `_C`, the kernels, by torch's stable ABI, for every torch from 2.10 and every Python; and `_eager`, which
+calls them without Python in between, by libtorch's C++, for the torch and the Python that it is built with. Both are
 optional: without them the package installs and computes through torch operations, and the files `_C.reason` and
 `_eager.reason` beside the package's modules say why, for `normkit info`. Everything else is in pyproject.toml.
 """
@@ -41,7 +41,10 @@ TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
 EAGER_SOURCES = ["csrc/eager/module.cpp", "csrc/eager/nodes.cpp"]
 LEAST_TORCH = "0x020a000000000000"  # TORCH_TARGET_VERSION: 2.10
 # What the two libraries must agree about.
-SHARED_HEADERS = [*(CORE / f"{name}.h" for name in ("types", "row_norm", "channel_norm", "layer_norm2d")), "csrc/table.h"]
+SHARED_HEADERS = [
+    *(CORE / f"{name}.h" for name in ("types", "row_norm", "channel_norm", "layer_norm2d")),
+    "csrc/table.h",
+]
 
 
 def on_x86() -> bool:

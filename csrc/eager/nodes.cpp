@@ -42,11 +42,14 @@ void NormBackward::save_inputs(const at::Tensor& x, const at::Tensor& w, const a
   x_ = SavedVariable(x, false);
   w_ = SavedVariable(w, false);
   b_ = SavedVariable(b, false);
+  n_w_ = w.defined() ? w.numel() : 0;
+  n_b_ = b.defined() ? b.numel() : 0;
 }
 
 void NormBackward::save_outputs(const at::Tensor& z, const at::Tensor& stats, const at::Tensor& y) {
   if (z.defined()) x_ = SavedVariable(z, z.requires_grad());
   stats_ = SavedVariable(stats, false);
+  n_stats_ = stats.numel();
   y_ = SavedVariable(y, true);
 }
 
@@ -75,10 +78,11 @@ bool NormBackward::kernel_can(const Kept& kept, const variable_list& gradients) 
     if (g.defined() && (!is_plain(g) || !same_shape_and_type(g, kept.x))) return false;
   }
   if (!is_plain(kept.x) || !dense_format(kept.x).has_value()) return false;
-  for (const at::Tensor* t : {&kept.w, &kept.b, &kept.stats, &kept.y}) {
-    if (t->defined() && (!is_plain(*t) || !dense_format(*t).has_value())) return false;
+  const std::pair<const at::Tensor&, int64_t> others[] = {{kept.w, n_w_}, {kept.b, n_b_}, {kept.stats, n_stats_}};
+  for (const auto& [t, n] : others) {
+    if (t.defined() ? !is_plain(t) || !t.is_contiguous() || t.numel() != n : n != 0) return false;
   }
-  return true;
+  return kept.stats.scalar_type() == stats_type(kept.x.scalar_type());
 }
 
 variable_list NormBackward::hand_over(const Kept& kept, const variable_list& gradients) const {

@@ -40,7 +40,7 @@ class NormBackward : public torch::autograd::Node {
  protected:
   variable_list apply(variable_list&& gradients) override;
   virtual variable_list compute(const Kept& kept, const variable_list& gradients) const = 0;
-  virtual bool kernel_can(const Kept& kept, const variable_list& gradients) const;
+  bool kernel_can(const Kept& kept, const variable_list& gradients) const;
   // The module in normkit.kernels, and what of the call is no tensor.
   virtual const char* module() const = 0;
   virtual PyObject* call() const = 0;
@@ -56,6 +56,7 @@ class NormBackward : public torch::autograd::Node {
   variable_list hand_over(const Kept& kept, const variable_list& gradients) const;
 
   SavedVariable x_, w_, b_, stats_, y_;
+  int64_t n_w_ = 0, n_b_ = 0, n_stats_ = 0;  // how many elements each had
 };
 
 // Its inputs are the gradients of y and, after a residual add, of z; its outputs those of x, residual, w and b.

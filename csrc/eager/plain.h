@@ -48,7 +48,7 @@ inline bool is_plain_here() {
 // Whether operations on what requires a gradient are recorded: not inside an operator's own implementation.
 inline bool is_recording() {
   if (!at::GradMode::is_enabled()) return false;
-  return !c10::impl::tls_local_dispatch_key_set().excluded_.has(c10::DispatchKey::AutogradCPU);
+  return !c10::impl::tls_local_dispatch_key_set().excluded_.has(c10::DispatchKey::AutogradFunctionality);
 }
 
 inline bool same_shape_and_type(const at::Tensor& a, const at::Tensor& x) {

@@ -43,24 +43,27 @@ def channel_norm(
         residual = residual.contiguous(memory_format=memory_format(x))
     w, b = (None if p is None else p.contiguous() for p in (w, b))
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
-    y: Tensor | None
+    done: Tensor | None
     mean, var = _dense_pair(given) or into or (None, None)
     if n_groups == 0:
-        y = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual)
+        done = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual)
     elif into is not None:
-        y = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps)
+        done = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps)
     else:
-        y = eager.LIBRARY.group_norm(x, n_groups, w, b, eps, activation)
-    if y is None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
+        done = eager.LIBRARY.group_norm(x, n_groups, w, b, eps, activation)
+    y: Tensor
+    if done is not None:
+        y = done
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
         y = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
-    elif y is None:
+    else:
         y, _ = cpu.channel_norm(
             x, n_groups, w, b, eps, activation,
             residual=residual, given=_dense_pair(given), running=into, momentum=momentum,
         )  # fmt: skip
     if running is not None and into is not None:
         _write_back(running, into)
-    return y  # type: ignore[return-value]
+    return y
 
 
 def by_kernel(

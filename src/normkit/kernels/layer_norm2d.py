@@ -14,14 +14,14 @@ from normkit.kernels import choose, cpu, derivatives, eager
 
 def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize each position of a contiguous (N, C, H, W) over its channels; w and b are contiguous."""
-    y: Tensor | None = eager.LIBRARY.layer_norm2d(x, w, b, eps)
-    if y is not None:
-        return y
+    done: Tensor | None = eager.LIBRARY.layer_norm2d(x, w, b, eps)
+    if done is not None:
+        return done
     if torch.is_grad_enabled() and (
         x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
     ):
-        y = _LayerNorm2d.apply(x, w, b, eps)
-        return y  # type: ignore[return-value]
+        y: Tensor = _LayerNorm2d.apply(x, w, b, eps)
+        return y
     return cpu.layer_norm2d(x, w, b, eps, False)[0]
 
 

@@ -89,16 +89,16 @@ def _by_composite(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tenso
 
 
 def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
-    y: Tensor | None
+    done: Tensor | None
     if norm == "layer_norm":
-        y = eager.LIBRARY.layer_norm(x, x.shape[x.dim() - n_axes :], w, b, eps)
+        done = eager.LIBRARY.layer_norm(x, x.shape[x.dim() - n_axes :], w, b, eps)
     else:
-        y = eager.LIBRARY.rms_norm(x, x.shape[x.dim() - n_axes :], w, eps)
-    if y is not None:
-        return y
+        done = eager.LIBRARY.rms_norm(x, x.shape[x.dim() - n_axes :], w, eps)
+    if done is not None:
+        return done
     if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
-        y = _RowNorm.apply(x, None, w, b, norm, n_axes, eps, 0.0, 0)
-        return y  # type: ignore[return-value]
+        y: Tensor = _RowNorm.apply(x, None, w, b, norm, n_axes, eps, 0.0, 0)
+        return y
     return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, False)[0]
 
 
