@@ -18,7 +18,9 @@ from kernels.row_norms import DTYPES
 from normkit import composite, reference
 from normkit import functional as F
 from normkit.errors import ArgumentError, DtypeError, ShapeError
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
+
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
 
 Array = np.ndarray
 ACTIVATIONS: tuple[composite.Activation, ...] = ("relu", "silu", "gelu")
@@ -227,6 +229,7 @@ def test_the_residual_is_added_in_the_pass(
 ) -> None:
     seen: list[bool] = []
     kernel = cpu.channel_norm
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     monkeypatch.setattr(
         cpu, "channel_norm", lambda *a, **k: (seen.append(k.get("residual") is not None), kernel(*a, **k))[1]
     )
