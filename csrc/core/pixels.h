@@ -87,9 +87,37 @@ NK_INLINE void each_vector_of_part(const Pixels& pixels, const Pixels::Part& par
   }
 }
 
-template <class T>
-NK_INLINE void prefetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
+// work(at, n) for each row of a part, and for what is left over after the last.
+template <class Work>
+NK_INLINE void each_row_of_part(const Pixels& pixels, const Pixels::Part& part, const Work& work) {
+  for (int64_t row = part.first_row; row < part.last_row; ++row) {
+    work(row * pixels.n_cols + part.first_col, part.last_col - part.first_col);
+  }
+  const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
+  if (part.last && end > part.first_col) work(part.last_row * pixels.n_cols + part.first_col, end - part.first_col);
+}
+
+// work(block) for blocks of four rows of a part, the last with what is left over.
+template <class Work>
+NK_INLINE void each_block_of_rows(const Pixels& pixels, const Pixels::Part& part, const Work& work) {
+  Pixels::Part block = part;
+  for (int64_t row = part.first_row; row < part.last_row; row += 4) {
+    block.first_row = row;
+    block.last_row = row + 4 < part.last_row ? row + 4 : part.last_row;
+    block.last = false;
+    work(block);
+  }
+  block.first_row = block.last_row = part.last_row;
+  block.last = part.last;
+  if (part.last && pixels.rest > 0) work(block);
+}
+
+// one(at, column, 16) for whole vectors of four rows.
+template <class One>
+NK_INLINE auto four_times(const Pixels& pixels, const One& one) {
+  return [&](int64_t at, int64_t j) NK_LAMBDA {
+    for (int64_t r = 0; r < 4; ++r) one(at + r * pixels.n_cols, j, kLanes);
+  };
 }
 
 // total1[j] = sum(p), total2[j] = sum(p * q) down the columns of a part, of the pairs that term(coefficients, at) gives

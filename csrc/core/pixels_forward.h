@@ -133,6 +133,24 @@ struct PixelsForward {
         });
   }
 
+  // The same by a curve, a few rows at a time.
+  void curve_part(const T* x, T* y, const Columns& k, const Pixels::Part& part) const {
+    const Memory<A> memory(4 * pixels.n_cols + kLanes);
+    A* const z = memory.data();
+    each_block_of_rows(pixels, part, [&](const Pixels::Part& block) {
+      const int64_t from = block.first_row * pixels.n_cols;
+      const auto put = [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+        const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+        store_some(z + (at - from), fma(v, load(k.scale + j), load(k.bias + j)), n);
+      };
+      each_vector_of_part(pixels, block, four_times(pixels, put), put);
+      each_row_of_part(pixels, block, [&](int64_t at, int64_t n) {
+        activated.values(z + (at - from), n);
+        each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + j, load_at(z + (at - from) + j)); });
+      });
+    });
+  }
+
   void normalize(int64_t image, ParallelFor parallel_for) const {
     const T* x = image_of(args.x, image);
     T* y = const_cast<T*>(image_of(args.y, image));
@@ -155,8 +173,10 @@ struct PixelsForward {
           });
         } else if (args.activation == Activation::kNone) {
           normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
+        } else if (activated.is_relu()) {
+          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
         } else {
-          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return activated.value(z); });
+          curve_part(x, y, k, pixels.part(i));
         }
       }
     });
@@ -174,7 +194,7 @@ struct PixelsForward {
       const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
       const double z = x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]) +
                        (args.residual == nullptr ? -0.0 : value_at(image_of(args.residual, image) + i));
-      put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
+      put_item(y + i, activated.value(z));
     });
   }
 
