@@ -7,6 +7,8 @@
 struct Pixels {
   explicit Pixels(const ChannelShape& s)
       : shape(s),
+        group(s.channels_per_slab()),
+        slabs(s.n_channels / group),
         images(s.over_batch() ? 1 : s.n_samples),
         n_pixels(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions),
         fold(fold_of(s.n_channels)),
@@ -26,9 +28,8 @@ struct Pixels {
     return rows < 64 ? 64 : rows;
   }
 
-  int64_t slab_of(int64_t image, int64_t channel) const {
-    return shape.over_batch() ? channel : image * shape.n_groups + channel / shape.channels_per_slab();
-  }
+  // Number s of those of an image.
+  int64_t slab_of(int64_t image, int64_t s) const { return image * slabs + s; }
   // A part of the work on an image: some rows, some columns.
   struct Part {
     int64_t first_row, last_row;
@@ -48,6 +49,8 @@ struct Pixels {
 
   static constexpr int64_t kColumns = 4096;
   ChannelShape shape;
+  int64_t group;  // channels of a slab
+  int64_t slabs;  // of an image
   int64_t images;
   int64_t n_pixels;  // of an image
   int64_t fold;
@@ -58,11 +61,14 @@ struct Pixels {
   int64_t columns;
 };
 
-// An array of one value a column, filled from one a channel and padded to whole vectors.
+// An array of one value a column, filled with one a channel, of(channel, its slab in the image), and padded to whole
+// vectors.
 template <class A, class Of>
-NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of_channel) {
+NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   const int64_t channels = pixels.shape.n_channels;
-  for (int64_t c = 0; c < channels; ++c) to[c] = of_channel(c);
+  for (int64_t s = 0; s < pixels.slabs; ++s) {
+    for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) to[c] = of(c, s);
+  }
   for (int64_t j = channels; j < pixels.n_cols; ++j) to[j] = to[j - channels];
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }

@@ -106,7 +106,7 @@ struct PixelsBackward {
 
   // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over slab s of an image; without w where it is one channel.
   Sums means(const Sums* of_channel, int64_t s) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     Sums total;
     if (args.constant_stats) return total;
     for (int64_t c = s * group; c < (s + 1) * group; ++c) {
@@ -117,19 +117,19 @@ struct PixelsBackward {
   }
 
   void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     const Memory<GradientTerms<A>> memory(args.shape.n_channels);
     GradientTerms<A>* const terms = memory.data();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s * group));
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s));
       const Sums mean = means(of_channel, s);
       for (int64_t c = s * group; c < (s + 1) * group; ++c) {
         terms[c] = gradient_terms(stats, weight(c), one_channel, mean);
       }
     }
-    fill_columns(pixels, k.of_dy, [&](int64_t c) { return terms[c].of_dy; });
-    fill_columns(pixels, k.of_d, [&](int64_t c) { return terms[c].of_d; });
-    fill_columns(pixels, k.rest, [&](int64_t c) { return terms[c].rest; });
+    fill_columns(pixels, k.of_dy, [&](int64_t c, int64_t) { return terms[c].of_dy; });
+    fill_columns(pixels, k.of_d, [&](int64_t c, int64_t) { return terms[c].of_d; });
+    fill_columns(pixels, k.rest, [&](int64_t c, int64_t) { return terms[c].rest; });
   }
 
   template <bool kRelu, class G>
@@ -177,7 +177,7 @@ struct PixelsBackward {
 
   template <class Visit>
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
@@ -185,9 +185,9 @@ struct PixelsBackward {
 
   // A slab whose rstd has left the range of A, in double.
   __attribute__((noinline)) void slab_exactly(int64_t image, int64_t s, const T* dy, const T* x, T* dx) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     const ExactStats stats =
-        args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s * group)), args.eps)
+        args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s)), args.eps)
                             : exact_stats(x, args.shape.slab_size(), args.eps, [&](const auto& visit) {
                                 each_item(s, [&](int64_t i, int64_t) { visit(i); });
                               });
@@ -226,13 +226,13 @@ struct PixelsBackward {
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
     const Memory<A> memory(Columns::kCount * pixels.padded());
     const Columns k(memory.data(), pixels.padded());
-    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
-    fill_columns(pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
+    const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
+    fill_columns(pixels, k.m0, [&](int64_t, int64_t s) { return stats(s).m0; });
+    fill_columns(pixels, k.dm, [&](int64_t, int64_t s) { return stats(s).dm; });
+    fill_columns(pixels, k.rstd, [&](int64_t, int64_t s) { return stats(s).rstd; });
     if (args.activation != Activation::kNone) {
-      fill_columns(pixels, k.scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
-      fill_columns(pixels, k.bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+      fill_columns(pixels, k.scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
+      fill_columns(pixels, k.bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
     }
     if (activated.is_curve()) {
       // The curve is taken once: what comes of it waits in dx, or in memory of its own.
@@ -246,9 +246,8 @@ struct PixelsBackward {
     } else {
       with_gradient<false>(image, dy, x, dx, of_channel, k, parallel_for);
     }
-    const int64_t group = args.shape.channels_per_slab();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      if (!within_range_backward(stats(s * group))) slab_exactly(image, s, dy, x, dx);
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      if (!within_range_backward(stats(s))) slab_exactly(image, s, dy, x, dx);
     }
   }
 };

@@ -23,7 +23,7 @@ struct PixelsForward {
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.
   void sample_means(const T* x, A* of_slab) const {
-    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    const int64_t channels = args.shape.n_channels, group = pixels.group;
     int64_t n = kLanes, m = kLanes;
     while (n > pixels.n_pixels) n /= 2;
     while (m > group) m /= 2;
@@ -38,7 +38,7 @@ struct PixelsForward {
       }
       store(of_channel + j, v[0] * splat(A(1) / A(n)));
     }
-    for (int64_t s = 0; s < channels / group; ++s) {
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
       of_slab[s] = group == 1 ? of_channel[s] : sum(load_some(of_channel + s * group, int(m))) * (A(1) / A(m));
     }
   }
@@ -60,12 +60,12 @@ struct PixelsForward {
 
   // Finishes the slabs of an image from sums about `shift`. False if some need the sums again, about their new shift.
   bool finish(int64_t image, const Sums* of_channel, A* shift, bool last_time) const {
-    const int64_t group = args.shape.channels_per_slab(), slabs = args.shape.n_channels / group;
+    const int64_t group = pixels.group;
     bool all_good = true;
-    for (int64_t s = 0; s < slabs; ++s) {
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
       Sums sums;
       for (int64_t c = s * group; c < (s + 1) * group; ++c) sums.add(of_channel[c]);
-      const int64_t slab = pixels.slab_of(image, s * group);
+      const int64_t slab = pixels.slab_of(image, s);
       SlabStats<A> stats;
       const bool good = finish_stats(per_n, shift[s], sums, args.eps, stats);
       if (!good && last_time) stats = exact(image, s).template rounded<A>();
@@ -83,14 +83,14 @@ struct PixelsForward {
   // Calls visit(offset in the image, channel) for each value of slab s of an image.
   template <class Visit>
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
   }
 
   ExactStats exact(int64_t image, int64_t s) const {
-    const int64_t slab = pixels.slab_of(image, s * args.shape.channels_per_slab());
+    const int64_t slab = pixels.slab_of(image, s);
     if (args.mean.data != nullptr) return exactly(slab_stats<A>(args.stats, slab), args.eps);
     return exact_stats(image_of(args.x, image), args.shape.slab_size(), args.eps,
                        [&](const auto& visit) { each_item(s, [&](int64_t i, int64_t) { visit(i); }); });
@@ -98,13 +98,13 @@ struct PixelsForward {
 
   void find_stats(int64_t image, ParallelFor parallel_for) const {
     const T* x = image_of(args.x, image);
-    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    const int64_t channels = args.shape.n_channels;
     const Memory<A> memory(channels + pixels.padded());
     A *const of_slab = memory.data(), *const of_column = of_slab + channels;
     const Memory<Sums> sums(channels);
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
-      fill_columns(pixels, of_column, [&](int64_t c) { return of_slab[c / group]; });
+      fill_columns(pixels, of_column, [&](int64_t, int64_t s) { return of_slab[s]; });
       sum_channels<A>(pixels, Term{x, of_column}, parallel_for, sums.data());
       if (finish(image, sums.data(), of_slab, time == 1)) return;
     }
@@ -157,11 +157,11 @@ struct PixelsForward {
     const int64_t padded = pixels.padded();
     const Memory<A> memory(4 * padded);
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
-    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
-    fill_columns(pixels, m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(pixels, dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(pixels, scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
-    fill_columns(pixels, bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+    const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
+    fill_columns(pixels, m0, [&](int64_t, int64_t s) { return stats(s).m0; });
+    fill_columns(pixels, dm, [&](int64_t, int64_t s) { return stats(s).dm; });
+    fill_columns(pixels, scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
+    fill_columns(pixels, bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
     const Columns k{m0, dm, scale, bias};
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
@@ -180,9 +180,8 @@ struct PixelsForward {
         }
       }
     });
-    const int64_t group = args.shape.channels_per_slab();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      if (!within_range(stats(s * group))) normalize_exactly(image, s);
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      if (!within_range(stats(s))) normalize_exactly(image, s);
     }
   }
 

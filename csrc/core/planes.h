@@ -58,28 +58,30 @@ constexpr int64_t kBatch = 16;
 struct Planes {
   explicit Planes(const ChannelShape& s)
       : shape(s),
+        channels_per_slab(s.channels_per_slab()),
+        slab_size(s.slab_size()),
         by_channel(s.over_batch() ? Blocks(s.n_samples, s.n_positions, s.n_channels * s.n_positions)
                                   : Blocks(s.channels_per_slab(), s.n_positions, s.n_positions)),
         joined(s.over_batch() && s.n_channels > 1 ? by_channel : Blocks(1, s.slab_size(), 0)),
         of_one_channel(s.over_batch() ? joined : Blocks(1, s.n_positions, 0)) {}
 
-  int64_t begin(int64_t slab) const { return slab * shape.channels_per_slab() * shape.n_positions; }
+  int64_t begin(int64_t slab) const { return slab * channels_per_slab * shape.n_positions; }
   int64_t first_channel(int64_t slab) const {
-    return shape.over_batch() ? slab : slab % shape.n_groups * shape.channels_per_slab();
+    return shape.over_batch() ? slab : slab % shape.n_groups * channels_per_slab;
   }
   // From the channel of one run of a slab to that of the next.
   int64_t channel_step() const { return shape.over_batch() ? 0 : 1; }
 
   // How many slabs to take at once: what fits into the first cache.
   int64_t batch(int64_t item_bytes) const {
-    const int64_t fit = (int64_t(16) << 10) / (shape.slab_size() * item_bytes);
+    const int64_t fit = (int64_t(16) << 10) / (slab_size * item_bytes);
     return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
   }
 
   // Which of `count` to take as number i: the last first, as the sums left it in the cache; but in order where all of it
   // is there still, since the processor foresees ascending addresses best.
   int64_t turn(int64_t i, int64_t count, int64_t item_bytes) const {
-    return shape.slab_size() * item_bytes <= (int64_t(64) << 10) ? i : count - 1 - i;
+    return slab_size * item_bytes <= (int64_t(64) << 10) ? i : count - 1 - i;
   }
 
   // How far the run after number i in turn lies from it.
@@ -89,9 +91,11 @@ struct Planes {
   }
 
   // Few large slabs are shared among the threads block by block, many are dealt out whole.
-  bool few_and_large() const { return shape.slabs() < 32 && shape.slab_size() > 4 * kBlockValues; }
+  bool few_and_large() const { return shape.slabs() < 32 && slab_size > 4 * kBlockValues; }
 
   ChannelShape shape;
+  int64_t channels_per_slab;  // divisions, done once
+  int64_t slab_size;
   Blocks by_channel;
   Blocks joined;
   Blocks of_one_channel;  // the part of a slab that belongs to one channel
@@ -105,7 +109,7 @@ NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor
     for (int64_t slab = 0; slab < slabs; ++slab) work.some_slabs(slab, 1, parallel_for);
     return;
   }
-  for_range(parallel_for, 0, slabs, grain_for(planes.shape.slab_size()), [&](int64_t first, int64_t last) {
+  for_range(parallel_for, 0, slabs, grain_for(planes.slab_size), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i += batch) {
       work.some_slabs(i, last - i < batch ? last - i : batch, one_after_the_other);
     }

@@ -122,7 +122,7 @@ struct PlanesBackward {
   template <class G>
   void sum_channels(const Gradient<G>& g, int64_t slab, ParallelFor parallel_for) const {
     const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
-    const int64_t channels = args.shape.channels_per_slab(), plane = args.shape.n_positions;
+    const int64_t channels = planes.channels_per_slab, plane = args.shape.n_positions;
     const int64_t begin = planes.begin(slab), blocks = planes.of_one_channel.count();
     Sums* const of_channel = sums + slab * channels;
     if (blocks == 1) {
@@ -149,7 +149,7 @@ struct PlanesBackward {
 
   // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab; without w where it is one channel.
   Sums means(int64_t slab) const {
-    const int64_t channels = args.shape.channels_per_slab();
+    const int64_t channels = planes.channels_per_slab;
     Sums total;
     if (args.constant_stats) return total;
     for (int64_t c = 0; c < channels; ++c) {
@@ -200,7 +200,7 @@ struct PlanesBackward {
         args.constant_stats
             ? exactly(slab_stats<A>(args.stats, slab), args.eps)
             : exact_stats(x, all.size(), args.eps, [&](const auto& visit) { each_offset(all, visit); });
-    const int64_t channels = args.shape.channels_per_slab();
+    const int64_t channels = planes.channels_per_slab;
     const auto runs_of = [&](int64_t c) {
       Runs runs = planes.of_one_channel.all(planes.begin(slab));
       runs.begin += c * args.shape.n_positions;
@@ -258,7 +258,7 @@ struct PlanesBackward {
     const int64_t size = args.shape.size();
     if (!activated.is_curve()) return slabs_of(Gradient<T>{dy, 0, dy + size}, first, count, parallel_for);
     // A curve is taken once: what comes of it waits in dx, or in memory of a slab's own.
-    const int64_t slab_size = args.shape.slab_size(), from = whole == nullptr ? planes.begin(first) : 0;
+    const int64_t slab_size = planes.slab_size, from = whole == nullptr ? planes.begin(first) : 0;
     const Memory<A> memory(whole == nullptr ? count * slab_size : 1);
     A* const to = whole == nullptr ? memory.data() : whole;
     for (int64_t slab = first; slab < first + count; ++slab) slab_through_curve(slab, to, from, parallel_for);

@@ -157,9 +157,14 @@ struct PlanesForward {
   void normalize_in_order() const {
     const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
     for_range(args.parallel_for, 0, args.shape.n_samples * channels, grain_for(plane), [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const SlabStats<A> stats = slab_stats<A>(args.stats, i % channels);
-        if (within_range(stats)) normalize_runs({i * plane, 1, plane, 0, 0}, stats, i % channels, 0);
+      for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
+        const SlabStats<A> stats = slab_stats<A>(args.stats, c);
+        if (!within_range(stats)) continue;
+        if (activated.is_curve()) {
+          curve_runs(i * plane, plane, plane, stats, c, 0);
+        } else {
+          normalize_run(i * plane, 512, plane, stats, c);
+        }
       }
     });
     for (int64_t c = 0; c < channels; ++c) {
