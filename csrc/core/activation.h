@@ -67,33 +67,42 @@ struct NormalDistribution {
   }
 };
 
-// a(z), or a'(z), in place of n values, in whole vectors: what the last of them holds beyond n changes, too.
+// step(v) in place of n values.
+template <class A, class Step>
+NK_INLINE void in_place(A* at, int64_t n, const Step& step) {
+  for (int64_t j = 0; j < n; j += kLanes) {
+    A lanes[kLanes] = {};
+    const int few = n - j < kLanes ? int(n - j) : 0;
+    if (few != 0) copy_few(lanes, at + j, few);
+    A* const p = few != 0 ? lanes : at + j;
+    store(p, step(load(p)));
+    if (few != 0) copy_few(at + j, lanes, few);
+  }
+}
+
+// a(z), or a'(z), in place of n values.
 template <class A>
 struct Curve {
   using Fn = void (*)(A* z, int64_t n);
 
   static void silu(A* at, int64_t n) {
-    for (int64_t j = 0; j < n; j += kLanes) {
-      const Vec<A> z = load(at + j);
-      store(at + j, z * sigmoid_of(z));
-    }
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA { return z * sigmoid_of(z); });
   }
   static void silu_slope(A* at, int64_t n) {
-    const Vec<A> none = zeros<A>(), one = splat(A(1));
-    for (int64_t j = 0; j < n; j += kLanes) {
-      const Vec<A> z = load(at + j), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA {
+      const Vec<A> none = zeros<A>(), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);
       const Vec<A> s = where_greater(none, z, e, one) * per_d, rest = where_greater(none, z, one, e) * per_d;
-      store(at + j, s * fma(z, rest, one));
-    }
+      return s * fma(z, rest, one);
+    });
   }
   static void gelu(A* at, int64_t n) {
-    for (int64_t j = 0; j < n; j += kLanes) store(at + j, NormalDistribution<A>(load(at + j)).times_z());
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA { return NormalDistribution<A>(z).times_z(); });
   }
   static void gelu_slope(A* at, int64_t n) {
-    for (int64_t j = 0; j < n; j += kLanes) {
-      const NormalDistribution<A> at_z(load(at + j));
-      store(at + j, fma(at_z.z * splat(A(0.39894228040143267794)), at_z.gauss, at_z.p.high));
-    }
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA {
+      const NormalDistribution<A> at_z(z);
+      return fma(z * splat(A(0.39894228040143267794)), at_z.gauss, at_z.p.high);
+    });
   }
 };
 
@@ -135,8 +144,8 @@ class Activated {
 
  private:
   static double of_one(typename Curve<A>::Fn fn, double z) {
-    A lanes[kLanes];
-    store(lanes, splat(A(z)));
+    A lanes[1];
+    lanes[0] = A(z);
     fn(lanes, 1);
     return double(lanes[0]);
   }

@@ -171,7 +171,7 @@ struct Pair {
 template <class A, class T, class Channel, class CurveFn, class To>
 NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t run_length, const Channel& channel,
                              const CurveFn& curve, const To& to) {
-  A z[kCurvePiece + 2 * kLanes];
+  A z[kCurvePiece + kLanes];
   for (int64_t first = 0; first < length; first += kCurvePiece) {
     const int64_t n = length - first < kCurvePiece ? length - first : kCurvePiece;
     for (int64_t i = first; i < first + n;) {
@@ -184,7 +184,6 @@ NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t
       }
       i = stop;
     }
-    store(z + n, zeros<A>());
     curve(z, n);
     each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { to(first + j, load_at(z + j), load_at, store_at); });
   }

@@ -36,8 +36,9 @@ CASES = (
     ((3, 4, 7, 7), 0, True),
     ((1, 2, 33, 65), 1, False),
     ((2, 48, 7, 7), 2, False),  # channels cut where curves take their piece of values
-    ((2, 4104, 3), 0, False),  # more columns than are taken at once, and a last vector that is not whole
-    ((2, 4104, 3), 2, False),
+    ((5, 4104), 0, False),  # more columns than are taken at once, and a last vector that is not whole
+    ((1, 4104, 2, 2), 2, False),
+    ((9, 2056), 0, False),  # several such rows one behind the other
 )
 
 
