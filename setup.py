@@ -38,6 +38,7 @@ ISA_FLAGS = {
 }
 CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp", "layer_norm2d.cpp", "recurrent.cpp"]
 TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
+EAGER_FLAGS = ["-Wno-unused-parameter", "-Wno-attributes"]  # torch's own headers have many
 EAGER_SOURCES = ["csrc/eager/module.cpp", "csrc/eager/nodes.cpp"]
 LEAST_TORCH = "0x020a000000000000"  # TORCH_TARGET_VERSION: 2.10
 # What the two libraries must agree about.
@@ -116,7 +117,7 @@ class BuildKernels(build_ext):
         torch_libraries = ["c10", "torch_cpu", "torch_python"] if ext is eager else ["torch_cpu"]
 
         def compile_one(source: str) -> str:
-            flags = [*COMMON_FLAGS, *ISA_FLAGS.get(Path(source).name, [])]
+            flags = [*COMMON_FLAGS, *ISA_FLAGS.get(Path(source).name, []), *(EAGER_FLAGS if ext is eager else [])]
             return self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
