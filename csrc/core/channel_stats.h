@@ -167,13 +167,13 @@ NK_INLINE void update_one(MutableArray running, int64_t c, double momentum, doub
   }
 }
 
+// By the statistics of slabs of n values each.
 template <class A>
-static void update_running(const ChannelForward& a) {
+static void update_running(const ChannelForward& a, int64_t n) {
   if (a.running.mean.data == nullptr) return;
   const ChannelShape& s = a.shape;
   const int64_t samples = s.over_batch() ? 1 : s.n_samples;
-  const double n = double(a.kept.count == 0 ? s.slab_size() : a.kept.count);
-  const double bessel = n > 1.0 ? n / (n - 1.0) : 1.0;
+  const double bessel = n > 1 ? double(n) / double(n - 1) : 1.0;
   for (int64_t c = 0; c < s.n_channels; ++c) {
     double mean = 0.0, var = 0.0;
     for (int64_t i = 0; i < samples; ++i) {

@@ -3,36 +3,48 @@
 // The numbers of the pixels that count, ascending, are the rows of the matrix: the others are never read, and 0 in what is
 // written. The mathematics is that of pixels_forward.h and pixels_backward.h, with the number of rows for n.
 
-struct KeptRows {
-  KeptRows(const ChannelShape& shape, const Kept& kept)
-      : rows(kept.rows),
-        channels(shape.n_channels),
+class KeptRows {
+ public:
+  // Of the positions of the batch as one sample.
+  KeptRows(const ChannelShape& shape, const KeptPositions& kept)
+      : channels(shape.n_channels),
         n_pixels(shape.n_samples * shape.n_positions),
-        chunks(chunks_of(kept.count, Pixels::chunk_rows(shape.n_channels))) {}
+        chunks(chunks_of(kept.count(), Pixels::chunk_rows(shape.n_channels))),
+        memory_(kept.count() + kAhead) {
+    int64_t* to = memory_.data();
+    kept.each([&](int64_t, int64_t position) { *to++ = position; });
+    for (int i = 0; i < kAhead; ++i) to[i] = 0;
+  }
 
-  int64_t at(int64_t i) const { return rows[i] * channels; }
+  int64_t row(int64_t i) const { return memory_.data()[i]; }
+  // Where row i begins.
+  int64_t at(int64_t i) const { return row(i) * channels; }
+  // Where a later one does: what to ask memory for meanwhile.
+  int64_t ahead(int64_t i) const { return at(i + kAhead); }
   int64_t whole() const { return channels / kLanes * kLanes; }
 
-  // Calls work(starts, count, column, n) for n <= 16 columns of the `count` rows that start there, for all of some rows.
+  // Calls work(starts, later, count, column, n) for n <= 16 columns of the `count` rows that start there, for all of some
+  // rows; `later` is where rows to come start.
   template <class Work>
   NK_MEMBER void each_vector(int64_t first, int64_t last, const Work& work) const {
     const int few = int(channels - whole());
     int64_t i = first;
     for (; i + 4 <= last; i += 4) {
       const int64_t starts[4] = {at(i), at(i + 1), at(i + 2), at(i + 3)};
-      for (int64_t j = 0; j < whole(); j += kLanes) work(starts, 4, j, kLanes);
-      if (few > 0) work(starts, 4, whole(), few);
+      const int64_t later[4] = {ahead(i), ahead(i + 1), ahead(i + 2), ahead(i + 3)};
+      for (int64_t j = 0; j < whole(); j += kLanes) work(starts, later, 4, j, kLanes);
+      if (few > 0) work(starts, later, 4, whole(), few);
     }
     for (; i < last; ++i) {
-      const int64_t start = at(i);
-      for (int64_t j = 0; j < whole(); j += kLanes) work(&start, 1, j, kLanes);
-      if (few > 0) work(&start, 1, whole(), few);
+      const int64_t start = at(i), later = ahead(i);
+      for (int64_t j = 0; j < whole(); j += kLanes) work(&start, &later, 1, j, kLanes);
+      if (few > 0) work(&start, &later, 1, whole(), few);
     }
   }
 
   // Writes 0 to all pixels of a chunk that do not count.
   template <class T>
-  NK_MEMBER void clear(T* to, int64_t chunk) const {
+  NK_MEMBER void clear_chunk(T* to, int64_t chunk) const {
     for (int64_t i = chunks.begin(chunk); i < chunks.begin(chunk + 1); ++i) clear_before(to, i);
     if (chunk + 1 == chunks.count) clear_before(to, chunks.n);
   }
@@ -40,14 +52,17 @@ struct KeptRows {
   // Writes 0 to the pixels that do not count before row i, after the one before it; and at the end, to those after the last.
   template <class T>
   NK_MEMBER void clear_before(T* to, int64_t i) const {
-    const int64_t begin = i == 0 ? 0 : rows[i - 1] + 1, end = i == chunks.n ? n_pixels : rows[i];
-    if (begin < end) __builtin_memset(static_cast<void*>(to + begin * channels), 0, size_t((end - begin) * channels) * sizeof(T));
+    const int64_t begin = i == 0 ? 0 : row(i - 1) + 1, end = i == chunks.n ? n_pixels : row(i);
+    clear(to + begin * channels, (end - begin) * channels);
   }
 
-  const int64_t* rows;
   int64_t channels;
   int64_t n_pixels;
   Chunks chunks;  // of the rows
+
+ private:
+  static constexpr int kAhead = 8;
+  Memory<int64_t> memory_;
 };
 
 // As sum_columns(), down the rows of a chunk.
@@ -126,8 +141,8 @@ struct MaskedPixelsForward {
   const T* x;
   T* y;
 
-  explicit MaskedPixelsForward(const ChannelForward& a)
-      : args(a), plain(a), kept(a.shape, a.kept), x(static_cast<const T*>(a.x)), y(static_cast<T*>(a.y)) {}
+  MaskedPixelsForward(const ChannelForward& a, const KeptPositions& positions)
+      : args(a), plain(a), kept(a.shape, positions), x(static_cast<const T*>(a.x)), y(static_cast<T*>(a.y)) {}
 
   // The mean of 16 values of each channel, from all over the rows.
   void sample_means(A* of_channel) const {
@@ -168,11 +183,12 @@ struct MaskedPixelsForward {
   NK_MEMBER void normalize_rows(const typename Plain::Columns& k, const Finished& finished) const {
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        kept.clear(y, chunk);
-        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+        kept.clear_chunk(y, chunk);
+        const auto work = [&](const int64_t* starts, const int64_t* later, int count, int64_t j, int n) NK_LAMBDA {
           const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), scale = load(k.scale + j), bias = load(k.bias + j);
           for (int r = 0; r < count; ++r) {
             const int64_t at = starts[r] + j;
+            prefetch(x + later[r] + j);
             store_some(y + at, finished(fma((load_some(x + at, n) - m0) - dm, scale, bias), at, n), n);
           }
         };
@@ -233,14 +249,14 @@ struct MaskedPixelsBackward {
   const T* x;
   T* dx;
 
-  MaskedPixelsBackward(const ChannelBackward& a, Sums* channel_sums)
+  MaskedPixelsBackward(const ChannelBackward& a, const KeptPositions& positions, Sums* channel_sums)
       : args(a),
         plain(a, channel_sums),
-        kept(a.shape, a.kept),
+        kept(a.shape, positions),
         dy(static_cast<const T*>(a.dy)),
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)) {
-    plain.per_n = 1.0 / double(a.kept.count);
+    plain.per_n = 1.0 / double(positions.count());
   }
 
   template <bool kActivated>
@@ -250,12 +266,14 @@ struct MaskedPixelsBackward {
     plain.fill_terms(0, plain.sums, k);
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        kept.clear(dx, chunk);
-        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+        kept.clear_chunk(dx, chunk);
+        const auto work = [&](const int64_t* starts, const int64_t* later, int count, int64_t j, int n) NK_LAMBDA {
           const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
                        rest = load(k.rest + j);
           for (int r = 0; r < count; ++r) {
             const int64_t at = starts[r] + j;
+            prefetch(x + later[r] + j);
+            prefetch(dy + later[r] + j);
             const Vec<A> d = (load_some(x + at, n) - m0) - dm;
             const Vec<A> g = plain.template through<kActivated>(load_some(dy + at, n), d, k, j);
             store_some(dx + at, fma(d, of_d, fma(g, of_dy, rest)), n);
@@ -305,13 +323,13 @@ struct MaskedPixelsBackward {
 };
 
 template <class T>
-static void masked_pixels_forward(const ChannelForward& a) {
-  const MaskedPixelsForward<T> forward(a);
+static void masked_pixels_forward(const ChannelForward& a, const KeptPositions& kept) {
+  const MaskedPixelsForward<T> forward(a, kept);
   forward.find_stats();
   forward.normalize();
 }
 
 template <class T>
-static void masked_pixels_backward(const ChannelBackward& a, Sums* channel_sums) {
-  MaskedPixelsBackward<T>(a, channel_sums).run();
+static void masked_pixels_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
+  MaskedPixelsBackward<T>(a, kept, channel_sums).run();
 }
