@@ -120,6 +120,25 @@ class KeptPositions {
   int64_t count_ = 0;
 };
 
+// a(z) of an activation that is one; a curve is taken 16 values at a time here.
+template <class A>
+NK_INLINE Vec<A> value_of(const Activated<A>& activated, Vec<A> z) {
+  if (!activated.is_curve()) return above_zero(z);
+  A lanes[kLanes];
+  store(lanes, z);
+  activated.values(lanes, kLanes);
+  return load(lanes);
+}
+// dy * a'(z).
+template <class A>
+NK_INLINE Vec<A> through_slope_of(const Activated<A>& activated, Vec<A> z, Vec<A> dy) {
+  if (!activated.is_curve()) return where_above_zero(z, dy);
+  A lanes[kLanes];
+  store(lanes, z);
+  activated.slopes(lanes, kLanes);
+  return dy * load(lanes);
+}
+
 template <class T>
 NK_INLINE void clear(T* to, int64_t n) {
   if (n > 0) __builtin_memset(static_cast<void*>(to), 0, size_t(n) * sizeof(T));

@@ -203,10 +203,10 @@ struct MaskedPixelsForward {
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
     const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, c); };
     const auto weight = [&](int64_t c) { return plain.w.values()[c * plain.w.step()]; };
-    fill_columns(plain.pixels, m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(plain.pixels, dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(plain.pixels, scale, [&](int64_t c) { return A(stats(c).rstd * weight(c)); });
-    fill_columns(plain.pixels, bias, [&](int64_t c) { return plain.b.values()[c * plain.b.step()]; });
+    fill_columns(plain.pixels, m0, [&](int64_t c, int64_t) { return stats(c).m0; });
+    fill_columns(plain.pixels, dm, [&](int64_t c, int64_t) { return stats(c).dm; });
+    fill_columns(plain.pixels, scale, [&](int64_t c, int64_t) { return A(stats(c).rstd * weight(c)); });
+    fill_columns(plain.pixels, bias, [&](int64_t c, int64_t) { return plain.b.values()[c * plain.b.step()]; });
     const typename Plain::Columns k{m0, dm, scale, bias};
     if (args.residual != nullptr) {
       const T* const residual = static_cast<const T*>(args.residual);
@@ -217,7 +217,7 @@ struct MaskedPixelsForward {
     } else if (args.activation == Activation::kNone) {
       normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
     } else {
-      normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return plain.activated.value(z); });
+      normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return value_of(plain.activated, z); });
     }
     for (int64_t c = 0; c < kept.channels; ++c) {
       if (!within_range(stats(c))) normalize_exactly(c);
@@ -232,7 +232,7 @@ struct MaskedPixelsForward {
       const int64_t at = kept.at(i) + c;
       const double z = careful_x_hat(value_at(x + at), stats.x_hat) * wc + bc +
                        (residual == nullptr ? -0.0 : value_at(residual + at));
-      put_item(y + at, args.activation == Activation::kNone ? z : plain.activated.value(z));
+      put_item(y + at, plain.activated.value(z));
     }
   }
 };
@@ -259,9 +259,40 @@ struct MaskedPixelsBackward {
     plain.per_n = 1.0 / double(positions.count());
   }
 
+  // dy, or with an activation dy * a'(z); d = (x - m0) - dm.
+  template <bool kActivated>
+  NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) const {
+    if constexpr (kActivated) return through_slope_of(plain.activated, fma(d, load(k.scale + j), load(k.bias + j)), g);
+    return g;
+  }
+
+  template <bool kActivated>
+  struct Term {
+    const MaskedPixelsBackward& of;
+    const Columns& k;
+    struct Stats {
+      Vec<A> m0, dm, rstd;
+      int64_t column;
+    };
+    NK_MEMBER Stats at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.rstd + j), j}; }
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(of.dy + i);
+      prefetch(of.x + i);
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i) const {
+      const Vec<A> d = (load(of.x + i) - stats.m0) - stats.dm;
+      return {of.template through<kActivated>(load(of.dy + i), d, k, stats.column), d * stats.rstd};
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i, int n) const {
+      const Vec<A> d = (load_some(of.x + i, n) - stats.m0) - stats.dm;
+      const Vec<A> g = of.template through<kActivated>(load_some(of.dy + i, n), d, k, stats.column);
+      return {keep(g, first_lanes<A>(n)), keep(d * stats.rstd, first_lanes<A>(n))};
+    }
+  };
+
   template <bool kActivated>
   void find(const Columns& k) const {
-    sum_kept_channels<A>(kept, typename Plain::template Term<kActivated>{plain, dy, x, k}, args.parallel_for, plain.sums);
+    sum_kept_channels<A>(kept, Term<kActivated>{*this, k}, args.parallel_for, plain.sums);
     if (dx == nullptr) return;
     plain.fill_terms(0, plain.sums, k);
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
@@ -275,7 +306,7 @@ struct MaskedPixelsBackward {
             prefetch(x + later[r] + j);
             prefetch(dy + later[r] + j);
             const Vec<A> d = (load_some(x + at, n) - m0) - dm;
-            const Vec<A> g = plain.template through<kActivated>(load_some(dy + at, n), d, k, j);
+            const Vec<A> g = through<kActivated>(load_some(dy + at, n), d, k, j);
             store_some(dx + at, fma(d, of_d, fma(g, of_dy, rest)), n);
           }
         };
@@ -290,8 +321,7 @@ struct MaskedPixelsBackward {
     const double wc = plain.weight(c), bc = plain.bias(c);
     const auto x_hat = [&](int64_t at) { return careful_x_hat(value_at(x + at), stats.x_hat); };
     const auto g_at = [&](int64_t at) {
-      const double g = value_at(dy + at);
-      return args.activation == Activation::kNone ? g : g * plain.activated.slope(x_hat(at) * wc + bc);
+      return plain.activated.through(value_at(dy + at), x_hat(at) * wc + bc);
     };
     Sums total;
     for (int64_t i = 0; i < kept.chunks.n; ++i) {
@@ -310,11 +340,11 @@ struct MaskedPixelsBackward {
     const Memory<A> memory(Columns::kCount * plain.pixels.padded());
     const Columns k(memory.data(), plain.pixels.padded());
     const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, c); };
-    fill_columns(plain.pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(plain.pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(plain.pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
-    fill_columns(plain.pixels, k.scale, [&](int64_t c) { return A(stats(c).rstd * plain.w.values()[c * plain.w.step()]); });
-    fill_columns(plain.pixels, k.bias, [&](int64_t c) { return plain.b.values()[c * plain.b.step()]; });
+    fill_columns(plain.pixels, k.m0, [&](int64_t c, int64_t) { return stats(c).m0; });
+    fill_columns(plain.pixels, k.dm, [&](int64_t c, int64_t) { return stats(c).dm; });
+    fill_columns(plain.pixels, k.rstd, [&](int64_t c, int64_t) { return stats(c).rstd; });
+    fill_columns(plain.pixels, k.scale, [&](int64_t c, int64_t) { return A(stats(c).rstd * plain.w.values()[c * plain.w.step()]); });
+    fill_columns(plain.pixels, k.bias, [&](int64_t c, int64_t) { return plain.b.values()[c * plain.b.step()]; });
     args.activation == Activation::kNone ? find<false>(k) : find<true>(k);
     for (int64_t c = 0; c < kept.channels; ++c) {
       if (!within_range_backward(stats(c))) channel_exactly(c);

@@ -44,40 +44,44 @@ NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPlanes& kept, const Ter
     s1 = s1 + t.p;
     s2 = fma(t.p, t.q, s2);
   };
-  int64_t room = 16;  // how many terms either chain still takes
-  const auto took = [&](int64_t terms) NK_LAMBDA {
-    room -= terms;
-    if (room > 0) return;
+  const auto flush = [&]() NK_LAMBDA {
     total1 = total1 + widen(a1 + b1);
     total2 = total2 + widen(a2 + b2);
     a1 = a2 = b1 = b2 = zeros<A>();
-    room = 16;
   };
+  int64_t room = 16;  // how many terms either chain still takes
   const int64_t offset = kept.offset(runs);
   for (int64_t r = 0; r < runs.count; ++r) {
     const int64_t begin = runs.begin + r * runs.stride;
     const KeptRun run = kept.run(runs, r, offset);
     const int64_t last = run.last / kLanes * kLanes + (run.last % kLanes != 0 && run.last + kLanes <= runs.length) * kLanes;
     int64_t j = run.first;
-    while (j + 2 * kLanes <= last) {
-      const int64_t pairs = (last - j) / (2 * kLanes), n = pairs < room ? pairs : room;
-      for (int64_t i = 0; i < n; ++i, j += 2 * kLanes) {
+    // Where a whole run fits, it goes on in the chains as they are: the processor foresees loops of equal length.
+    const int64_t chain = (run.last - j + 2 * kLanes - 1) / (2 * kLanes);
+    if (room < chain) {
+      flush();
+      room = 16;
+    }
+    room -= chain;
+    while (last - j > 32 * kLanes) {
+      for (const int64_t stop = j + 32 * kLanes; j < stop; j += 2 * kLanes) {
         add(term(begin + j, run.at<A>(j)), a1, a2);
         add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
       }
-      took(n);
+      flush();
+    }
+    for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
+      add(term(begin + j, run.at<A>(j)), a1, a2);
+      add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
     }
     if (j < last) {
       add(term(begin + j, run.at<A>(j)), a1, a2);
       j += kLanes;
-      took(1);
     }
-    if (j < run.last) {
-      add(term(begin + j, run.at<A>(j), int(runs.length - j < kLanes ? runs.length - j : kLanes)), b1, b2);
-      took(1);
-    }
+    if (j < run.last) add(term(begin + j, run.at<A>(j), int(runs.length - j < kLanes ? runs.length - j : kLanes)), b1, b2);
   }
-  return {sum(total1 + widen(a1 + b1)), sum(total2 + widen(a2 + b2))};
+  flush();
+  return {sum(total1), sum(total2)};
 }
 
 // to[i] = fn(from[i]...) where the position counts, else 0. `to` lies elsewhere than `from`.
@@ -190,7 +194,7 @@ struct MaskedPlanesForward {
     } else {
       map_kept<T>(
           y + begin, length, run,
-          [&](Vec<A> v) NK_LAMBDA { return activated.value(fma((v - m0) - dm, scale, bias)); }, x + begin);
+          [&](Vec<A> v) NK_LAMBDA { return value_of(activated, fma((v - m0) - dm, scale, bias)); }, x + begin);
     }
   }
 
@@ -202,7 +206,7 @@ struct MaskedPlanesForward {
         [&](int64_t i) {
           const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
                            (residual == nullptr ? -0.0 : value_at(residual + i));
-          put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
+          put_item(y + i, activated.value(z));
         },
         [&](int64_t i) { put_item(y + i, 0.0); });
   }
@@ -271,7 +275,7 @@ struct MaskedPlanesBackward {
   // dy, or with an activation dy * a'(z).
   template <bool kActivated>
   NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Channel& k) const {
-    if constexpr (kActivated) return g * activated.slope(fma(d, k.scale, k.bias));
+    if constexpr (kActivated) return through_slope_of(activated, fma(d, k.scale, k.bias), g);
     return g;
   }
 
@@ -326,8 +330,7 @@ struct MaskedPlanesBackward {
     const double wc = double(w.values()[slab * w.step()]), bc = double(b.values()[slab * b.step()]);
     const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
     const auto g_at = [&](int64_t i) {
-      const double g = value_at(dy + i);
-      return args.activation == Activation::kNone ? g : g * activated.slope(x_hat(i) * wc + bc);
+      return activated.through(value_at(dy + i), x_hat(i) * wc + bc);
     };
     Sums total;
     each_kept(all, kept, [&](int64_t i) { total.add({g_at(i), g_at(i) * x_hat(i)}); }, [](int64_t) {});

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -217,3 +217,34 @@ def a_rank_fails_to_recalibrate(rank: int, n: int) -> Any:
     result = caught(lambda: recalibrate(model, loader, process_group=dist.group.WORLD))
     same = all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     return *result, same
+
+
+def a_rank_is_killed_while_it_recalibrates(rank: int, n: int) -> Any:
+    model = nn.BatchNorm1d(3)
+    before = copy.deepcopy(model.state_dict())
+
+    def loader() -> Iterator[Tensor]:
+        yield torch.randn(4, 3)
+        if rank == 1:
+            os._exit(KILLED)
+
+    result = caught(lambda: recalibrate(model, loader(), process_group=dist.group.WORLD))
+    same = all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    return *result, same
+
+
+def frozen_in_parallel(rank: int, n: int) -> Any:
+    """Three steps of DistributedDataParallel over a model with a frozen norm and one that goes on."""
+    torch.manual_seed(rank)
+    model = torch.nn.Sequential(nn.BatchNorm1d(3), torch.nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model[0](torch.randn(8, 3) + 1 + rank)
+    normkit.surgery.freeze(model, "0", "both")
+    before: list[Tensor] = []
+    parallel = DistributedDataParallel(model)  # which gives all ranks the state of the first
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        before = before or [t.detach().clone() for t in model[0].state_dict().values()]
+        optimizer.zero_grad()
+        parallel.train()(torch.randn(8, 3) + rank).pow(3).sum().backward()
+        optimizer.step()
+    return before, [*model[0].state_dict().values()], int(model[2].num_batches_tracked)

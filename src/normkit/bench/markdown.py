@@ -183,24 +183,38 @@ def _recurrent(record: Record) -> str:
     rows = []
     for r in record.recurrent:
         if r.status == "timed":
-            times = (_ms(r.times[side].median_ns) for side in ("torch", "loop", "normkit"))
+            sides = ("torch", "usual", "loop", "normkit")
+            times = (_ms(r.times[side].median_ns) if side in r.times else "–" for side in sides)
             plain, loop = _ratio(r.times_plain), _ratio(r.times_loop)
             if r.times_plain is not None and r.times_plain > MOST_TIMES_PLAIN:
                 plain = f"**{plain}**"
             if r.times_loop is not None and r.times_loop < LEAST_TIMES_LOOP:
                 loop = f"**{loop}**"
-            rows.append((str(r), *times, plain, loop))
+            rows.append((str(r), *times, plain, loop, _ratio(r.times_careful)))
         else:
-            rows.append((str(r), *("–",) * 4, f"{r.status}: {r.message}"))
+            rows.append((str(r), *("–",) * 6, f"{r.status}: {r.message}"))
     n_timed = sum(r.status == "timed" for r in record.recurrent)
     n_missed = sum(bool(r.misses) for r in record.recurrent)
     return (
-        "LayerNorm in an LSTM, GRU and RNN (steps x sequences x inputs x hidden, float32), beside torch's layer, which "
-        "has no norm, and a Python loop of the same maths in torch's operations. The bar: at most "
+        "LayerNorm in an LSTM, GRU and RNN, BatchNorm in an LSTM (steps x sequences x inputs x hidden, float32), "
+        "beside torch's layer, which has no norm, and Python loops of the same maths in torch's operations: the usual "
+        "one, step by step, and a careful one that takes the products with the input before the loop. The bar: at most "
         f"{MOST_TIMES_PLAIN} times the plain layer's time, and at least {LEAST_TIMES_LOOP:g} times the loop's speed. "
         + (f"One or both are missed in {n_missed} of {n_timed} (bold)." if n_missed else f"Met in all {n_timed}.")
         + "\n\n"
-        + _table(("layer", "nn's, plain ms", "loop ms", "normkit ms", "of plain's time", "of the loop's speed"), rows)
+        + _table(
+            (
+                "layer",
+                "nn's, plain ms",
+                "loop ms",
+                "careful ms",
+                "normkit ms",
+                "of plain's time",
+                "of the loop's speed",
+                "of the careful one's",
+            ),
+            rows,
+        )
     )
 
 

@@ -63,7 +63,8 @@ def bench_json(record: Record) -> str:
         "cells": cells,
         "recurrent": [
             asdict(r)
-            | {"times_plain": r.times_plain, "times_loop": r.times_loop, "misses": r.misses}
+            | {"times_plain": r.times_plain, "times_loop": r.times_loop, "times_careful": r.times_careful}
+            | {"misses": r.misses}
             | {"error_shares": {side: _finite(share) for side, share in r.error_shares.items()}}
             for r in record.recurrent
         ],
@@ -120,13 +121,22 @@ def _not_timed(record: Record) -> list[RenderableType]:
 
 def _recurrent(results: tuple[RecurrentResult, ...]) -> list[RenderableType]:
     """Every case, and where a bar is missed."""
-    table = _table("recurrent", "torch's plain ms", "loop ms", "normkit ms", "of plain's time", "of loop's speed")
+    table = _table(
+        "recurrent",
+        "torch's plain ms",
+        "loop ms",
+        "careful ms",
+        "normkit ms",
+        "of plain's time",
+        "of loop's speed",
+        "of careful's",
+    )
     for r in results:
         if r.times_plain is None or r.times_loop is None:
             table.add_row(str(r), Text(f"{r.status}: {r.message}", "bold red"))
             continue
-        times = (f"{r.times[side].median_ns / 1e6:.3g}" for side in ("torch", "loop", "normkit"))
-        table.add_row(str(r), *times, f"{r.times_plain:.2f}x", f"{r.times_loop:.2f}x")
+        times = (f"{r.times[side].median_ns / 1e6:.3g}" for side in ("torch", "usual", "loop", "normkit"))
+        table.add_row(str(r), *times, f"{r.times_plain:.2f}x", f"{r.times_loop:.2f}x", f"{r.times_careful:.2f}x")
     missed = [Text(f"missed  {r}: {words}", "bold red") for r in results for words in r.misses]
     return [table, *missed]
 
