@@ -119,20 +119,12 @@ PyObject* row_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return run(in, row_norm_backward, a, a.n_rows * a.n_cols);
 }
 
-void read_kept(Reader& in, ChannelLayout layout, Kept& kept) {
-  if (layout == ChannelLayout::kPlanes) {
-    in(kept.words, kept.count);
-  } else {
-    in(kept.rows, kept.count);
-  }
-}
-
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   ChannelForward a{};
   in(a.shape, a.eps, a.x, a.residual, a.w, a.b, a.activation, a.mean, a.var, a.y, a.stats);
   in(a.running.mean, a.running.var, a.running.momentum);
-  read_kept(in, a.shape.layout, a.kept);
+  in(a.mask);
   return run(in, channel_norm_forward, a, a.shape.size());
 }
 
@@ -140,7 +132,7 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   Reader in(args, n);
   ChannelBackward a{};
   in(a.shape, a.eps, a.constant_stats, a.dy, a.x, a.stats, a.w, a.b, a.activation, a.dx, a.dw, a.db);
-  read_kept(in, a.shape.layout, a.kept);
+  in(a.mask);
   return run(in, channel_norm_backward, a, a.shape.size());
 }
 
@@ -277,11 +269,11 @@ PyMethodDef methods[] = {
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
-     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum, kept, n_kept)"},
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum, mask)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
-     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype, kept, n_kept)"},
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype, mask)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),

@@ -24,8 +24,9 @@ static void channel_backward_of(const ChannelBackward& a) {
   const Memory<Sums> sums(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
   Sums* const wanted = wants_sums ? sums.data() : nullptr;
   const bool planes = a.shape.layout == ChannelLayout::kPlanes;
-  if (a.kept.count > 0) {
-    planes ? masked_planes_backward<T>(a, wanted) : masked_pixels_backward<T>(a, wanted);
+  if (a.mask != nullptr) {
+    const KeptPositions kept = kept_positions(a.shape, a.mask);
+    planes ? masked_planes_backward<T>(a, kept, wanted) : masked_pixels_backward<T>(a, kept, wanted);
   } else {
     planes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
   }

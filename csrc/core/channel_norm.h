@@ -43,13 +43,6 @@ struct RunningStats {
   double momentum = 0.0;
 };
 
-// Which positions of the batch count, for BatchNorm by its own statistics: `count` of them, or all if that is 0.
-struct Kept {
-  int64_t count = 0;
-  const void* words = nullptr;    // of planes: for each position one of the compute type, all bits set or none
-  const int64_t* rows = nullptr;  // of pixels: the numbers of those that count, ascending
-};
-
 struct ChannelForward {
   ChannelShape shape;
   double eps;
@@ -64,7 +57,9 @@ struct ChannelForward {
   void* stats;  // [slabs, kStatsPerSlab]
   RunningStats running;
   ParallelFor parallel_for;
-  Kept kept;
+  // [n_samples, n_positions], 0 where a position does not count; may be null: all do (BatchNorm by its own statistics only).
+  // Some position counts.
+  const uint8_t* mask;
 };
 
 struct ChannelBackward {
@@ -81,7 +76,7 @@ struct ChannelBackward {
   MutableArray dw;  // data may be null when not needed
   MutableArray db;
   ParallelFor parallel_for;
-  Kept kept;
+  const uint8_t* mask;  // as in the forward
 };
 
 struct ChannelKernels {

@@ -166,13 +166,13 @@ static void update_one(MutableArray running, double momentum, const double* batc
   store_sums(updated, running, 0, n);
 }
 
+// By the statistics of slabs of n values each.
 template <class A>
-static void update_running(const ChannelForward& a) {
+static void update_running(const ChannelForward& a, int64_t n) {
   if (a.running.mean.data == nullptr) return;
   const ChannelShape& s = a.shape;
   const int64_t samples = s.over_batch() ? 1 : s.n_samples, channels = s.n_channels;
-  const double n = double(a.kept.count == 0 ? s.slab_size() : a.kept.count);
-  const double bessel = n > 1.0 ? n / (n - 1.0) : 1.0;
+  const double bessel = n > 1 ? double(n) / double(n - 1) : 1.0;
   const Memory<double> memory(2 * channels);
   double *const mean = memory.data(), *const var = mean + channels;
   for (int64_t c = 0; c < channels; ++c) mean[c] = var[c] = 0.0;

@@ -35,6 +35,7 @@ namespace NK_ISA {
 #include "planes.h"
 #include "planes_forward.h"
 #include "planes_backward.h"
+#include "kept.h"
 #include "masked_planes.h"
 #include "pixels.h"
 #include "pixels_forward.h"

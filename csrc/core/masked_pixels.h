@@ -3,36 +3,48 @@
 // The numbers of the pixels that count, ascending, are the rows of the matrix: the others are never read, and 0 in what is
 // written. The mathematics is that of pixels_forward.h and pixels_backward.h, with the number of rows for n.
 
-struct KeptRows {
-  KeptRows(const ChannelShape& shape, const Kept& kept)
-      : rows(kept.rows),
-        channels(shape.n_channels),
+class KeptRows {
+ public:
+  // Of the positions of the batch as one sample.
+  KeptRows(const ChannelShape& shape, const KeptPositions& kept)
+      : channels(shape.n_channels),
         n_pixels(shape.n_samples * shape.n_positions),
-        chunks(chunks_of(kept.count, Pixels::chunk_rows(shape.n_channels))) {}
+        chunks(chunks_of(kept.count(), Pixels::chunk_rows(shape.n_channels))),
+        memory_(kept.count() + kAhead) {
+    int64_t* to = memory_.data();
+    kept.each([&](int64_t, int64_t position) { *to++ = position; });
+    for (int i = 0; i < kAhead; ++i) to[i] = 0;
+  }
 
-  int64_t at(int64_t i) const { return rows[i] * channels; }
+  int64_t row(int64_t i) const { return memory_.data()[i]; }
+  // Where row i begins.
+  int64_t at(int64_t i) const { return row(i) * channels; }
+  // Where a later one does: what to ask memory for meanwhile.
+  int64_t ahead(int64_t i) const { return at(i + kAhead); }
   int64_t whole() const { return channels / kLanes * kLanes; }
 
-  // Calls work(starts, count, column, n) for n <= 16 columns of the `count` rows that start there, for all of some rows.
+  // Calls work(starts, later, count, column, n) for n <= 16 columns of the `count` rows that start there, for all of some
+  // rows; `later` is where rows to come start.
   template <class Work>
   NK_MEMBER void each_vector(int64_t first, int64_t last, const Work& work) const {
     const int few = int(channels - whole());
     int64_t i = first;
     for (; i + 4 <= last; i += 4) {
       const int64_t starts[4] = {at(i), at(i + 1), at(i + 2), at(i + 3)};
-      for (int64_t j = 0; j < whole(); j += kLanes) work(starts, 4, j, kLanes);
-      if (few > 0) work(starts, 4, whole(), few);
+      const int64_t later[4] = {ahead(i), ahead(i + 1), ahead(i + 2), ahead(i + 3)};
+      for (int64_t j = 0; j < whole(); j += kLanes) work(starts, later, 4, j, kLanes);
+      if (few > 0) work(starts, later, 4, whole(), few);
     }
     for (; i < last; ++i) {
-      const int64_t start = at(i);
-      for (int64_t j = 0; j < whole(); j += kLanes) work(&start, 1, j, kLanes);
-      if (few > 0) work(&start, 1, whole(), few);
+      const int64_t start = at(i), later = ahead(i);
+      for (int64_t j = 0; j < whole(); j += kLanes) work(&start, &later, 1, j, kLanes);
+      if (few > 0) work(&start, &later, 1, whole(), few);
     }
   }
 
   // Writes 0 to all pixels of a chunk that do not count.
   template <class T>
-  NK_MEMBER void clear(T* to, int64_t chunk) const {
+  NK_MEMBER void clear_chunk(T* to, int64_t chunk) const {
     for (int64_t i = chunks.begin(chunk); i < chunks.begin(chunk + 1); ++i) clear_before(to, i);
     if (chunk + 1 == chunks.count) clear_before(to, chunks.n);
   }
@@ -40,14 +52,17 @@ struct KeptRows {
   // Writes 0 to the pixels that do not count before row i, after the one before it; and at the end, to those after the last.
   template <class T>
   NK_MEMBER void clear_before(T* to, int64_t i) const {
-    const int64_t begin = i == 0 ? 0 : rows[i - 1] + 1, end = i == chunks.n ? n_pixels : rows[i];
-    if (begin < end) __builtin_memset(static_cast<void*>(to + begin * channels), 0, size_t((end - begin) * channels) * sizeof(T));
+    const int64_t begin = i == 0 ? 0 : row(i - 1) + 1, end = i == chunks.n ? n_pixels : row(i);
+    clear(to + begin * channels, (end - begin) * channels);
   }
 
-  const int64_t* rows;
   int64_t channels;
   int64_t n_pixels;
   Chunks chunks;  // of the rows
+
+ private:
+  static constexpr int kAhead = 8;
+  Memory<int64_t> memory_;
 };
 
 // As sum_columns(), down the rows of a chunk.
@@ -126,8 +141,8 @@ struct MaskedPixelsForward {
   const T* x;
   T* y;
 
-  explicit MaskedPixelsForward(const ChannelForward& a)
-      : args(a), plain(a), kept(a.shape, a.kept), x(static_cast<const T*>(a.x)), y(static_cast<T*>(a.y)) {}
+  MaskedPixelsForward(const ChannelForward& a, const KeptPositions& positions)
+      : args(a), plain(a), kept(a.shape, positions), x(static_cast<const T*>(a.x)), y(static_cast<T*>(a.y)) {}
 
   // The mean of 16 values of each channel, from all over the rows.
   void sample_means(A* of_channel) const {
@@ -168,11 +183,12 @@ struct MaskedPixelsForward {
   NK_MEMBER void normalize_rows(const typename Plain::Columns& k, const Finished& finished) const {
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        kept.clear(y, chunk);
-        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+        kept.clear_chunk(y, chunk);
+        const auto work = [&](const int64_t* starts, const int64_t* later, int count, int64_t j, int n) NK_LAMBDA {
           const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), scale = load(k.scale + j), bias = load(k.bias + j);
           for (int r = 0; r < count; ++r) {
             const int64_t at = starts[r] + j;
+            prefetch(x + later[r] + j);
             store_some(y + at, finished(fma((load_some(x + at, n) - m0) - dm, scale, bias), at, n), n);
           }
         };
@@ -187,10 +203,10 @@ struct MaskedPixelsForward {
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
     const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, c); };
     const auto weight = [&](int64_t c) { return plain.w.values()[c * plain.w.step()]; };
-    fill_columns(plain.pixels, m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(plain.pixels, dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(plain.pixels, scale, [&](int64_t c) { return A(stats(c).rstd * weight(c)); });
-    fill_columns(plain.pixels, bias, [&](int64_t c) { return plain.b.values()[c * plain.b.step()]; });
+    fill_columns(plain.pixels, m0, [&](int64_t c, int64_t) { return stats(c).m0; });
+    fill_columns(plain.pixels, dm, [&](int64_t c, int64_t) { return stats(c).dm; });
+    fill_columns(plain.pixels, scale, [&](int64_t c, int64_t) { return A(stats(c).rstd * weight(c)); });
+    fill_columns(plain.pixels, bias, [&](int64_t c, int64_t) { return plain.b.values()[c * plain.b.step()]; });
     const typename Plain::Columns k{m0, dm, scale, bias};
     if (args.residual != nullptr) {
       const T* const residual = static_cast<const T*>(args.residual);
@@ -201,7 +217,7 @@ struct MaskedPixelsForward {
     } else if (args.activation == Activation::kNone) {
       normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
     } else {
-      normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return plain.activated.value(z); });
+      normalize_rows(k, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return value_of(plain.activated, z); });
     }
     for (int64_t c = 0; c < kept.channels; ++c) {
       if (!within_range(stats(c))) normalize_exactly(c);
@@ -216,7 +232,7 @@ struct MaskedPixelsForward {
       const int64_t at = kept.at(i) + c;
       const double z = careful_x_hat(value_at(x + at), stats.x_hat) * wc + bc +
                        (residual == nullptr ? -0.0 : value_at(residual + at));
-      put_item(y + at, args.activation == Activation::kNone ? z : plain.activated.value(z));
+      put_item(y + at, plain.activated.value(z));
     }
   }
 };
@@ -233,31 +249,64 @@ struct MaskedPixelsBackward {
   const T* x;
   T* dx;
 
-  MaskedPixelsBackward(const ChannelBackward& a, Sums* channel_sums)
+  MaskedPixelsBackward(const ChannelBackward& a, const KeptPositions& positions, Sums* channel_sums)
       : args(a),
         plain(a, channel_sums),
-        kept(a.shape, a.kept),
+        kept(a.shape, positions),
         dy(static_cast<const T*>(a.dy)),
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)) {
-    plain.per_n = 1.0 / double(a.kept.count);
+    plain.per_n = 1.0 / double(positions.count());
+  }
+
+  // dy, or with an activation dy * a'(z); d = (x - m0) - dm.
+  template <bool kActivated>
+  NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) const {
+    if constexpr (kActivated) return through_slope_of(plain.activated, fma(d, load(k.scale + j), load(k.bias + j)), g);
+    return g;
   }
 
   template <bool kActivated>
+  struct Term {
+    const MaskedPixelsBackward& of;
+    const Columns& k;
+    struct Stats {
+      Vec<A> m0, dm, rstd;
+      int64_t column;
+    };
+    NK_MEMBER Stats at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.rstd + j), j}; }
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(of.dy + i);
+      prefetch(of.x + i);
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i) const {
+      const Vec<A> d = (load(of.x + i) - stats.m0) - stats.dm;
+      return {of.template through<kActivated>(load(of.dy + i), d, k, stats.column), d * stats.rstd};
+    }
+    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i, int n) const {
+      const Vec<A> d = (load_some(of.x + i, n) - stats.m0) - stats.dm;
+      const Vec<A> g = of.template through<kActivated>(load_some(of.dy + i, n), d, k, stats.column);
+      return {keep(g, first_lanes<A>(n)), keep(d * stats.rstd, first_lanes<A>(n))};
+    }
+  };
+
+  template <bool kActivated>
   void find(const Columns& k) const {
-    sum_kept_channels<A>(kept, typename Plain::template Term<kActivated>{plain, dy, x, k}, args.parallel_for, plain.sums);
+    sum_kept_channels<A>(kept, Term<kActivated>{*this, k}, args.parallel_for, plain.sums);
     if (dx == nullptr) return;
     plain.fill_terms(0, plain.sums, k);
     for_range(args.parallel_for, 0, kept.chunks.count, 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = last - 1; chunk >= first; --chunk) {
-        kept.clear(dx, chunk);
-        const auto work = [&](const int64_t* starts, int count, int64_t j, int n) NK_LAMBDA {
+        kept.clear_chunk(dx, chunk);
+        const auto work = [&](const int64_t* starts, const int64_t* later, int count, int64_t j, int n) NK_LAMBDA {
           const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
                        rest = load(k.rest + j);
           for (int r = 0; r < count; ++r) {
             const int64_t at = starts[r] + j;
+            prefetch(x + later[r] + j);
+            prefetch(dy + later[r] + j);
             const Vec<A> d = (load_some(x + at, n) - m0) - dm;
-            const Vec<A> g = plain.template through<kActivated>(load_some(dy + at, n), d, k, j);
+            const Vec<A> g = through<kActivated>(load_some(dy + at, n), d, k, j);
             store_some(dx + at, fma(d, of_d, fma(g, of_dy, rest)), n);
           }
         };
@@ -272,8 +321,7 @@ struct MaskedPixelsBackward {
     const double wc = plain.weight(c), bc = plain.bias(c);
     const auto x_hat = [&](int64_t at) { return careful_x_hat(value_at(x + at), stats.x_hat); };
     const auto g_at = [&](int64_t at) {
-      const double g = value_at(dy + at);
-      return args.activation == Activation::kNone ? g : g * plain.activated.slope(x_hat(at) * wc + bc);
+      return plain.activated.through(value_at(dy + at), x_hat(at) * wc + bc);
     };
     Sums total;
     for (int64_t i = 0; i < kept.chunks.n; ++i) {
@@ -292,11 +340,11 @@ struct MaskedPixelsBackward {
     const Memory<A> memory(Columns::kCount * plain.pixels.padded());
     const Columns k(memory.data(), plain.pixels.padded());
     const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, c); };
-    fill_columns(plain.pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(plain.pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(plain.pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
-    fill_columns(plain.pixels, k.scale, [&](int64_t c) { return A(stats(c).rstd * plain.w.values()[c * plain.w.step()]); });
-    fill_columns(plain.pixels, k.bias, [&](int64_t c) { return plain.b.values()[c * plain.b.step()]; });
+    fill_columns(plain.pixels, k.m0, [&](int64_t c, int64_t) { return stats(c).m0; });
+    fill_columns(plain.pixels, k.dm, [&](int64_t c, int64_t) { return stats(c).dm; });
+    fill_columns(plain.pixels, k.rstd, [&](int64_t c, int64_t) { return stats(c).rstd; });
+    fill_columns(plain.pixels, k.scale, [&](int64_t c, int64_t) { return A(stats(c).rstd * plain.w.values()[c * plain.w.step()]); });
+    fill_columns(plain.pixels, k.bias, [&](int64_t c, int64_t) { return plain.b.values()[c * plain.b.step()]; });
     args.activation == Activation::kNone ? find<false>(k) : find<true>(k);
     for (int64_t c = 0; c < kept.channels; ++c) {
       if (!within_range_backward(stats(c))) channel_exactly(c);
@@ -305,13 +353,13 @@ struct MaskedPixelsBackward {
 };
 
 template <class T>
-static void masked_pixels_forward(const ChannelForward& a) {
-  const MaskedPixelsForward<T> forward(a);
+static void masked_pixels_forward(const ChannelForward& a, const KeptPositions& kept) {
+  const MaskedPixelsForward<T> forward(a, kept);
   forward.find_stats();
   forward.normalize();
 }
 
 template <class T>
-static void masked_pixels_backward(const ChannelBackward& a, Sums* channel_sums) {
-  MaskedPixelsBackward<T>(a, channel_sums).run();
+static void masked_pixels_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
+  MaskedPixelsBackward<T>(a, kept, channel_sums).run();
 }

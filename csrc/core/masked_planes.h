@@ -1,129 +1,122 @@
 // BatchNorm over planes of which only some positions count. Included by kernels_impl.h.
 //
-// A word for every position of the batch, [samples, positions], has all bits set where it counts and none where not, and
-// is combined with what is computed there: so NaN ends at the padding. The mathematics is that of planes_forward.h and
+// What is computed at a position that does not count is taken away bit by bit, so NaN ends there; and what lies before the
+// first position of a sample that counts, or after its last, is never read. The mathematics is that of planes_forward.h and
 // planes_backward.h, with the number of positions that count for n.
 
-// The words, for vectors of a run of values that begins at `begin`, of which `first` is the first position.
-template <class A>
-struct KeptRun {
-  const A* words;
-  NK_MEMBER Lanes<A> at(int64_t j) const {
-    Lanes<A> lanes;
-    __builtin_memcpy(&lanes, words + j, sizeof lanes);
-    return lanes;
-  }
-  NK_MEMBER Lanes<A> at(int64_t j, int n) const {
-    A few[kLanes] = {};
-    copy_few(few, words + j, n);
-    Lanes<A> lanes;
-    __builtin_memcpy(&lanes, few, sizeof lanes);
-    return lanes;
-  }
-  NK_MEMBER bool one(int64_t j) const {
-    unsigned char first;  // of a word whose bytes are all equal
-    __builtin_memcpy(&first, words + j, 1);
-    return first != 0;
-  }
-};
-
-template <class A>
-class KeptPositions {
- public:
+struct KeptPlanes {
   static constexpr int kSamples = 16;
+  const KeptPositions& positions;
+  int64_t plane;
+  int64_t samples[kSamples];  // offsets in a channel
 
-  KeptPositions(const ChannelShape& shape, const Kept& kept)
-      : words_(static_cast<const A*>(kept.words)), plane_(shape.n_positions), sample_(shape.n_positions * shape.n_channels) {
-    const int64_t n = shape.n_samples * plane_;
-    const KeptRun<A> all{words_};
-    for (int i = 0; i < kSamples; ++i) {
-      int64_t at = n * i / kSamples;
-      while (!all.one(at)) at = at + 1 < n ? at + 1 : 0;
-      samples_[i] = at / plane_ * sample_ + at % plane_;
+  KeptPlanes(const ChannelShape& shape, const KeptPositions& kept)
+      : positions(kept), plane(shape.n_positions) {
+    for (int i = 0; i < kSamples; ++i) {  // four together at each of four places
+      const int64_t rank = (kept.count() * (2 * (i / 4) + 1) / 8 + i % 4) % (kept.count() > 0 ? kept.count() : 1);
+      const KeptPositions::Place place = kept.at_rank(rank);
+      samples[i] = place.sample * shape.n_channels * plane + place.position;
     }
   }
 
-  // Of the run that begins there.
-  NK_MEMBER KeptRun<A> run(int64_t begin) const { return {words_ + begin / sample_ * plane_ + begin % plane_}; }
-
-  // The mean of 16 values that count in a channel, from all over the batch.
-  template <class T>
-  NK_MEMBER A sample_mean(const T* channel) const {
-    T values[kSamples];
-    for (int i = 0; i < kSamples; ++i) values[i] = channel[samples_[i]];
-    return sum(load(values)) * (A(1) / A(kSamples));
+  // Where in their planes the runs of a channel begin: all at the same position.
+  int64_t offset(const Runs& runs) const { return runs.begin % plane; }
+  // Run number r of those, each of one sample.
+  NK_MEMBER KeptRun run(const Runs& runs, int64_t r, int64_t offset) const {
+    return positions.run(runs.first + r, offset, runs.length);
   }
 
- private:
-  const A* words_;
-  int64_t plane_;
-  int64_t sample_;  // from one sample of x to the next
-  int64_t samples_[kSamples];
+  // The mean of 16 values that count in a channel; of equal ones it is that value exactly.
+  template <class T>
+  NK_MEMBER Compute<T> sample_mean(const T* channel) const {
+    T values[kSamples];
+    for (int i = 0; i < kSamples; ++i) values[i] = channel[samples[i]];
+    return sum(load(values)) * (Compute<T>(1) / Compute<T>(kSamples));
+  }
 };
 
-// As sum_over_runs(), of the pairs that term(offset, lanes) and term(offset, lanes, n) give for what counts. A lane adds up
-// 16 terms in A before it goes on in double.
+// As sum_over_runs(), of the pairs that term(offset, lanes) and term(offset, lanes, n) give for what counts.
 template <class A, class Term>
-NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPositions<A>& kept, const Term& term) {
-  constexpr int64_t kChain = 32 * kLanes;  // two chains of 16
+NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPlanes& kept, const Term& term) {
   Vec<double> total1 = zeros<double>(), total2 = total1;
+  Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
+  const auto add = [](Pair<A> t, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
+    s1 = s1 + t.p;
+    s2 = fma(t.p, t.q, s2);
+  };
+  const auto flush = [&]() NK_LAMBDA {
+    total1 = total1 + widen(a1 + b1);
+    total2 = total2 + widen(a2 + b2);
+    a1 = a2 = b1 = b2 = zeros<A>();
+  };
+  int64_t room = 16;  // how many terms either chain still takes
+  const int64_t offset = kept.offset(runs);
   for (int64_t r = 0; r < runs.count; ++r) {
     const int64_t begin = runs.begin + r * runs.stride;
-    const KeptRun<A> words = kept.run(begin);
-    for (int64_t j = 0; j < runs.length;) {
-      const int64_t stop = runs.length - j < kChain ? runs.length : j + kChain;
-      Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
-      for (; j + 2 * kLanes <= stop; j += 2 * kLanes) {
-        const Pair<A> a = term(begin + j, words.at(j)), b = term(begin + j + kLanes, words.at(j + kLanes));
-        a1 = a1 + a.p;
-        a2 = fma(a.p, a.q, a2);
-        b1 = b1 + b.p;
-        b2 = fma(b.p, b.q, b2);
-      }
-      if (j + kLanes <= stop) {
-        const Pair<A> a = term(begin + j, words.at(j));
-        a1 = a1 + a.p;
-        a2 = fma(a.p, a.q, a2);
-        j += kLanes;
-      }
-      if (j < stop) {
-        const int n = int(stop - j);
-        const Pair<A> b = term(begin + j, words.at(j, n), n);
-        b1 = b1 + b.p;
-        b2 = fma(b.p, b.q, b2);
-        j = stop;
-      }
-      total1 = total1 + widen(a1 + b1);
-      total2 = total2 + widen(a2 + b2);
+    const KeptRun run = kept.run(runs, r, offset);
+    const int64_t last = run.last / kLanes * kLanes + (run.last % kLanes != 0 && run.last + kLanes <= runs.length) * kLanes;
+    int64_t j = run.first;
+    // Where a whole run fits, it goes on in the chains as they are: the processor foresees loops of equal length.
+    const int64_t chain = (run.last - j + 2 * kLanes - 1) / (2 * kLanes);
+    if (room < chain) {
+      flush();
+      room = 16;
     }
+    room -= chain;
+    while (last - j > 32 * kLanes) {
+      for (const int64_t stop = j + 32 * kLanes; j < stop; j += 2 * kLanes) {
+        add(term(begin + j, run.at<A>(j)), a1, a2);
+        add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
+      }
+      flush();
+    }
+    for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
+      add(term(begin + j, run.at<A>(j)), a1, a2);
+      add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
+    }
+    if (j < last) {
+      add(term(begin + j, run.at<A>(j)), a1, a2);
+      j += kLanes;
+    }
+    if (j < run.last) add(term(begin + j, run.at<A>(j), int(runs.length - j < kLanes ? runs.length - j : kLanes)), b1, b2);
   }
+  flush();
   return {sum(total1), sum(total2)};
 }
 
-// to[i] = fn(from[i]...) where the position counts, else 0.
+// to[i] = fn(from[i]...) where the position counts, else 0. `to` lies elsewhere than `from`.
 template <class T, class Fn, class... From>
-NK_INLINE void map_kept(T* to, int64_t length, KeptRun<Compute<T>> words, const Fn& fn, const From*... from) {
-  int64_t j = 0;
-  for (; j + kLanes <= length; j += kLanes) store(to + j, keep(fn(load(from + j)...), words.at(j)));
-  if (j < length) {
-    const int n = int(length - j);
-    store_first(to + j, keep(fn(load_first(from + j, n)...), words.at(j, n)), n);
+NK_INLINE void map_kept(T* to, int64_t length, const KeptRun& run, const Fn& fn, const From*... from) {
+  using A = Compute<T>;
+  if (length < kLanes) {
+    store_first(to, keep(fn(load_first(from, int(length))...), run.at<A>(0)), int(length));
+    return;
+  }
+  const int64_t whole = length / kLanes * kLanes, last = round_up(run.last, kLanes);
+  clear(to, run.first < whole ? run.first : whole);
+  int64_t j = run.first;
+  for (; j < last && j < whole; j += kLanes) store(to + j, keep(fn(load(from + j)...), run.at<A>(j)));
+  if (last > whole) {  // the last 16 overlap what precedes them
+    store(to + length - kLanes, keep(fn(load(from + length - kLanes)...), run.from<A>(length - kLanes)));
+  } else {
+    clear(to + j, length - j);
   }
 }
 
 // Calls visit(offset) for each value of the slab that counts, and otherwise(offset) for the others.
-template <class A, class Visit, class Otherwise>
-NK_INLINE void each_kept(const Runs& runs, const KeptPositions<A>& kept, const Visit& visit, const Otherwise& otherwise) {
+template <class Visit, class Otherwise>
+NK_INLINE void each_kept(const Runs& runs, const KeptPlanes& kept, const Visit& visit, const Otherwise& otherwise) {
+  const int64_t offset = kept.offset(runs);
   for (int64_t r = 0; r < runs.count; ++r) {
     const int64_t begin = runs.begin + r * runs.stride;
-    const KeptRun<A> words = kept.run(begin);
-    for (int64_t j = 0; j < runs.length; ++j) words.one(j) ? visit(begin + j) : otherwise(begin + j);
+    const KeptRun run = kept.run(runs, r, offset);
+    for (int64_t j = 0; j < runs.length; ++j) run.one(j) ? visit(begin + j) : otherwise(begin + j);
   }
 }
 
-template <class A, class T>
-static ExactStats exact_kept(const T* x, int64_t n, double eps, const Runs& runs, const KeptPositions<A>& kept) {
-  return exact_stats(x, n, eps, [&](const auto& visit) { each_kept(runs, kept, visit, [](int64_t) {}); });
+template <class T>
+static ExactStats exact_kept(const T* x, double eps, const Runs& runs, const KeptPlanes& kept) {
+  return exact_stats(x, kept.positions.count(), eps, [&](const auto& visit) { each_kept(runs, kept, visit, [](int64_t) {}); });
 }
 
 template <class T>
@@ -131,8 +124,9 @@ struct MaskedPlanesForward {
   using A = Compute<T>;
   const ChannelForward& args;
   Planes planes;
-  KeptPositions<A> kept;
+  KeptPlanes kept;
   const T* x;
+  const T* x_end;
   const T* residual;
   T* y;
   Param<A> w;
@@ -140,37 +134,39 @@ struct MaskedPlanesForward {
   Activated<A> activated;
   double per_n;
 
-  explicit MaskedPlanesForward(const ChannelForward& a)
+  MaskedPlanesForward(const ChannelForward& a, const KeptPositions& positions)
       : args(a),
         planes(a.shape),
-        kept(a.shape, a.kept),
+        kept(a.shape, positions),
         x(static_cast<const T*>(a.x)),
+        x_end(x + a.shape.size()),
         residual(static_cast<const T*>(a.residual)),
         y(static_cast<T*>(a.y)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.kept.count)) {}
+        per_n(1.0 / double(positions.count())) {}
 
   Sums sums_about(A shift, int64_t slab, ParallelFor parallel_for) const {
     struct Term {
       const T* x;
+      const T* end;
       Vec<A> shift;
       NK_MEMBER Pair<A> operator()(int64_t at, Lanes<A> lanes) const {
         const Vec<A> d = keep(load(x + at) - shift, lanes);
         return {d, d};
       }
       NK_MEMBER Pair<A> operator()(int64_t at, Lanes<A> lanes, int n) const {
-        const Vec<A> d = keep(load_first(x + at, n) - shift, lanes);
+        const Vec<A> d = keep(load_rest(x + at, n, end) - shift, lanes);
         return {d, d};
       }
     };
     return sum_of_blocks(planes.by_channel, planes.begin(slab), parallel_for,
-                         [&](const Runs& block) { return sum_over_kept<A>(block, kept, Term{x, splat(shift)}); });
+                         [&](const Runs& block) { return sum_over_kept<A>(block, kept, Term{x, x_end, splat(shift)}); });
   }
 
   ExactStats exact(int64_t slab) const {
-    return exact_kept<A>(x, args.kept.count, args.eps, planes.by_channel.all(planes.begin(slab)), kept);
+    return exact_kept(x, args.eps, planes.by_channel.all(planes.begin(slab)), kept);
   }
 
   SlabStats<A> stats_of(int64_t slab, ParallelFor parallel_for) const {
@@ -183,23 +179,22 @@ struct MaskedPlanesForward {
     return exact(slab).template rounded<A>();
   }
 
-  NK_MEMBER void normalize_run(int64_t begin, int64_t length, const SlabStats<A>& stats, int64_t c) const {
+  NK_MEMBER void normalize_run(int64_t begin, int64_t length, const KeptRun& run, const SlabStats<A>& stats, int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
-    const KeptRun<A> words = kept.run(begin);
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_kept<T>(
-          y + begin, length, words,
+          y + begin, length, run,
           [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
           residual + begin);
     } else if (args.activation == Activation::kNone) {
       map_kept<T>(
-          y + begin, length, words, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+          y + begin, length, run, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
     } else {
       map_kept<T>(
-          y + begin, length, words,
-          [&](Vec<A> v) NK_LAMBDA { return activated.value(fma((v - m0) - dm, scale, bias)); }, x + begin);
+          y + begin, length, run,
+          [&](Vec<A> v) NK_LAMBDA { return value_of(activated, fma((v - m0) - dm, scale, bias)); }, x + begin);
     }
   }
 
@@ -211,7 +206,7 @@ struct MaskedPlanesForward {
         [&](int64_t i) {
           const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
                            (residual == nullptr ? -0.0 : value_at(residual + i));
-          put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
+          put_item(y + i, activated.value(z));
         },
         [&](int64_t i) { put_item(y + i, 0.0); });
   }
@@ -228,9 +223,10 @@ struct MaskedPlanesForward {
       for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t from, int64_t to) {
         for (int64_t i = to - 1; i >= from; --i) {
           const Runs runs = blocks.at(planes.begin(slab), i);
+          const int64_t offset = kept.offset(runs);
           for (int64_t k = 0; k < runs.count; ++k) {
             const int64_t r = planes.turn(k, runs.count, sizeof(T));
-            normalize_run(runs.begin + r * runs.stride, runs.length, stats, slab);
+            normalize_run(runs.begin + r * runs.stride, runs.length, kept.run(runs, r, offset), stats, slab);
           }
         }
       });
@@ -243,7 +239,7 @@ struct MaskedPlanesBackward {
   using A = Compute<T>;
   const ChannelBackward& args;
   Planes planes;
-  KeptPositions<A> kept;
+  KeptPlanes kept;
   const T* dy;
   const T* x;
   T* dx;
@@ -253,17 +249,17 @@ struct MaskedPlanesBackward {
   double per_n;
   Sums* sums;  // s1 = db, s2 = dw of each channel
 
-  MaskedPlanesBackward(const ChannelBackward& a, Sums* channel_sums)
+  MaskedPlanesBackward(const ChannelBackward& a, const KeptPositions& positions, Sums* channel_sums)
       : args(a),
         planes(a.shape),
-        kept(a.shape, a.kept),
+        kept(a.shape, positions),
         dy(static_cast<const T*>(a.dy)),
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.kept.count)),
+        per_n(1.0 / double(positions.count())),
         sums(channel_sums) {}
 
   // What the gradient is found by, in one channel.
@@ -279,7 +275,7 @@ struct MaskedPlanesBackward {
   // dy, or with an activation dy * a'(z).
   template <bool kActivated>
   NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Channel& k) const {
-    if constexpr (kActivated) return g * activated.slope(fma(d, k.scale, k.bias));
+    if constexpr (kActivated) return through_slope_of(activated, fma(d, k.scale, k.bias), g);
     return g;
   }
 
@@ -293,7 +289,7 @@ struct MaskedPlanesBackward {
     }
     NK_MEMBER Pair<A> operator()(int64_t at, Lanes<A> lanes) const { return pair(load(of.dy + at), load(of.x + at), lanes); }
     NK_MEMBER Pair<A> operator()(int64_t at, Lanes<A> lanes, int n) const {
-      return pair(load_first(of.dy + at, n), load_first(of.x + at, n), lanes);
+      return pair(load_rest(of.dy + at, n, of.dy + of.args.shape.size()), load_rest(of.x + at, n, of.x + of.args.shape.size()), lanes);
     }
   };
 
@@ -312,10 +308,11 @@ struct MaskedPlanesBackward {
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t from, int64_t to) {
       for (int64_t i = to - 1; i >= from; --i) {
         const Runs runs = blocks.at(planes.begin(slab), i);
+        const int64_t offset = kept.offset(runs);
         for (int64_t n = 0; n < runs.count; ++n) {
-          const int64_t begin = runs.begin + planes.turn(n, runs.count, 2 * sizeof(T)) * runs.stride;
+          const int64_t r = planes.turn(n, runs.count, 2 * sizeof(T)), begin = runs.begin + r * runs.stride;
           map_kept<T>(
-              dx + begin, runs.length, kept.run(begin),
+              dx + begin, runs.length, kept.run(runs, r, offset),
               [&](Vec<A> g, Vec<A> v) NK_LAMBDA {
                 const Vec<A> d = k.centred(v);
                 return fma(d, of_d, fma(through<kActivated>(g, d, k), of_dy, rest));
@@ -329,12 +326,11 @@ struct MaskedPlanesBackward {
   // A slab whose rstd has left the range of A, in double.
   __attribute__((noinline)) void slab_exactly(int64_t slab) const {
     const Runs all = planes.by_channel.all(planes.begin(slab));
-    const ExactStats stats = exact_kept<A>(x, args.kept.count, args.eps, all, kept);
+    const ExactStats stats = exact_kept(x, args.eps, all, kept);
     const double wc = double(w.values()[slab * w.step()]), bc = double(b.values()[slab * b.step()]);
     const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
     const auto g_at = [&](int64_t i) {
-      const double g = value_at(dy + i);
-      return args.activation == Activation::kNone ? g : g * activated.slope(x_hat(i) * wc + bc);
+      return activated.through(value_at(dy + i), x_hat(i) * wc + bc);
     };
     Sums total;
     each_kept(all, kept, [&](int64_t i) { total.add({g_at(i), g_at(i) * x_hat(i)}); }, [](int64_t) {});
@@ -371,13 +367,13 @@ struct MaskedPlanesBackward {
 };
 
 template <class T>
-static void masked_planes_forward(const ChannelForward& a) {
-  const MaskedPlanesForward<T> forward(a);
+static void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
+  const MaskedPlanesForward<T> forward(a, kept);
   for_each_slab<T>(forward, forward.planes, a.parallel_for);
 }
 
 template <class T>
-static void masked_planes_backward(const ChannelBackward& a, Sums* channel_sums) {
-  const MaskedPlanesBackward<T> backward(a, channel_sums);
+static void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
+  const MaskedPlanesBackward<T> backward(a, kept, channel_sums);
   for_each_slab<T>(backward, backward.planes, a.parallel_for);
 }

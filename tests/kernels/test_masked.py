@@ -69,6 +69,24 @@ def test_as_without_padding(shape: tuple[int, ...], dtype: torch.dtype, channels
         assert_close(found, expected, dtype, 16 * float(mask.sum()) ** 0.5)
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 11), (4, 3, 49), (4, 2, 515), (4, 2, 33000)], ids=str)
+def test_samples_of_which_a_part_counts(shape: tuple[int, ...]) -> None:
+    """Their end, nothing, their middle, and their beginning: around the blocks that kernels skip."""
+    x, place = torch.randn(shape), torch.arange(shape[2])
+    n = shape[2]
+    mask = torch.stack([place >= 5 * n // 6, place < 0, (place > n // 3) & (place <= n // 2), place <= n // 4])
+    x = torch.where(mask.unsqueeze(1), x, torch.nan)
+    dy, parameters = torch.randn(shape), [torch.randn(shape[1]) for _ in range(2)]
+    y, dx, *sums = results(x, dy, parameters, mask=mask)
+    y_alone, dx_alone, *sums_alone = results(rows(x, mask), rows(dy, mask), parameters)
+    assert_close(rows(y, mask), y_alone, torch.float32, 4)
+    assert_close(rows(dx, mask), dx_alone, torch.float32, 16)
+    assert (rows(y, ~mask) == 0).all()
+    assert (rows(dx, ~mask) == 0).all()
+    for found, expected in zip(sums, sums_alone, strict=True):
+        assert_close(found, expected, torch.float32, 16 * float(mask.sum()) ** 0.5)
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("how", ["far from zero", "huge", "tiny", "constant"])
 def test_hard_values(channels_last: bool, how: str) -> None:
@@ -104,7 +122,7 @@ def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) ->
 def test_a_mask_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     kernel = cpu.channel_norm
-    monkeypatch.setattr(cpu, "channel_norm", lambda *args, **more: taken.append(more["kept"]) or kernel(*args, **more))
+    monkeypatch.setattr(cpu, "channel_norm", lambda *args, **more: taken.append(more["mask"]) or kernel(*args, **more))
     x, mask = case((6, 3, 5), torch.float32, False)
     batch_norm(x, None, None, training=True, mask=mask)
-    assert [kept.n for kept in taken] == [int(mask.sum())]
+    assert [torch.equal(kept.squeeze(1), mask) for kept in taken] == [True]
