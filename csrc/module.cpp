@@ -6,6 +6,7 @@
 #include <new>
 #include <type_traits>
 
+#include "core/batch_lstm.h"
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
@@ -123,6 +124,7 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
   ChannelForward a{};
   in(a.shape, a.eps, a.x, a.residual, a.w, a.b, a.activation, a.mean, a.var, a.y, a.stats);
   in(a.running.mean, a.running.var, a.running.momentum);
+  in(a.mask);
   return run(in, channel_norm_forward, a, a.shape.size());
 }
 
@@ -130,6 +132,7 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   Reader in(args, n);
   ChannelBackward a{};
   in(a.shape, a.eps, a.constant_stats, a.dy, a.x, a.stats, a.w, a.b, a.activation, a.dx, a.dw, a.db);
+  in(a.mask);
   return run(in, channel_norm_backward, a, a.shape.size());
 }
 
@@ -148,8 +151,8 @@ PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
 }
 
 void read_recurrent(Reader& in, Recurrent& a) {
-  in(a.cell, a.place, a.norm, a.has_norm_c, a.n_hidden, a.n_steps, a.n_sequences, a.sizes, a.eps, a.w_hh);
-  in(a.norm_w.data, a.norm_b.data, a.norm_c_w.data, a.norm_c_b.data, a.p, a.h0, a.c0);
+  in(a.cell, a.place, a.norm, a.has_norm_c, a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.eps);
+  in(a.w_hh, a.w_hr, a.norm_w.data, a.norm_b.data, a.norm_c_w.data, a.norm_c_b.data, a.p, a.h0, a.c0);
 }
 
 int64_t elements(const Recurrent& a) { return a.n_steps * a.n_sequences * a.gates(); }
@@ -166,7 +169,8 @@ PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) 
   Reader in(args, n);
   RecurrentBackward a{};
   read_recurrent(in, a);
-  in(a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last, a.da, a.dz, a.du, a.dh0, a.dc0);
+  in(a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last);
+  in(a.da, a.dz, a.du, a.dh, a.m, a.dh0, a.dc0);
   return run(in, recurrent_backward, a, elements(a));
 }
 
@@ -185,6 +189,39 @@ PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   in(a.b_hh, a.in_rz, a.in_n, a.q_n, a.stats_rz, a.stats_n, a.y, a.dy, a.dh_last);
   in(a.dp, a.dout_rz, a.dout_n, a.dq_rz, a.dq_n, a.dh0);
   return run(in, gru_backward, a, elements(a));
+}
+
+void read_batch_lstm(Reader& in, BatchLstm& a) {
+  in(a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.n_places, a.by_batch, a.eps, a.w_hh, a.w_hr);
+  for (ColumnNorm* norm : {&a.ih, &a.hh, &a.sum, &a.c}) {
+    in(norm->w, norm->b, norm->running_mean, norm->running_var, norm->stats);
+  }
+  in(a.u, a.h0, a.c0);
+}
+
+int64_t elements(const BatchLstm& a) { return a.n_steps * a.n_sequences * 4 * a.n_hidden; }
+
+// True, or False where the kernel has found values that it cannot serve.
+PyObject* batch_lstm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  BatchLstmForward a{};
+  read_batch_lstm(in, a);
+  in(a.y, a.z, a.cells, a.h_last, a.c_last);
+  bool out_of_range = false;
+  a.out_of_range = &out_of_range;
+  PyObject* const none = run(in, batch_lstm_forward, a, elements(a));
+  if (none == nullptr) return nullptr;
+  Py_DecRef(none);
+  return PyBool_FromLong(!out_of_range);
+}
+
+PyObject* batch_lstm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  BatchLstmBackward a{};
+  read_batch_lstm(in, a);
+  in(a.z, a.cells, a.dy, a.dh_last, a.dc_last, a.du, a.dz, a.dh, a.m, a.dh0, a.dc0);
+  in(a.dw_ih, a.db_ih, a.dw_hh, a.db_hh, a.dw_sum, a.db_sum, a.dw_c, a.db_c);
+  return run(in, batch_lstm_backward, a, elements(a));
 }
 
 TorchNames torch_names;  // filled when the module is imported
@@ -232,11 +269,11 @@ PyMethodDef methods[] = {
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
-     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum, mask)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
-     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype)"},
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype, mask)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),
@@ -244,17 +281,25 @@ PyMethodDef methods[] = {
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
     {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
      "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
     {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh, m, dh0, dc0)"},
     {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
      "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
     {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
      "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
      "dq_rz, dq_n, dh0)"},
+    {"batch_lstm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_forward_py)),
+     METH_FASTCALL,
+     "(n_hidden, n_out, n_steps, n_sequences, sizes, n_places, by_batch, eps, w_hh, w_hr, for ih, hh, sum and c each: w, b, "
+     "running_mean, running_var, stats; u, h0, c0, y, z, cells, h_last, c_last): whether all values were in range"},
+    {"batch_lstm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_backward_py)),
+     METH_FASTCALL,
+     "(as batch_lstm_forward up to c0, z, cells, dy, dh_last, dc_last, du, dz, dh, m, dh0, dc0, then for ih, hh, sum and c "
+     "each: dw, db)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

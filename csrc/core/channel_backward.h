@@ -23,7 +23,13 @@ static void channel_backward_of(const ChannelBackward& a) {
   const bool wants_sums = parameters || !a.constant_stats;
   const Memory<Sums> sums(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
   Sums* const wanted = wants_sums ? sums.data() : nullptr;
-  a.shape.layout == ChannelLayout::kPlanes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
+  const bool planes = a.shape.layout == ChannelLayout::kPlanes;
+  if (a.mask != nullptr) {
+    const KeptPositions kept = kept_positions(a.shape, a.mask);
+    planes ? masked_planes_backward<T>(a, kept, wanted) : masked_pixels_backward<T>(a, kept, wanted);
+  } else {
+    planes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
+  }
   if (parameters) put_parameter_gradients(a, sums.data());
 }
 

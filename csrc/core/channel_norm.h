@@ -57,6 +57,9 @@ struct ChannelForward {
   void* stats;  // [slabs, kStatsPerSlab]
   RunningStats running;
   ParallelFor parallel_for;
+  // [n_samples, n_positions], 0 where a position does not count; may be null: all do (BatchNorm by its own statistics only).
+  // Some position counts.
+  const uint8_t* mask;
 };
 
 struct ChannelBackward {
@@ -73,6 +76,7 @@ struct ChannelBackward {
   MutableArray dw;  // data may be null when not needed
   MutableArray db;
   ParallelFor parallel_for;
+  const uint8_t* mask;  // as in the forward
 };
 
 struct ChannelKernels {

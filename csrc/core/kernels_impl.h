@@ -21,7 +21,6 @@ namespace NK_ISA {
 
 #include "simd.h"
 // in this order
-#include "moments.h"
 #include "parallel.h"
 #include "params.h"
 #include "dropout.h"
@@ -30,16 +29,18 @@ namespace NK_ISA {
 #include "rows_forward.h"
 #include "rows_backward.h"
 
-#include "channel_support.h"
 #include "exp.h"
 #include "activation.h"
 #include "channel_stats.h"
 #include "planes.h"
 #include "planes_forward.h"
 #include "planes_backward.h"
+#include "kept.h"
+#include "masked_planes.h"
 #include "pixels.h"
 #include "pixels_forward.h"
 #include "pixels_backward.h"
+#include "masked_pixels.h"
 #include "channel_forward.h"
 #include "channel_backward.h"
 
@@ -53,6 +54,9 @@ namespace NK_ISA {
 #include "recurrent_forward.h"
 #include "recurrent_backward.h"
 #include "recurrent_gru.h"
+#include "batch_lstm_columns.h"
+#include "batch_lstm_forward.h"
+#include "batch_lstm_backward.h"
 
 }  // namespace NK_ISA
 
@@ -62,6 +66,7 @@ extern const Kernels NK_TABLE = {
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
     {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward, NK_ISA::gru_forward, NK_ISA::gru_backward},
     {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
+    {NK_ISA::batch_lstm_forward, NK_ISA::batch_lstm_backward},
 };
 
 }  // namespace normkit

@@ -165,12 +165,15 @@ def channel_norm(
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.0,
     out: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
 
     A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
     and variance normalize in place of x's own. ``running`` ones are updated. A residual lies in memory as x does, and
     goes with the activations None and relu. ``out`` (y, if given) lies so, too, and if x is contiguous may be x.
+    A contiguous bool ``mask`` [N, *], somewhere True, goes with n_groups=0 and no given statistics; where it is False,
+    y is 0, and in the backward dx.
     """
     dtype = x.dtype
     n, c, *rest = x.shape
@@ -188,7 +191,7 @@ def channel_norm(
     LIBRARY.channel_norm_forward(
         layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), address(residual),
         w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
-        y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum,
+        y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum, address(mask),
     )  # fmt: skip
     return y, stats
 
@@ -207,12 +210,13 @@ def channel_norm_backward(
     need_dx: bool,
     dw: Tensor | None,
     db: Tensor | None,
+    mask: Tensor | None = None,
 ) -> Tensor | None:
     """dx; dw and db are written where given. dy lies in memory as x does. b is read with an activation only."""
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.channel_norm_backward(
         *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
-        *_array(b), ACTIVATION_CODES[activation], address(dx), *_array(dw), *_array(db),
+        *_array(b), ACTIVATION_CODES[activation], address(dx), *_array(dw), *_array(db), address(mask),
     )  # fmt: skip
     return dx
 
