@@ -14,6 +14,7 @@ from normkit.claims.findings import Finding
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.judge import judge
 from normkit.claims.logic import Outcome, all_of, evaluate, names
+from normkit.claims.records import JobRecord
 
 EvidenceVerdict = Literal["holds", "fails", "depends", "inconclusive", "not run"]
 EVIDENCE_VERDICTS: tuple[EvidenceVerdict, ...] = ("holds", "fails", "depends", "inconclusive", "not run")
@@ -53,7 +54,9 @@ class Verdicts:
         verdicts: one for each claim asked for.
         findings: hypothesis -> finding, of all that these claims rest on.
         measurements: everything that was judged.
-        tier: what was asked for; "shipped" for the measurements that come with the package.
+        tier: what was asked for.
+        records: the jobs that the measurements come from.
+        is_shipped: whether they are those that come with the package.
         cut: what was left out to fit the budget, a sentence each.
         notes: what else the reader should know: rules that changed since, records of another version.
         provenance: machine and versions of the measurements, rules hash, when.
@@ -63,6 +66,7 @@ class Verdicts:
     findings: Mapping[str, Finding]
     measurements: tuple[Measurement, ...]
     tier: Tier
+    records: tuple[JobRecord, ...] = ()
     is_shipped: bool = False
     cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
