@@ -1,1 +1,1 @@
-"""The experiments, one file each; each exports ``EXPERIMENT``."""
+"""The experiments, one file each: ``eNN_name.EXPERIMENT``."""
