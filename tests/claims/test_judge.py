@@ -203,7 +203,7 @@ def test_an_exact_hypothesis_holds_below_its_margin_and_shows_what_breaks_it() -
     assert one(hypothesis, fine).outcome == "holds"
     finding = one(hypothesis, fine + arm([1e-9, 0.25], "gap", norm="batch"))
     assert (finding.outcome, finding.effect) == ("fails", 0.25)
-    assert finding.reason == "0.25 at norm=batch, seed 1"
+    assert finding.reason == "off by 0.25 at norm=batch, seed 1"
 
 
 def test_what_is_not_finite_breaks_an_exact_hypothesis() -> None:

@@ -89,7 +89,7 @@ def test_a_claim_for_the_literature_has_no_evidence() -> None:
 def test_a_failure_is_told_with_its_counterexample() -> None:
     exact = rule(id="E05-X", kind="exact", metric="gap", these={}, margin=1e-6)
     (verdict,), _ = decide([claim(ConditionRule("", "E05-X"))], {"E05-X": exact}, arm([0.5], "gap", norm="layer"))
-    assert (verdict.evidence, verdict.condition) == ("fails", "0.5 at norm=layer, seed 0")
+    assert (verdict.evidence, verdict.condition) == ("fails", "off by 0.5 at norm=layer, seed 0")
 
 
 def test_verdicts_are_a_function_of_the_measurements_in_any_order() -> None:

@@ -69,8 +69,8 @@ def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], blank: Finding
     worst, error = max(((m, _error(hypothesis, m)) for m in chosen), key=lambda pair: pair[1])
     if error < hypothesis.margin:
         return replace(blank, outcome="holds", effect=error, n=len(chosen))
-    where = f"{cells.describe(dict(worst.conditions))}, seed {worst.seed}"
-    words = f"not finite at {where}" if math.isinf(error) else f"{error:g} at {where}"
+    where = ", ".join((*(f"{name}={value}" for name, value in worst.conditions), f"seed {worst.seed}"))
+    words = f"not finite at {where}" if math.isinf(error) else f"off by {error:.3g} at {where}"
     return replace(
         blank,
         outcome="fails",
