@@ -75,7 +75,8 @@ FACTS = (
         ("000-09", "000-10", "002-12"),
     ),
     Said(
-        "Which of the two is better in a recurrent network is a matter of the batch size, not of the architecture alone.",
+        "Which of the two is better in a recurrent network is a matter of the batch size, not of the architecture "
+        "alone.",
         ("000-13", "002-13", "001-18"),
     ),
 )
@@ -187,8 +188,8 @@ QUESTIONS = (
         "shift",
         "BatchNorm is said to work because it reduces internal covariate shift. Measured as how much a layer's "
         "gradient turns when the layers below are updated, what does it do?",
-        ("It reduces the shift", "It does not reduce it"),
-        1,
+        ("It does not reduce it", "It reduces the shift"),
+        0,
         "In a deep linear network without norm the two gradients point the same way; with BatchNorm they are all but "
         "unrelated, while the network trains faster.",
         ("000-12", "002-04"),
@@ -199,15 +200,15 @@ QUESTIONS = (
         "BatchNorm?",
         ("LayerNorm, always", "BatchNorm, always", "It depends on the batch size"),
         2,
-        "Recurrent BatchNorm wins where batches are large enough for statistics at each time step, and loses where they "
-        "are not.",
+        "Recurrent BatchNorm wins where batches are large enough for statistics at each time step, and loses where "
+        "they are not.",
         ("000-13", "002-13"),
     ),
     Question(
         "length",
         "LayerNorm suits sequences of varying length. Is that because it does not depend on the batch size?",
-        ("Yes", "No: these are two separate properties"),
-        1,
+        ("No: these are two separate properties", "Yes"),
+        0,
         "Its independence of the length comes from one mean for each token. BatchNorm's trouble with length is "
         "padding in its statistics, and fewer sequences left at later steps, and a mask cures the first.",
         ("000-06", "001-18"),

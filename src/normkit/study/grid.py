@@ -131,9 +131,7 @@ def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, An
     }
 
 
-def _observed(
-    spec: ChartSpec, one: Measurement, rates: Sequence[float]
-) -> Iterator[tuple[float | None, float | None]]:
+def _observed(spec: ChartSpec, one: Measurement, rates: Sequence[float]) -> Iterator[tuple[float | None, float | None]]:
     """(learning rate, value) of a measurement; no value where the run diverged."""
     if not spec.along_learning_rates:
         yield None, one.metrics.get(spec.metric) if one.status == "done" else None

@@ -45,14 +45,14 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
 
 
 def machine(provenance: Mapping[str, Any]) -> str:
-    """Where the runs were made, as a sentence; "" where nobody knows."""
-    parts = [
-        f"on {provenance['cpu']}" if provenance.get("cpu") else "",
-        f"with torch {provenance['torch']}" if provenance.get("torch") else "",
-        f"on {str(provenance['measured_at'])[:10]}" if provenance.get("measured_at") else "",
-    ]
-    said = ", ".join(part for part in parts if part)
-    return f"Runs made {said}." if said else ""
+    """Where and when the runs were made, as a sentence; "" without any."""
+    if not provenance.get("measured_to"):
+        return ""
+    torch = provenance["versions"].get("torch", "an unknown version")
+    return (
+        f"Runs made on {provenance['processor']} ({provenance['cores']} cores) with torch {torch}, "
+        f"{str(provenance['measured_to'])[:10]}."
+    )
 
 
 def _claim(verdict: Verdict) -> dict[str, str]:
