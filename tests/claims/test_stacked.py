@@ -68,7 +68,7 @@ def cnn_alone(norm):
         nn.Conv2d(1, 16, 3, padding=1), norm(16), nn.ReLU(),
         nn.Conv2d(16, 32, 3, stride=2, padding=1), norm(32), nn.ReLU(),
         nn.Conv2d(32, 32, 3, padding=1), norm(32), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+        nn.Flatten(), nn.Linear(512, 10),
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def jobs(tier: Tier) -> Sequence[Job]:
 def measure(job: Job) -> list[Measurement]:
     arm = job.arm
     ghost = int(arm["ghost"]) if "ghost" in arm else None
-    first = 0.003 if int(arm["batch"]) < 16 else 0.01  # small batches are noisy, and want small steps
+    first = 0.001 if int(arm["batch"]) < 16 else 0.01  # small batches are noisy, and want small steps
     study = Study(
         build=mlp((64, 64), str(arm["norm"]), ghost=ghost),
         data=flat_digits,
