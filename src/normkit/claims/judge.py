@@ -144,6 +144,7 @@ def _settled(hypothesis: Hypothesis, trial: Trial, p_adjusted: float, n_judged: 
         p=trial.p,
         p_adjusted=p_adjusted,
         p_sign_flip=trial.p_sign_flip,
+        values=tuple(v for v in (_in_unit(hypothesis, value + offset) for value in trial.values) if v is not None),
         reason="" if is_decided else _why_open(trial, p_adjusted),
     )
 
