@@ -11,6 +11,7 @@ from normkit.claims.claim import Citation, Document
 from normkit.claims.experiments import experiment, files
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.rulebook import rulebook
+from normkit.claims.verdicts import EvidenceVerdict
 from normkit.report import wording
 from normkit.report.strips import Strip, in_words, strip, where_it_holds
 
@@ -197,7 +198,7 @@ def _citation(citation: Citation) -> CitationView:
     )
 
 
-def _headline(counts: Mapping[str, int]) -> str:
+def _headline(counts: Mapping[EvidenceVerdict, int]) -> str:
     return (
         f"Of {wording.count(sum(counts.values()), 'claim')}, {counts['holds']} hold, {counts['fails']} fail and "
         f"{counts['depends']} depend."
