@@ -32,8 +32,6 @@ def jobs(tier: Tier) -> Sequence[Job]:
 
 
 def _arm(norm: str, recurrent_scale: float, input_scale: float, gamma: float = 1.0) -> Arm:
-    if gamma == 1.0:
-        return conditions(norm=norm, recurrent_scale=recurrent_scale, input_scale=input_scale)
     return conditions(norm=norm, recurrent_scale=recurrent_scale, input_scale=input_scale, gamma=gamma)
 
 
@@ -45,7 +43,7 @@ def measure(job: Job) -> list[Measurement]:
             str(arm["norm"]),
             float(arm["recurrent_scale"]),
             float(arm["input_scale"]),
-            float(arm.get("gamma", 1.0)),
+            float(arm["gamma"]),
         )
     return [
         Measurement(
