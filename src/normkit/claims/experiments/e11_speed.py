@@ -21,7 +21,7 @@ from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import Recipe
 from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Stack, Study, half_decades
 
-BATCH, STEPS, VALIDATE_EVERY = 100, 200, 4
+BATCH, STEPS, VALIDATE_EVERY = 100, 150, 3
 MISS_FACTOR = 2
 ARMS = (("none", "own"), ("batch", "own"), ("batch", "none"), ("layer", "own"), ("layer", "none"))
 
