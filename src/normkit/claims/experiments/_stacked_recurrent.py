@@ -8,8 +8,10 @@ With p = W_ih x and q = W_hh h:
     "batch_separate"   h' = tanh(BN(p) + BN(q) + b)                   Cooijmans et al. 2016, eq. 6
     "batch_shared"     the same, but one running mean and variance for all time steps
     "batch_input"      h' = tanh(BN(p) + q + b)                       Laurent et al. 2015
+    "batch_masked"     as "batch_separate", where lengths vary: over the sequences that reach the step
 
-BN takes the statistics of each time step by itself, and keeps running ones for each, but for "batch_shared".
+BN takes the statistics of each time step by itself, and keeps running ones for each, but for "batch_shared". Where
+lengths vary, all but "batch_masked" take the padding for data.
 """
 
 from __future__ import annotations
@@ -45,25 +47,21 @@ class StepBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(shape))
         self._found: list[tuple[Tensor, Tensor]] = []
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """All time steps [R, N, T, C] at once."""
-        if self.training:
-            x_hat, mean, var = _by_batch(x)
-            self._found.append((mean, var))
-        else:
-            x_hat = (x - self.running_mean[:, None]) * torch.rsqrt(self.running_var[:, None] + 1e-5)
-        return affine(x_hat, self.weight, None)
+    def forward(self, x: Tensor, first: int = 0, alive: Tensor | None = None) -> Tensor:
+        """Time steps [R, N, T, C] from ``first`` on; statistics are over those that are ``alive`` [R, N, T].
 
-    def at(self, x: Tensor, step: int) -> Tensor:
-        """One time step [R, N, C]."""
-        if self.training:
-            x_hat, mean, var = _by_batch(x[:, :, None])
-            self._found.append((mean, var))
-            x_hat = x_hat[:, :, 0]
+        A step that fewer than two sequences reach takes the running statistics.
+        """
+        steps = range(first, first + x.shape[2])
+        at = [min(step, self.running_mean.shape[1] - 1) for step in steps]
+        running_mean, running_var = self.running_mean[:, at], self.running_var[:, at]
+        if not self.training:
+            return affine(_standardized(x, running_mean, running_var), self.weight, None)
+        if alive is None:
+            x_hat, mean, var = _by_batch(x)
         else:
-            place = min(step, self.running_mean.shape[1] - 1)
-            rstd = torch.rsqrt(self.running_var[:, None, place] + 1e-5)
-            x_hat = (x - self.running_mean[:, None, place]) * rstd
+            x_hat, mean, var = _over_alive(x, alive, running_mean, running_var)
+        self._found.append((mean, var))
         return affine(x_hat, self.weight, None)
 
     @torch.no_grad()
@@ -76,8 +74,27 @@ class StepBatchNorm(nn.Module):
         self._found.clear()
         if self.running_mean.shape[1] == 1:
             mean, var = mean.mean(1, keepdim=True), var.mean(1, keepdim=True)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
+        reached = mean.shape[1]
+        self.running_mean[:, :reached] = self.running_mean[:, :reached].lerp(mean, self.momentum)
+        self.running_var[:, :reached] = self.running_var[:, :reached].lerp(var, self.momentum)
+
+
+def _standardized(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """x [R, N, T, C] by mean and variance [R, T, C]."""
+    return (x - mean[:, None]) * torch.rsqrt(var[:, None] + 1e-5)
+
+
+def _over_alive(x: Tensor, alive: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_by_batch``, over the values that are alive; by the mean and variance given where fewer than two are."""
+    weights = alive.unsqueeze(3).to(x.dtype)
+    count = weights.sum(1)  # [R, T, 1]
+    own_mean = (x * weights).sum(1) / count.clamp(min=1)
+    squares = ((x - own_mean[:, None]) * weights).square().sum(1)
+    enough = count >= 2
+    used_mean = torch.where(enough, own_mean, mean)
+    used_var = torch.where(enough, squares / count.clamp(min=1), var)
+    unbiased = torch.where(enough, squares / (count - 1).clamp(min=1), var)
+    return _standardized(x, used_mean, used_var), used_mean.detach(), unbiased.detach()
 
 
 def _by_batch(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,35 +135,49 @@ class RNN(nn.Module):
         self.rows_ih = row_norm() if norm == "layer_separate" else None
         self.rows_hh = row_norm() if norm == "layer_separate" else None
         self.batch_ih = step_norm() if norm.startswith("batch") else None
-        self.batch_hh = step_norm() if norm in ("batch_separate", "batch_shared") else None
+        self.batch_hh = step_norm() if norm in ("batch_separate", "batch_shared", "batch_masked") else None
+        self.masked = norm == "batch_masked"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The state after the last step, or after the ``lengths`` [R, N] steps that each sequence has."""
         r, n, steps, _ = x.shape
+        alive = None if lengths is None else torch.arange(steps) < lengths[:, :, None]
+        counted = alive if self.masked else None
         p = torch.bmm(x.flatten(1, 2), self.weight_ih).view(r, n, steps, -1)
         if self.rows_ih is not None:
             p = self.rows_ih(p)
         if self.batch_ih is not None:
-            p = self.batch_ih.sequence(p)
+            p = self.batch_ih(p, alive=counted)
         p = p + self.bias[:, None, None]
         h = x.new_zeros(r, n, self.weight_hh.shape[1])
+        last: Tensor | None = None
         for step, p_t in enumerate(p.unbind(2)):
-            h = torch.tanh(self._before_tanh(p_t, h, step))
+            # After its end a sequence goes on, unused: statistics that take padding for data see what becomes of it.
+            h = torch.tanh(self._before_tanh(p_t, h, step, None if counted is None else counted[:, :, step]))
+            if alive is not None:
+                last = h if last is None else torch.where(alive[:, :, step, None], h, last)
         for norm in (self.batch_ih, self.batch_hh):
             if norm is not None:
                 norm.remember()
-        return h
+        return h if last is None else last
 
-    def _before_tanh(self, p: Tensor, h: Tensor, step: int) -> Tensor:
+    def _before_tanh(self, p: Tensor, h: Tensor, step: int, alive: Tensor | None) -> Tensor:
         if self.rows_hh is None and self.batch_hh is None:
             a = torch.baddbmm(p, h, self.weight_hh)
             return a if self.norm_sum is None else self.norm_sum(a)
         q = torch.bmm(h, self.weight_hh)
-        return p + (self.rows_hh(q) if self.rows_hh is not None else self.batch_hh.at(q, step))  # type: ignore[union-attr]
+        if self.rows_hh is not None:
+            normalized: Tensor = self.rows_hh(q)
+        else:
+            assert self.batch_hh is not None
+            mask = None if alive is None else alive[:, :, None]
+            normalized = self.batch_hh(q[:, :, None], step, mask)[:, :, 0]
+        return p + normalized
 
 
 def _layer(x: Tensor) -> Tensor:
-    return functional.layer_norm(x, x.shape[-1:])
+    return nn.functional.layer_norm(x, x.shape[-1:])  # torch's: here the time goes into calls, and its cost less
 
 
 def _rms(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:])
+    return functional.rms_norm(x, x.shape[-1:], eps=1e-5)  # as normkit.nn.LayerNormRNN

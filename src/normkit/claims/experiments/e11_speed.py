@@ -21,7 +21,7 @@ from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import Recipe
 from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Stack, Study, half_decades
 
-BATCH, STEPS, VALIDATE_EVERY = 100, 200, 4
+BATCH, STEPS, VALIDATE_EVERY = 100, 150, 3
 MISS_FACTOR = 2
 ARMS = (("none", "own"), ("batch", "own"), ("batch", "none"), ("layer", "own"), ("layer", "none"))
 
@@ -37,14 +37,14 @@ def jobs(tier: Tier) -> Sequence[Job]:
 
 
 @lru_cache(maxsize=8)
-def tuned(norm: str, depth: int, seeds: tuple[int, ...]) -> Cell:
+def tuned(norm: str, depth: int, steps: int, seeds: tuple[int, ...]) -> Cell:
     """Kept, since every arm of a depth needs the network without norm, and two arms each other one."""
     full = len(seeds) > len(EVALUATION_SEEDS["quick"])
     return Cell(
         Study(
             build=mlp((48,) * depth, norm),
             data=flat_digits,
-            recipe=Recipe(BATCH, STEPS, validate_every=VALIDATE_EVERY),
+            recipe=Recipe(BATCH, steps, validate_every=VALIDATE_EVERY),
             grid=half_decades(0.003, 7) if full else half_decades(0.01, 4),
             n_tuning_seeds=3 if full else 2,
         ),
@@ -56,8 +56,8 @@ def measure(job: Job) -> list[Measurement]:
     """Metrics: steps_to_target, reached, target_nll, learning_rate, tuning_incomplete. Series: steps and val_nll."""
     arm = job.arm
     depth = int(arm["depth"])
-    plain = tuned("none", depth, job.seeds)
-    cell = tuned(str(arm["norm"]), depth, job.seeds)
+    plain = tuned("none", depth, job.steps, job.seeds)
+    cell = tuned(str(arm["norm"]), depth, job.steps, job.seeds)
     rate = cell.chosen if arm["learning_rate_of"] == "own" else plain.chosen
     if rate is None or plain.chosen is None:
         return [Measurement("E11", job.conditions, seed, "diverged", message="no learning rate") for seed in job.seeds]
@@ -67,7 +67,7 @@ def measure(job: Job) -> list[Measurement]:
     for seed, losses in zip(job.seeds, validations(cell.at(rate)), strict=True):
         hits = [step for step, loss in losses.items() if loss <= target]
         metrics = {
-            "steps_to_target": float(hits[0] if hits else MISS_FACTOR * STEPS),
+            "steps_to_target": float(hits[0] if hits else MISS_FACTOR * job.steps),
             "reached": float(bool(hits)),
             "target_nll": target,
             "learning_rate": rate,

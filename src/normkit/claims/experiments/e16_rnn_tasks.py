@@ -52,8 +52,8 @@ MORE = (
 
 
 def steps_for(batch: int) -> int:
-    """739 at batch size 4 (3 epochs), 455 at 16, 305 at 50 (15 epochs)."""
-    return round(1200 * float(batch) ** -0.35)
+    """431 at batch size 4 (1.7 epochs), 265 at 16, 178 at 50 (9 epochs)."""
+    return round(700 * float(batch) ** -0.35)
 
 
 def jobs(tier: Tier) -> Sequence[Job]:
@@ -91,7 +91,7 @@ def measure(job: Job) -> list[Measurement]:
         build=build,
         data=lambda seed: task.data(seed, task.n_steps),
         recipe=Recipe(batch_size=int(arm["batch"]), steps=job.steps, optimizer="adam", clip_norm=1.0),
-        grid=half_decades(0.001, 5) if is_full(job) else half_decades(0.003, 3),
+        grid=half_decades(0.003, 5) if is_full(job) else half_decades(0.003, 4),
         loss=task.loss,
         n_tuning_seeds=3 if is_full(job) else 2,
     )

@@ -1,8 +1,8 @@
 """E24: what the norms cost, in training, in evaluation, and once BatchNorm is folded into the layer before it.
 
 Each norm's network is timed in turn with LayerNorm's, again and again, so that what slows the machine slows both; what
-counts is the ratio of the medians, on one thread. LayerNorm against itself tells how large a ratio means nothing. Each seed is a
-timing of its own. On a machine that is busy with other things nothing is timed: the job fails and says so.
+counts is the ratio of the medians, on one thread. LayerNorm against itself tells how large a ratio means nothing. Each
+seed is a timing of its own. On a machine that is busy with other things nothing is timed: the job fails and says so.
 
 The layers are normkit's, with compiled kernels where these are built: ratios are those of this implementation.
 """
@@ -50,8 +50,8 @@ def jobs(tier: Tier) -> Sequence[Job]:
 
 def measure(job: Job) -> list[Measurement]:
     """Metrics: train_time, eval_time and deployed_time relative to LayerNorm's (deployed: in evaluation, BatchNorm
-    folded into the layer before it where that is possible); train_ms and eval_ms; saved_bytes for the backward pass, and
-    state_numbers, parameters and buffers of the norms alone."""
+    folded into the layer before it where that is possible); train_ms and eval_ms; saved_bytes for the backward pass,
+    and state_numbers, parameters and buffers of the norms alone."""
     arm = job.arm
     n, width, norm = int(arm["samples"]), int(arm["width"]), str(arm["norm"])
     build, shape = NETWORKS[str(arm["network"])]
