@@ -77,7 +77,7 @@ def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
     if measurement.status == "diverged":
         if hypothesis.diverged_as is not None:
             return sign * hypothesis.diverged_as
-        return sign * _worst(name) if hypothesis.scale == "plain" else _no_ratio()
+        return sign * _worst(name)
     if name not in measurement.metrics:
         known = ", ".join(sorted(measurement.metrics))
         raise UnclearError(f"the metric {name} is not among those measured: {known}")
@@ -96,10 +96,6 @@ def _worst(name: str) -> float:
     if words & _LOW_IS_WORSE and not words & _HIGH_IS_WORSE:
         return -math.inf
     raise UnclearError(f"a run diverged, and the rule does not say what that counts as in {name}")
-
-
-def _no_ratio() -> float:
-    raise UnclearError("a run diverged, and the rule does not say what that counts as in a ratio")
 
 
 def describe(conditions: Mapping[str, Condition]) -> str:
