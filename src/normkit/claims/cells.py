@@ -89,6 +89,19 @@ def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
     return sign * plain
 
 
+def untuned(measurements: Iterable[Measurement]) -> bool:
+    """Whether the best learning rate of any of these lies at the edge of those tried: it may do better than shown."""
+    return any(m.metrics.get("tuning_incomplete", 0.0) > 0 for m in measurements)
+
+
+def is_worse_where_higher(metric: str) -> bool | None:
+    """Whether a high value of a metric is a bad one; None where its name does not say."""
+    try:
+        return (_worst(metric.removeprefix("-")) > 0) != metric.startswith("-")
+    except UnclearError:
+        return None
+
+
 def _worst(name: str) -> float:
     words = set(name.split("_"))
     if words & _HIGH_IS_WORSE and not words & _LOW_IS_WORSE:
