@@ -69,8 +69,8 @@ def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], blank: Finding
     worst, error = max(((m, _error(hypothesis, m)) for m in chosen), key=lambda pair: pair[1])
     if error < hypothesis.margin:
         return replace(blank, outcome="holds", effect=error, n=len(chosen))
-    where = f"{cells.describe(dict(worst.conditions))}, seed {worst.seed}"
-    words = f"not finite at {where}" if math.isinf(error) else f"{error:g} at {where}"
+    where = ", ".join((*(f"{name}={value}" for name, value in worst.conditions), f"seed {worst.seed}"))
+    words = f"not finite at {where}" if math.isinf(error) else f"off by {error:.3g} at {where}"
     return replace(
         blank,
         outcome="fails",
@@ -144,6 +144,7 @@ def _settled(hypothesis: Hypothesis, trial: Trial, p_adjusted: float, n_judged: 
         p=trial.p,
         p_adjusted=p_adjusted,
         p_sign_flip=trial.p_sign_flip,
+        values=tuple(v for v in (_in_unit(hypothesis, value + offset) for value in trial.values) if v is not None),
         reason="" if is_decided else _why_open(trial, p_adjusted),
     )
 

@@ -38,8 +38,11 @@ def write_report(comparison: Comparison, path: str | Path) -> Path:
         MissingExtraError: plotly or jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    target = Path(path)
-    text = render(comparison)
+    return write_whole(render(comparison), Path(path))
+
+
+def write_whole(text: str, target: Path) -> Path:
+    """Write a page in one move, its folders made where missing: nobody ever sees half of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")  # another process may write its own
     try:
@@ -57,7 +60,7 @@ def render(comparison: Comparison) -> str:
     plotly = require("plotly.offline", extra="lab", call="write_report")
     columns, rows = table(comparison.records)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             view=page(comparison),
@@ -73,18 +76,19 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates are found and how values go into them: escaped, unless they are our own markup."""
     jinja2 = require("jinja2", extra="lab", call="write_report")
-    environment: Environment = jinja2.Environment(
+    made: Environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["embedded"] = embedded
-    environment.filters["number"] = wording.number
-    return environment
+    made.filters["embedded"] = embedded
+    made.filters["number"] = wording.number
+    return made
 
 
 def embedded(value: Any) -> Any:
