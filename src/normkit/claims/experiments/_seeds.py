@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from normkit.claims.experiment import Condition, Job, Tier
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS
 
-QUICK = (0, 1, 2, 3, 4)
-MORE = (5, 6, 7, 8, 9, 10, 11)
+QUICK = EVALUATION_SEEDS["quick"]
+MORE = tuple(seed for seed in EVALUATION_SEEDS["full"] if seed not in QUICK)
 
 Arm = tuple[tuple[str, Condition], ...]
 
