@@ -13,7 +13,9 @@ MORE = tuple(seed for seed in EVALUATION_SEEDS["full"] if seed not in QUICK)
 Arm = tuple[tuple[str, Condition], ...]
 
 
-def jobs_of(experiment: str, tier: Tier, quick: Iterable[Arm], full: Iterable[Arm] = (), steps: int = 0) -> Sequence[Job]:
+def jobs_of(
+    experiment: str, tier: Tier, quick: Iterable[Arm], full: Iterable[Arm] = (), steps: int = 0
+) -> Sequence[Job]:
     """The jobs of a probe: arms of the quick tier at its seeds; in the full tier more arms, and all 12 seeds.
 
     Args:
