@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from normkit.claims.experiment import Condition, Job, Tier
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS
 
-QUICK = (0, 1, 2, 3, 4)
-MORE = (5, 6, 7, 8, 9, 10, 11)
+QUICK = EVALUATION_SEEDS["quick"]
+MORE = tuple(seed for seed in EVALUATION_SEEDS["full"] if seed not in QUICK)
 
 Arm = tuple[tuple[str, Condition], ...]
 
 
-def jobs_of(experiment: str, tier: Tier, quick: Iterable[Arm], full: Iterable[Arm] = (), steps: int = 0) -> Sequence[Job]:
+def jobs_of(
+    experiment: str, tier: Tier, quick: Iterable[Arm], full: Iterable[Arm] = (), steps: int = 0
+) -> Sequence[Job]:
     """The jobs of a probe: arms of the quick tier at its seeds; in the full tier more arms, and all 12 seeds.
 
     Args:

@@ -91,10 +91,7 @@ def _train(model: nn.Module, replicas: Sequence[tuple[float, int]], steps: int) 
     for step in range(steps):
         bits = torch.stack([torch.randint(2, (BATCHES_A_STEP,), generator=g) for g in streams])
         x = torch.stack(
-            [
-                _batches(g, d, BATCHES_A_STEP, 2.0 * b - 1)
-                for g, d, b in zip(streams, directions, bits, strict=True)
-            ]
+            [_batches(g, d, BATCHES_A_STEP, 2.0 * b - 1) for g, d, b in zip(streams, directions, bits, strict=True)]
         )
         losses = _noise_loss(model(x[at]), bits[at])
         optimizer.zero_grad()

@@ -40,7 +40,7 @@ from normkit.claims.experiments._stacked_tuning import Cell, Study, measurements
 from normkit.lab.data import stream
 
 LINEAR_LAYERS, LINEAR_WIDTH, LINEAR_CASES, LINEAR_STEPS = 25, 10, 256, 150
-LINEAR_RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+LINEAR_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TUNING_SEEDS = (1000, 1001)
 LOOK_EVERY = 10
 
