@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from normkit.claims import Verdicts
 from normkit.report.claims_view import claims_page, records_table
@@ -34,7 +35,7 @@ def write_claims(verdicts: Verdicts, path: str | Path) -> Path:
 def render_claims(verdicts: Verdicts) -> str:
     """The page's text."""
 
-    def own(name: str) -> str:
+    def own(name: str) -> Any:
         return verbatim((TEMPLATES / name).read_text(encoding="utf-8"))
 
     return (
