@@ -1,4 +1,4 @@
-"""The experiments that train: what they plan, what their rules speak of, and that a small job gives what the rules need."""
+"""The experiments that train: what they plan, what their rules speak of, and what a small job gives."""
 
 import json
 import math

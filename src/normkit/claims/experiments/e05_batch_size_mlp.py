@@ -66,8 +66,8 @@ def measure(job: Job) -> list[Measurement]:
 
 
 def seconds(job: Job) -> float:
-    replicas = 4.0 * 7 if not is_full(job) else 7.0 * 15
-    return 0.3 + job.steps * replicas * (4e-5 + 2e-6 * int(job.arm["batch"]))
+    replicas = 21.0 + 12.0 if is_full(job) else 8.0 + 5.0
+    return 0.3 + job.steps * (1e-3 + replicas * (1.5e-4 + 6e-6 * int(job.arm["batch"])))
 
 
 EXPERIMENT = Experiment(

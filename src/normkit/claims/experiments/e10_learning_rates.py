@@ -92,7 +92,7 @@ def usable_range(usable: Sequence[float]) -> dict[str, float]:
 
 def seconds(job: Job) -> float:
     replicas = 10.0 * len(job.seeds)
-    return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (1.5e-5 + 5e-7 * int(job.arm["batch"]))
+    return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (2e-5 + 9e-7 * int(job.arm["batch"]))
 
 
 EXPERIMENT = Experiment(

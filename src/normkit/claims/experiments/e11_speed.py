@@ -90,8 +90,8 @@ def validations(stack: Stack) -> list[dict[int, float]]:
 
 def seconds(job: Job) -> float:
     trained = job.arm["learning_rate_of"] == "own"
-    replicas = 7.0 * 15 if len(job.seeds) > len(EVALUATION_SEEDS["quick"]) else 5.0 * 7
-    return 0.1 + trained * job.steps * replicas * int(job.arm["depth"]) * 8e-5
+    replicas = 21.0 + 12.0 if len(job.seeds) > len(EVALUATION_SEEDS["quick"]) else 8.0 + 5.0
+    return 0.5 + trained * job.steps * replicas * int(job.arm["depth"]) * 2.5e-4
 
 
 EXPERIMENT = Experiment(

@@ -99,9 +99,10 @@ def measure(job: Job) -> list[Measurement]:
 
 
 def seconds(job: Job) -> float:
-    replicas = 6.0 + 5.0 if not is_full(job) else 15.0 + 12.0
+    replicas = 15.0 + 12.0 if is_full(job) else 8.0 + 5.0
     length = TASKS[str(job.arm["task"])].n_steps
-    return 0.3 + job.steps * length * (1.5e-4 + 2e-6 * replicas * (1 + 0.1 * int(job.arm["batch"])))
+    calls = {"none": 1.0, "layer_sum": 2.0, "rms_sum": 3.0}.get(str(job.arm["norm"]), 4.0)
+    return 0.3 + job.steps * length * (2e-4 * calls + 1e-6 * replicas * int(job.arm["batch"]) * (1 + calls / 4))
 
 
 EXPERIMENT = Experiment(

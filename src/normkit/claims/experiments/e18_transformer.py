@@ -25,7 +25,7 @@ from normkit.claims.experiments._stacked_tuning import (
 )
 
 BATCH = 32
-STEPS: dict[bool, int] = {False: 200, True: 600}
+STEPS: dict[bool, int] = {False: 200, True: 450}
 ARMS: dict[Tier, tuple[tuple[str, str, str], ...]] = {  # lengths, norm, placement
     "quick": (
         ("variable", "layer", "pre"),
@@ -86,7 +86,7 @@ def measure(job: Job) -> list[Measurement]:
 
 def seconds(job: Job) -> float:
     replicas = 15.0 + 12.0 if is_full(job) else 6.0 + 5.0
-    return 0.5 + job.steps * replicas * (2.5e-3 if job.arm["lengths"] == "fixed" else 4e-3)
+    return 0.5 + job.steps * replicas * (2e-3 if job.arm["lengths"] == "fixed" else 3e-3)
 
 
 EXPERIMENT = Experiment(

@@ -22,7 +22,7 @@ from normkit.claims.experiments._stacked_tuning import (
     metrics_of,
 )
 
-BATCH, STEPS, WARMUP = 32, 400, 100
+BATCH, STEPS, WARMUP = 16, 300, 100
 LEARNED_ERROR = 10.0  # per cent of tokens
 
 
@@ -63,7 +63,7 @@ def measure(job: Job) -> list[Measurement]:
 
 
 def seconds(job: Job) -> float:
-    return 1.0 + job.steps * (8.0 + 12.0) * 2e-3 * int(job.arm["blocks"])
+    return 1.0 + job.steps * (8.0 + 12.0) * 1e-3 * int(job.arm["blocks"])
 
 
 EXPERIMENT = Experiment(
