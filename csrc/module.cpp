@@ -130,8 +130,20 @@ ChannelShape channel_shape(Reader& in) {
   return shape;
 }
 
+Kept kept(Reader& in, ChannelLayout layout) {
+  Kept kept{};
+  void* const positions = in.address();
+  kept.count = in.integer();
+  if (layout == ChannelLayout::kPlanes) {
+    kept.words = positions;
+  } else {
+    kept.rows = static_cast<const int64_t*>(positions);
+  }
+  return kept;
+}
+
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 25);
+  Reader in(args, n, 27);
   ChannelForward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
@@ -147,12 +159,13 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
   a.running.mean = in.mutable_array();
   a.running.var = in.mutable_array();
   a.running.momentum = in.real();
+  a.kept = kept(in, a.shape.layout);
   a.parallel_for = torch_parallel;
   return in.ok() ? run(channel_norm_forward, a, a.shape.size()) : nullptr;
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 21);
+  Reader in(args, n, 23);
   ChannelBackward a{};
   a.shape = channel_shape(in);
   a.eps = in.real();
@@ -166,6 +179,7 @@ PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
   a.dx = in.address();
   a.dw = in.mutable_array();
   a.db = in.mutable_array();
+  a.kept = kept(in, a.shape.layout);
   a.parallel_for = torch_parallel;
   return in.ok() ? run(channel_norm_backward, a, a.shape.size()) : nullptr;
 }
@@ -316,11 +330,11 @@ PyMethodDef methods[] = {
     {"channel_norm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_forward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, x, residual, w, w_dtype, b, b_dtype, activation, mean, "
-     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum)"},
+     "mean_dtype, var, var_dtype, y, stats, running_mean, its_dtype, running_var, its_dtype, momentum, kept, n_kept)"},
     {"channel_norm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(channel_norm_backward_py)),
      METH_FASTCALL,
      "(layout, dtype, n_samples, n_channels, n_positions, n_groups, eps, constant_stats, dy, x, stats, w, w_dtype, b, "
-     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype)"},
+     "b_dtype, activation, dx, dw, dw_dtype, db, db_dtype, kept, n_kept)"},
     {"layer_norm2d_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_forward_py)),
      METH_FASTCALL, "(dtype, n_samples, n_channels, n_positions, eps, x, w, w_dtype, b, b_dtype, y, stats)"},
     {"layer_norm2d_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(layer_norm2d_backward_py)),

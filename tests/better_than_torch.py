@@ -252,6 +252,37 @@ def hooks_of_a_synchronized_layer(nn: Any) -> Outcome:
     return Outcome("kept" if kept else "lost", kept)
 
 
+def _padded_sequences(junk: float) -> tuple[Tensor, Tensor]:
+    """Ten sequences of up to 20 steps, four fifths of it padding; the values of the rest have mean 3."""
+    mask = torch.arange(20) < torch.tensor([2, 6] * 5)[:, None]
+    values = torch.tensor([2.0, 4.0]).repeat(10).expand(10, 20)
+    return torch.where(mask, values, junk)[:, None], mask
+
+
+def statistics_of_padded_sequences(nn: Any) -> Outcome:
+    x, mask = _padded_sequences(0.0)
+    layer = nn.BatchNorm1d(1, momentum=1.0)
+    layer(x, **({} if nn is torch.nn else {"mask": mask}))
+    mean = layer.running_mean.item()
+    return Outcome(f"{mean:.2f}", abs(mean - 3) < 1e-6)
+
+
+def junk_in_the_padding(nn: Any) -> Outcome:
+    x, mask = _padded_sequences(float("nan"))
+    y = nn.InstanceNorm1d(1)(x, **({} if nn is torch.nn else {"mask": mask}))
+    finite = bool(y.isfinite().all())
+    return Outcome("finite" if finite else "NaN", finite)
+
+
+def packed_sequence(nn: Any) -> Outcome:
+    x = torch.nn.utils.rnn.pack_sequence([_random(3, 4), _random(2, 4)])
+    try:
+        y = nn.BatchNorm1d(4)(x)
+    except (AttributeError, TypeError):
+        return Outcome("raises", False)
+    return Outcome("works", y.data.shape == x.data.shape)
+
+
 def compiled_cumulative_average(nn: Any) -> Outcome:
     torch.compiler.reset()
     layer = nn.BatchNorm1d(4, momentum=None)
@@ -297,6 +328,9 @@ ROWS = (
     Row("SyncBatchNorm on gloo and the CPU", synchronized_on_a_cpu, "works"),
     Row("SyncBatchNorm by conversion: a subclass with its own forward", synchronized_subclass, "kept"),
     Row("SyncBatchNorm by conversion: hooks", hooks_of_a_synchronized_layer, "kept"),
+    Row("BatchNorm of values around 3, 80 % padding: running mean", statistics_of_padded_sequences, "3.00"),
+    Row("InstanceNorm with NaN in the padding: output", junk_in_the_padding, "finite"),
+    Row("BatchNorm of a PackedSequence", packed_sequence, "works"),
     Row("`torch.compile(fullgraph=True)`, `momentum=None`", compiled_cumulative_average, "compiles"),
     Row("InstanceNorm: channels_last layout", instance_norm_layout, "kept"),
     Row("LayerNorm over the channels of an NCHW map: layout", channels_of_an_image, "kept"),

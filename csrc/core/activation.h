@@ -15,15 +15,16 @@ NK_INLINE Twofold<float> tail_of(Vec<float> t, Twofold<float> gauss) {
   Vec<float> p = splat(kFit[0]);
   for (int i = 1; i < 10; ++i) p = fma(p, q, splat(kFit[i]));
   const Vec<float> n = fma(p, q, last), n_low = fma(p, q, last - n);
-  const Vec<float> d = one + t, d_low = where_greater(t, one, one - (d - t), t - (d - one)), per_d = one / d;
-  const Vec<float> scaled = n * per_d, left = fma(minus(scaled), d, n) + fma(minus(scaled), d_low, n_low);
-  const Vec<float> high = gauss.high * scaled, low = fma(gauss.high, scaled, minus(high));
-  return {high, low + fma(gauss.high, left * per_d, gauss.low * scaled)};
+  const Twofold<float> d = exact_sum(one, t);
+  const Vec<float> per_d = one / d.high, scaled = n * per_d;
+  const Vec<float> scaled_low = (fma(-scaled, d.high, n) + fma(-scaled, d.low, n_low)) * per_d;
+  const Vec<float> high = gauss.high * scaled, low = fma(gauss.high, scaled, -high);
+  return {high, fma(gauss.high, scaled_low, fma(gauss.low, scaled, low))};
 }
 // erfc at the rounded t * sqrt(1/2), and its slope times what was rounded off.
 static __attribute__((noinline)) Twofold<double> tail_of(Vec<double> t, Twofold<double> gauss) {
   const Vec<double> root = splat(0x1.6a09e667f3bcdp-1), root_low = splat(-0x1.bdd3413b26456p-55);
-  const Vec<double> x = t * root, x_low = fma(t, root_low, fma(t, root, minus(x)));
+  const Vec<double> x = t * root, x_low = fma(t, root_low, fma(t, root, -x));
   Vec<double> tail;
   for (int i = 0; i < Vec<double>::kRegisters; ++i) {
     for (int j = 0; j < Vec<double>::kPerRegister; ++j) tail.r[i][j] = 0.5 * erfc(x.r[i][j]);
@@ -31,50 +32,37 @@ static __attribute__((noinline)) Twofold<double> tail_of(Vec<double> t, Twofold<
   return {tail, gauss.high * x_low * splat(-0.56418958354775628695)};  // 1 / sqrt(pi)
 }
 
+// s(z) with e = e^-|z|, which is e / (1 + e) below 0 and 1 / (1 + e) above.
 template <class A>
-NK_INLINE Vec<A> minus_magnitude(Vec<A> z) {
-  return where_greater(z, zeros<A>(), minus(z), z);
+NK_INLINE Vec<A> sigmoid_of(Vec<A> z) {
+  const Vec<A> none = zeros<A>(), one = splat(A(1));
+  const Twofold<A> e = twofold_exp_of_negative(minus_magnitude(z));
+  const Vec<A> n = where_greater(none, z, e.high, one), n_low = where_greater(none, z, e.low, none), per_d = one / (one + e.high);
+  // The quotient q of the leading parts, corrected: q + (n - q * (1 + e)) / (1 + e). n - q is exact, for q >= n / 2.
+  const Vec<A> q = n * per_d, left = fma(-q, e.high, n - q) + fma(-q, e.low, n_low);
+  return fma(left, per_d, q);
 }
-
-// s(z) and 1 - s(z), where e = e^-|z|: one of them is e / (1 + e), the other 1 / (1 + e).
-template <class A>
-struct Sigmoid {
-  Vec<A> z;
-  Twofold<A> e = twofold_exp_of_negative(minus_magnitude(z));
-  Vec<A> one = splat(A(1));
-  Twofold<A> below = exact_sum(one, e.high);
-  NK_MEMBER Vec<A> complement() const { return where_greater(zeros<A>(), z, one, e.high) / below.high; }
-
-  // s(z) = n / d, of which the quotient of the leading parts is corrected: q + (n - q * d) / d.
-  NK_MEMBER Vec<A> value() const {
-    const Vec<A> none = zeros<A>(), per_d = one / below.high;
-    const Vec<A> n = where_greater(none, z, e.high, one), n_low = where_greater(none, z, e.low, none);
-    const Vec<A> q = n * per_d;
-    const Vec<A> left = fma(minus(q), below.high, n) + fma(minus(q), below.low + e.low, n_low);
-    return fma(left, per_d, q);
-  }
-};
 
 template <class A>
 struct NormalDistribution {
   Vec<A> z;
-  Vec<A> least;  // z on the negative side, no further than P goes
+  Vec<A> least;  // -|z|, no further than P goes
   Vec<A> gauss;  // e^(-z^2 / 2)
   Twofold<A> p;  // P(z)
   NK_MEMBER explicit NormalDistribution(Vec<A> at) : z(at), least(minus_magnitude(at)) {
-    const Vec<A> half = splat(A(0.5)), one = splat(A(1)), none = zeros<A>(), end = splat(A(sizeof(A) == 4 ? -15 : -39));
+    const Vec<A> one = splat(A(1)), none = zeros<A>(), end = splat(A(sizeof(A) == 4 ? -15 : -39));
     least = where_greater(end, least, end, least);
-    const Vec<A> square = least * least, rest = fma(least, least, minus(square));
-    const Twofold<A> main = twofold_exp_of_negative(minus(half * square));
-    const Twofold<A> both = {main.high, fma(minus(half * rest), main.high, main.low)};
+    const Vec<A> half = least * splat(A(0.5)), exponent = half * least, exponent_low = fma(half, least, -exponent);
+    const Twofold<A> main = twofold_exp_of_negative(-exponent);
+    const Twofold<A> both = {main.high, fma(-exponent_low, main.high, main.low)};
     gauss = both.high + both.low;
-    const Twofold<A> tail = tail_of(minus(least), both), above = exact_sum(one, minus(tail.high));
+    const Twofold<A> tail = tail_of(-least, both), above = exact_sum(one, -tail.high);
     p.high = where_greater(none, z, tail.high, above.high);
     p.low = where_greater(none, z, tail.low, above.low - tail.low);
   }
   // z * P(z); the small part with a finite z, for infinity times 0 is no number.
   NK_MEMBER Vec<A> times_z() const {
-    const Vec<A> finite = where_greater(zeros<A>(), z, least, minus(least));
+    const Vec<A> finite = where_greater(zeros<A>(), z, least, -least);
     return fma(z, p.high, finite * p.low);
   }
 };
@@ -85,12 +73,13 @@ struct Activate {
   using Fn = void (*)(A* z);
 
   static void silu(A* at) {
-    const Sigmoid<A> s{load(at)};
-    store(at, s.z * s.value());
+    const Vec<A> z = load(at);
+    store(at, z * sigmoid_of(z));
   }
   static void silu_slope(A* at) {
-    const Sigmoid<A> s{load(at)};
-    store(at, s.value() * fma(s.z, s.complement(), s.one));
+    const Vec<A> z = load(at), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), d = one + e;
+    const Vec<A> s = where_greater(zeros<A>(), z, e, one) / d, rest = where_greater(zeros<A>(), z, one, e) / d;
+    store(at, s * fma(z, rest, one));
   }
   static void gelu(A* at) {
     store(at, NormalDistribution<A>(load(at)).times_z());

@@ -23,7 +23,12 @@ static void channel_backward_of(const ChannelBackward& a) {
   const bool wants_sums = parameters || !a.constant_stats;
   const Memory<Sums> sums(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
   Sums* const wanted = wants_sums ? sums.data() : nullptr;
-  a.shape.layout == ChannelLayout::kPlanes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
+  const bool planes = a.shape.layout == ChannelLayout::kPlanes;
+  if (a.kept.count > 0) {
+    planes ? masked_planes_backward<T>(a, wanted) : masked_pixels_backward<T>(a, wanted);
+  } else {
+    planes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
+  }
   if (parameters) put_parameter_gradients(a, sums.data());
 }
 

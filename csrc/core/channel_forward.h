@@ -4,7 +4,12 @@ template <class T>
 static void channel_forward_of(const ChannelForward& a) {
   using A = Compute<T>;
   if (a.mean.data != nullptr) put_given_stats<A>(a);
-  a.shape.layout == ChannelLayout::kPlanes ? planes_forward<T>(a) : pixels_forward<T>(a);
+  const bool planes = a.shape.layout == ChannelLayout::kPlanes;
+  if (a.kept.count > 0) {
+    planes ? masked_planes_forward<T>(a) : masked_pixels_forward<T>(a);
+  } else {
+    planes ? planes_forward<T>(a) : pixels_forward<T>(a);
+  }
   update_running<A>(a);
 }
 

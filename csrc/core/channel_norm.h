@@ -43,6 +43,13 @@ struct RunningStats {
   double momentum = 0.0;
 };
 
+// Which positions of the batch count, for BatchNorm by its own statistics: `count` of them, or all if that is 0.
+struct Kept {
+  int64_t count = 0;
+  const void* words = nullptr;    // of planes: for each position one of the compute type, all bits set or none
+  const int64_t* rows = nullptr;  // of pixels: the numbers of those that count, ascending
+};
+
 struct ChannelForward {
   ChannelShape shape;
   double eps;
@@ -57,6 +64,7 @@ struct ChannelForward {
   void* stats;  // [slabs, kStatsPerSlab]
   RunningStats running;
   ParallelFor parallel_for;
+  Kept kept;
 };
 
 struct ChannelBackward {
@@ -73,6 +81,7 @@ struct ChannelBackward {
   MutableArray dw;  // data may be null when not needed
   MutableArray db;
   ParallelFor parallel_for;
+  Kept kept;
 };
 
 struct ChannelKernels {

@@ -172,7 +172,7 @@ static void update_running(const ChannelForward& a) {
   if (a.running.mean.data == nullptr) return;
   const ChannelShape& s = a.shape;
   const int64_t samples = s.over_batch() ? 1 : s.n_samples;
-  const double n = double(s.slab_size());
+  const double n = double(a.kept.count == 0 ? s.slab_size() : a.kept.count);
   const double bessel = n > 1.0 ? n / (n - 1.0) : 1.0;
   for (int64_t c = 0; c < s.n_channels; ++c) {
     double mean = 0.0, var = 0.0;

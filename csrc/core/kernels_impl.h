@@ -21,7 +21,6 @@ namespace NK_ISA {
 
 #include "simd.h"
 // in this order
-#include "moments.h"
 #include "parallel.h"
 #include "params.h"
 #include "dropout.h"
@@ -30,16 +29,17 @@ namespace NK_ISA {
 #include "rows_forward.h"
 #include "rows_backward.h"
 
-#include "channel_support.h"
 #include "exp.h"
 #include "activation.h"
 #include "channel_stats.h"
 #include "planes.h"
 #include "planes_forward.h"
 #include "planes_backward.h"
+#include "masked_planes.h"
 #include "pixels.h"
 #include "pixels_forward.h"
 #include "pixels_backward.h"
+#include "masked_pixels.h"
 #include "channel_forward.h"
 #include "channel_backward.h"
 

@@ -69,7 +69,7 @@ NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of_channel) {
 
 // work(at, column, n) for the items of a part, n <= 16 at a time; four(at, column) for whole vectors of four rows.
 template <class Four, class One>
-NK_INLINE void each_vector_of(const Pixels& pixels, const Pixels::Part& part, const Four& four, const One& one) {
+NK_INLINE void each_vector_of_part(const Pixels& pixels, const Pixels::Part& part, const Four& four, const One& one) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
   int64_t i = part.first_row;
   for (; i + 4 <= part.last_row; i += 4) {
@@ -111,7 +111,7 @@ NK_INLINE void sum_columns(const Pixels& pixels, const Pixels::Part& part, const
       block.last_col = first + kBlock < part.last_col ? first + kBlock : part.last_col;
       const int64_t padded = round_up(block.last_col - first, kLanes);
       for (int64_t j = 0; j < padded; ++j) sums1[j] = sums2[j] = A(0);
-      each_vector_of(
+      each_vector_of_part(
           pixels, block,
           [&](int64_t at, int64_t j) NK_LAMBDA {
             const auto k = term.at(j);

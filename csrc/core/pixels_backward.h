@@ -111,7 +111,7 @@ struct PixelsBackward {
   void find_dx(const T* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
-        each_vector_of(
+        each_vector_of_part(
             pixels, pixels.part(i),
             [&](int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
@@ -136,7 +136,7 @@ struct PixelsBackward {
   void scale_dy(const T* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
-        each_vector_of(
+        each_vector_of_part(
             pixels, pixels.part(i),
             [&](int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> of_dy = load(k.of_dy + j);

@@ -118,7 +118,7 @@ struct PixelsForward {
   // y = finished(z, at, n) for n values from `at`.
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
-    each_vector_of(
+    each_vector_of_part(
         pixels, pixels.part(i),
         [&](int64_t at, int64_t j) NK_LAMBDA {
           const Vec<A> m = load(k.m0 + j), d = load(k.dm + j), s = load(k.scale + j), c = load(k.bias + j);

@@ -13,7 +13,6 @@ struct PlanesBackward {
   Planes planes;
   const T* dy;
   const T* x;
-  const T* end;  // of dy or x
   T* dx;
   Param<A> w;
   Param<A> b;

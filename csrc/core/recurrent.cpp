@@ -1,12 +1,54 @@
 #include "recurrent.h"
 
+#include <initializer_list>
+
 #include "kernels.h"
 
 namespace normkit {
+namespace {
 
-void recurrent_forward(const RecurrentForward& args) { kernels().recurrent.forward(args); }
-void recurrent_backward(const RecurrentBackward& args) { kernels().recurrent.backward(args); }
-void gru_forward(const GruForward& args) { kernels().recurrent.gru_forward(args); }
-void gru_backward(const GruBackward& args) { kernels().recurrent.gru_backward(args); }
+int64_t rows_of(const Recurrent& args) {
+  int64_t rows = 0;
+  for (int64_t t = 0; t < args.n_steps; ++t) rows += args.sizes[t];
+  return rows;
+}
+
+// What is about to be written, of so many values each; null where a call has not got it.
+void advise(int64_t values, std::initializer_list<float*> arrays) {
+  for (float* array : arrays) {
+    if (array != nullptr) advise_huge_pages(array, values * int64_t(sizeof(float)));
+  }
+}
+
+}  // namespace
+
+void recurrent_forward(const RecurrentForward& args) {
+  const int64_t rows = rows_of(args);
+  advise(rows * args.n_hidden, {args.y, args.c});
+  advise(rows * args.gates(), {args.z});
+  kernels().recurrent.forward(args);
+}
+
+void recurrent_backward(const RecurrentBackward& args) {
+  const int64_t rows = rows_of(args);
+  advise(rows * args.n_hidden, {args.du});
+  advise(rows * args.gates(), {args.da, args.dz});
+  kernels().recurrent.backward(args);
+}
+
+void gru_forward(const GruForward& args) {
+  const int64_t units = rows_of(args) * args.n_hidden;
+  advise(units, {args.y, args.in_n, args.q_n});
+  advise(2 * units, {args.in_rz});
+  kernels().recurrent.gru_forward(args);
+}
+
+void gru_backward(const GruBackward& args) {
+  const int64_t units = rows_of(args) * args.n_hidden;
+  advise(units, {args.dout_n, args.dq_n});
+  advise(2 * units, {args.dout_rz, args.dq_rz});
+  advise(3 * units, {args.dp});
+  kernels().recurrent.gru_backward(args);
+}
 
 }  // namespace normkit

@@ -104,7 +104,7 @@ NK_INLINE CentredSums<A> block_centred_sums(const T* x, int64_t vectors, Vec<A> 
   return {sum(a1 + b1), sum(a2 + b2)};
 }
 
-// Calls fn(first vector, vectors, is_first) for each block and adds what it returns in double.
+// The sum in double of block(first vector, vectors) over all blocks of a row.
 template <class Block>
 NK_INLINE double sum_over_blocks(int64_t vectors, const Block& block) {
   double total = 0.0;

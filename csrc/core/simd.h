@@ -115,6 +115,12 @@ NK_INLINE Vec<A> operator/(Vec<A> a, Vec<A> b) {
   return a;
 }
 
+template <class A>
+NK_INLINE Vec<A> operator-(Vec<A> a) {
+  NK_EACH_REGISTER a.r[i] = -a.r[i];
+  return a;
+}
+
 // a * b + c, rounded once.
 template <class A>
 NK_INLINE Vec<A> fma(Vec<A> a, Vec<A> b, Vec<A> c) {
@@ -151,6 +157,16 @@ NK_INLINE Vec<A> keep(Vec<A> v, Lanes<A> lanes) {
   using Values = typename Vec<A>::Values;
   using Bits = typename Lanes<A>::Bits;
   NK_EACH_REGISTER v.r[i] = (Values)((Bits)v.r[i] & lanes.r[i]);
+  return v;
+}
+
+// -|v|.
+template <class A>
+NK_INLINE Vec<A> minus_magnitude(Vec<A> v) {
+  using Values = typename Vec<A>::Values;
+  using Bits = typename Lanes<A>::Bits;
+  const Bits sign = (Bits)(-Values{});
+  NK_EACH_REGISTER v.r[i] = (Values)((Bits)v.r[i] | sign);
   return v;
 }
 
@@ -270,10 +286,24 @@ NK_INLINE void each_vector(int64_t n, const Body& fn) {
       [few](auto* p, auto v) NK_LAMBDA { store_first(p, v, few); });
 }
 
-// total[lane] += v[lane], in double.
-template <class A>
-NK_INLINE void add_to_doubles(double* total, Vec<A> v) {
-  A lanes[kLanes];
-  store(lanes, v);
-  for (int i = 0; i < kLanes; ++i) total[i] += double(lanes[i]);
+// The same 16 lanes in double.
+NK_INLINE Vec<double> widen(Vec<double> v) { return v; }
+NK_INLINE Vec<double> widen(Vec<float> v) {
+  Vec<double> w;
+  for (int i = 0; i < Vec<float>::kRegisters; ++i) {
+#if defined(__AVX512F__)
+    w.r[2 * i] = _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(v.r[i]));
+    w.r[2 * i + 1] = _mm512_maskz_cvtps_pd(0xff, _mm512_extractf32x8_ps(v.r[i], 1));
+#elif defined(__AVX2__)
+    w.r[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(v.r[i]));
+    w.r[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v.r[i], 1));
+#else
+    typedef float Half __attribute__((vector_size(NK_REGISTER_BYTES / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v.r[i], sizeof halves);
+    w.r[2 * i] = __builtin_convertvector(halves[0], DoubleValues);
+    w.r[2 * i + 1] = __builtin_convertvector(halves[1], DoubleValues);
+#endif
+  }
+  return w;
 }

@@ -363,10 +363,10 @@ def timeout(call: str, value: object) -> None:
         raise error(f"{call}: expected timeout in seconds, more than 0, got {value!r}; None takes the process group's.")
 
 
-def values_over_ranks(call: str, count: int) -> None:
+def values_over_ranks(call: str, count: float) -> None:
     """More than one value enters each statistic, on all ranks together."""
-    if count == 1:
+    if count <= 1:
         raise SingleValueError(
-            f"{call}: expected more than 1 value per channel on all ranks together when training, got 1; use larger "
-            f"batches, .eval(), or a norm that does not depend on the batch, such as LayerNorm."
+            f"{call}: expected more than 1 value per channel on all ranks together when training, got {count:g}; use "
+            f"larger batches, .eval(), or a norm that does not depend on the batch, such as LayerNorm."
         )

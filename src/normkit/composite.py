@@ -38,13 +38,13 @@ def rms_norm(x: Tensor, n_axes: int, w: Tensor | None, eps: float) -> Tensor:
     """Divide by the root of the mean square over the last ``n_axes`` axes."""
     wide = widen(x)
     if wide.numel() == 0:
-        return _in_layout_of(x, _affine(wide, w, None).to(x.dtype))
+        return in_layout_of(x, _affine(wide, w, None).to(x.dtype))
     axes = tuple(range(-n_axes, 0))
     scale = power_of_two_scale(wide.detach().abs().amax(axes, keepdim=True), eps)
     scaled = wide * scale
     mean_square = mean_over(scaled * scaled, axes)
     x_hat = scaled * spread(1 / torch.sqrt(mean_square + scaled_eps(scale, eps)), scaled)
-    return _in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
+    return in_layout_of(x, _affine(x_hat, w, None).to(x.dtype))
 
 
 def batch_norm(
@@ -54,12 +54,16 @@ def batch_norm(
     eps: float,
     activation: Activation | None = None,
     residual: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Moments | None]:
-    """Normalize each channel (axis 1) over all other axes. No moments for input without elements."""
+    """Normalize each channel (axis 1) over all other axes. No moments for input without elements.
+
+    Here and below weights [N, 1, *] broadcast to x; what the output is where they are 0 is nobody's business.
+    """
     axes = (0, *range(2, x.dim()))
-    x_hat, moments = _normalize(widen(x), axes, eps)
+    x_hat, moments = _normalize(widen(x), axes, eps, weights)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
-    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype)), moments
+    return in_layout_of(x, finish(y, activation, residual).to(x.dtype)), moments
 
 
 def apply_statistics(
@@ -79,7 +83,7 @@ def apply_statistics(
     shape = (-1, *[1] * (x.dim() - 2))
     x_hat = ((wide - mean.view(shape)) * rstd.view(shape)).to(wide.dtype)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
-    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype))
+    return in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
 def affine(
@@ -87,7 +91,7 @@ def affine(
 ) -> Tensor:
     """activation(x̂·w + b + residual) of each channel (axis 1), in the dtype and the memory format of x."""
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x))
-    return _in_layout_of(x, finish(y, activation, residual).to(x.dtype))
+    return in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
 def group_norm(
@@ -97,35 +101,41 @@ def group_norm(
     b: Tensor | None,
     eps: float,
     activation: Activation | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Normalize each group of channels of each sample over the group's channels and all positions."""
     wide = widen(x)
     if x.numel() > 0:
         grouped = torch.unflatten(wide, 1, (num_groups, x.shape[1] // num_groups))
-        x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps)
+        of_group = None if weights is None else weights.unsqueeze(1)
+        x_hat, _ = _normalize(grouped, tuple(range(2, grouped.dim())), eps, of_group)
         wide = x_hat.flatten(1, 2)
     y = _affine(wide, _per_channel(w, x), _per_channel(b, x))
-    return _in_layout_of(x, finish(y, activation, None).to(x.dtype))
+    return in_layout_of(x, finish(y, activation, None).to(x.dtype))
 
 
-def instance_norm(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> tuple[Tensor, Moments | None]:
+def instance_norm(
+    x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, weights: Tensor | None = None
+) -> tuple[Tensor, Moments | None]:
     """Normalize each channel of each sample over its positions. No moments for input without elements."""
-    x_hat, moments = _normalize(widen(x), tuple(range(2, x.dim())), eps)
+    x_hat, moments = _normalize(widen(x), tuple(range(2, x.dim())), eps, weights)
     y = _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype)
-    return _in_layout_of(x, y), moments
+    return in_layout_of(x, y), moments
 
 
 def layer_norm2d(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
     """Normalize over the channels (axis 1) at each position of each sample."""
     x_hat, _ = _normalize(widen(x), (1,), eps)
-    return _in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
+    return in_layout_of(x, _affine(x_hat, _per_channel(w, x), _per_channel(b, x)).to(x.dtype))
 
 
-def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments | None]:
+def _normalize(
+    x: Tensor, axes: tuple[int, ...], eps: float, weights: Tensor | None = None
+) -> tuple[Tensor, Moments | None]:
     """x̂ and the moments; input without elements is returned as it is."""
     if x.numel() == 0:
         return x, None
-    centred, moments = centre(x, axes, eps)
+    centred, moments = centre(x, axes, eps, None if weights is None else weights.to(x.dtype))
     return centred * spread(moments.rstd(eps), centred), moments
 
 
@@ -155,7 +165,7 @@ def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
     return None if p is None else p.view(-1, *[1] * (x.dim() - 2))
 
 
-def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """y in channels_last where x is, else contiguous: the memory formats that torch's layers keep."""
     if under_functorch() or (x.is_contiguous() and y.is_contiguous()):
         return y

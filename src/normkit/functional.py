@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normkit import _call_checks, _channel_norms, _checks, composite
-from normkit._channel_norms import updated_statistics
+from normkit import _call_checks, _channel_norms, _checks, _masked_norms, composite
+from normkit._padding import keywords, padding_of
+from normkit._with_statistics import batch_norm_with_statistics as batch_norm_with_statistics
+from normkit._with_statistics import instance_norm_with_statistics as instance_norm_with_statistics
 from normkit.composite import Activation
 from normkit.kernels import channels, choose, rows
 from normkit.kernels import layer_norm2d as layer_norm2d_kernel
@@ -111,12 +113,15 @@ def batch_norm(
     activation: Activation | None = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
     """Batch normalization of each channel (axis 1); see :class:`normkit.nn.BatchNorm2d`.
 
     With a residual (of the input's shape and dtype) or an activation (relu, silu or gelu, the exact one) the result is
     ``activation(norm(input) + residual)``, in one pass and rounded once. ``out`` takes the result where no gradient is
-    needed; it may be the input.
+    needed; it may be the input. ``mask``, ``weights`` and ``lengths`` say which positions count, as for the layer.
 
     In training, running statistics that are given are updated in place:
     ``running = (1 - momentum)·running + momentum·batch``, with the unbiased variance of the batch.
@@ -126,12 +131,14 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
+    padding = padding_of(mask, weights, lengths)
     if (
         not training
         and residual is None
         and activation in composite.ACTIVATIONS_OR_NONE
         and running_mean is not None
         and running_var is not None
+        and padding is None
         and choose.accepts_channel_norm(input, weight, bias, eps, running_mean, running_var)
     ):
         given = running_mean, running_var
@@ -143,37 +150,24 @@ def batch_norm(
     if out is not None:
         _checks.out("batch_norm", input, out, weight, bias, running_mean, running_var, residual)
         plain = input, running_mean, running_var, weight, bias, training, momentum, eps
-        return out.copy_(batch_norm(*plain, activation=activation, residual=residual))
+        return out.copy_(batch_norm(*plain, activation=activation, residual=residual, **keywords(padding)))
     eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
-    if _exporting() and not isinstance(momentum, Tensor):  # torch's operator takes a number
+    if _exporting() and padding is None and not isinstance(momentum, Tensor):  # torch's operator takes a number
         y = torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return composite.finish(y, activation, residual)
     running = _pair(running_mean, running_var)
+    if padding is not None:
+        plain_norm = weight, bias, momentum, eps, activation, residual
+        if training:
+            y, new = _masked_norms.train_batch(input, padding, running, *plain_norm)
+            _masked_norms.write(running, new)
+            return y
+        assert running is not None
+        return _masked_norms.apply_given(input, padding, running, weight, bias, eps, activation, residual)
     if training:
         return _channel_norms.normalize_batch(input, running, weight, bias, momentum, eps, activation, residual)
     assert running is not None
     return _channel_norms.normalize_with(input, running, weight, bias, eps, activation, residual)
-
-
-def batch_norm_with_statistics(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    momentum: float | Tensor = 0.1,
-    eps: float = 1e-5,
-    *,
-    activation: Activation | None = None,
-    residual: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalization in training without side effects: the output, and the new running mean and variance."""
-    eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, True, eps, activation, residual)
-    y, moments = composite.batch_norm(input, weight, bias, eps, activation, residual)
-    if moments is None:
-        return y, running_mean, running_var
-    count = input.numel() // input.shape[1]
-    return y, *updated_statistics((running_mean, running_var), moments, count, momentum)
 
 
 def instance_norm(
@@ -185,10 +179,15 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
     """Instance normalization of each channel of each sample; see :class:`normkit.nn.InstanceNorm2d`.
 
-    Running statistics that are given are updated in place with the average over the samples.
+    Running statistics that are given are updated in place with the average over the samples. ``mask``, ``weights`` and
+    ``lengths`` say which positions count, as for the layer.
 
     Example:
         >>> instance_norm(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
@@ -196,32 +195,23 @@ def instance_norm(
                  [ 0.0000,  0.0000]]])
     """
     eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
-    if _exporting():
+    padding = padding_of(mask, weights, lengths)
+    if _exporting() and padding is None:
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
     running = _pair(running_mean, running_var)
+    if padding is not None:
+        if use_input_stats:
+            y, new = _masked_norms.train_instances(input, padding, running, weight, bias, momentum, eps)
+            _masked_norms.write(running, new)
+            return y
+        assert running is not None
+        return _masked_norms.apply_given(input, padding, running, weight, bias, eps, call="instance_norm")
     if use_input_stats:
         return _channel_norms.normalize_instances(input, running, weight, bias, momentum, eps)
     assert running is not None
     return _channel_norms.normalize_with(input, running, weight, bias, eps)
-
-
-def instance_norm_with_statistics(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Instance normalization in training without side effects: the output, and the new running mean and variance."""
-    eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, True, eps)
-    y, moments = composite.instance_norm(input, weight, bias, eps)
-    if moments is None:
-        return y, running_mean, running_var
-    return y, *updated_statistics((running_mean, running_var), moments, input[0, 0].numel(), momentum)
 
 
 def group_norm(
@@ -233,18 +223,24 @@ def group_norm(
     *,
     activation: Activation | None = None,
     out: Tensor | None = None,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
     """Group normalization of the channels of each sample; see :class:`normkit.nn.GroupNorm`.
 
     With an activation (relu, silu or gelu, the exact one) the result is ``activation(norm(input))``, in one pass and
-    rounded once. ``out`` takes it where no gradient is needed; it may be the input.
+    rounded once. ``out`` takes it where no gradient is needed; it may be the input. ``mask``,
+    ``weights`` and ``lengths`` say which positions count, as for the layer.
 
     Example:
         >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
         tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
+    padding = padding_of(mask, weights, lengths)
     if (
-        activation in composite.ACTIVATIONS_OR_NONE
+        padding is None
+        and activation in composite.ACTIVATIONS_OR_NONE
         and type(num_groups) is int
         and choose.accepts_channel_norm(input, weight, bias, eps)
         and num_groups > 0
@@ -258,8 +254,11 @@ def group_norm(
             return channels.write(input, num_groups, weight, bias, eps, activation, None, out)
     if out is not None:
         _checks.out("group_norm", input, out, weight, bias)
-        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation))
+        return out.copy_(group_norm(input, num_groups, weight, bias, eps, activation=activation, **keywords(padding)))
     eps = _call_checks.group_norm(input, num_groups, weight, bias, eps, activation)
+    if padding is not None:
+        x = _autocast(input)
+        return _masked_norms.normalize_groups(x, padding, num_groups, weight, bias, eps, activation)
     if _exporting():
         y = torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
         return composite.finish(y, activation, None)

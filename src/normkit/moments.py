@@ -11,10 +11,14 @@ s brings the largest magnitude of a slice into [1, 2), so that no square overflo
 input; multiplying by a power of two is exact. m0 is held inside the range of its slice, so a constant slice
 has c = 0 exactly. Neither s nor m0 changes the value of c·rstd as a function of x, so both are constants to
 differentiation: every derivative, of any order and mode, is that of the definition.
+
+With weights each mean is Σ(w·value) / Σw. A value of weight 0 is not there: the smallest that is takes its place, so
+that nothing it is multiplied by can overflow, and no gradient reaches it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -103,22 +107,40 @@ def _runs(x: Tensor, axes: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def centre(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Moments]:
+def centre(x: Tensor, axes: tuple[int, ...], eps: float, weights: Tensor | None = None) -> tuple[Tensor, Moments]:
     """The centred, scaled values c and the moments of x over the axes.
 
-    x is float32 or float64 and has at least one element in each slice.
+    x is float32 or float64 and has at least one element in each slice. The weights have its dtype and broadcast to
+    it; a slice without any has mean and variance 0.
     """
+    if weights is None:
+        low = x.detach().amin(axes, keepdim=True)
+    else:
+        x, low = _without_padding(x, axes, weights > 0)
     constant = x.detach()
-    low = constant.amin(axes, keepdim=True)
     high = constant.amax(axes, keepdim=True)
     scale = power_of_two_scale(torch.maximum(low.abs(), high.abs()), eps)
     # A constant slice has c = 0 at any scale, and at scale 1 eps keeps its weight beside a variance of 0.
     scale = torch.where(low == high, 1, scale)
     scaled = x * scale
-    shift = mean_over(scaled.detach(), axes)
+    shift = _mean(scaled.detach(), axes, None if weights is None else weights.detach())
     shift = torch.minimum(torch.maximum(shift, low * scale), high * scale)
     deviation = scaled - shift
-    correction = mean_over(deviation, axes)
+    correction = _mean(deviation, axes, weights)
     centred = deviation - spread(correction, deviation)
-    variance = mean_over(centred * centred, axes)
+    variance = _mean(centred * centred, axes, weights)
     return centred, Moments(scale, shift, correction, variance)
+
+
+def _mean(values: Tensor, axes: tuple[int, ...], weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return mean_over(values, axes)
+    share = mean_over(weights, axes)
+    return mean_over(values * weights, axes) / torch.where(share > 0, share, 1)
+
+
+def _without_padding(x: Tensor, axes: tuple[int, ...], kept: Tensor) -> tuple[Tensor, Tensor]:
+    """x with the least of the kept values of a slice in place of those that are not, and that value."""
+    low = torch.where(kept, x.detach(), math.inf).amin(axes, keepdim=True)
+    low = torch.where(low == math.inf, 0, low)  # nothing is kept
+    return torch.where(kept, x, low), low

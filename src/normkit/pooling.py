@@ -57,12 +57,12 @@ def merge_all(pools: Sequence[Pooled]) -> Pooled:
     return reduce(Pooled.merge, pools)
 
 
-def pool(x: Tensor) -> Pooled:
-    """The values of each channel (axis 1) of x."""
-    return centred(x)[1]
+def pool(x: Tensor, weights: Tensor | None = None) -> Pooled:
+    """The values of each channel (axis 1) of x, each as often as the weights [N, 1, *] say."""
+    return centred(x, weights)[1]
 
 
-def centred(x: Tensor) -> tuple[Tensor, Pooled]:
+def centred(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Pooled]:
     """x − mean, channel by channel, in float32 at least, and what is known of the values."""
     axes = (0, *range(2, x.dim()))
     wide = widen(x)
@@ -70,9 +70,10 @@ def centred(x: Tensor) -> tuple[Tensor, Pooled]:
         # Zeros that depend on x, so that a rank without data takes part in a backward pass.
         zero = wide.double().sum(axes)
         return wide, Pooled(zero.detach(), zero, zero)
-    scaled, moments = centre(wide, axes, 0.0)
-    n = x.numel() // x.shape[1]
+    scaled, moments = centre(wide, axes, 0.0, None if weights is None else weights.to(wide.dtype))
+    n = x.numel() // x.shape[1] if weights is None else weights.double().sum()
     scale = moments.scale.double()
     mean = (moments.shift.double() + moments.correction.double()) / scale
     squares = moments.variance.double() / scale / scale * n
-    return scaled / moments.scale, Pooled(torch.full_like(scale, n).flatten(), mean.flatten(), squares.flatten())
+    count = (torch.zeros_like(scale) + n).flatten()
+    return scaled / moments.scale, Pooled(count, mean.flatten(), squares.flatten())

@@ -170,10 +170,10 @@ def test_runs_of_compare_and_jobs_share_one_file(world: World, store: Path) -> N
 def test_shipped_records_give_the_same_verdicts_elsewhere(world: World, store: Path, tmp_path: Path) -> None:
     claims.run("quick", store=store)  # its seeds are measured twice; they must not be judged twice
     verdicts = claims.run("full", store=store)
-    files = write(verdicts.records, tmp_path / "shipped")
+    files = write(verdicts, tmp_path / "shipped")
     assert [path.name for path in files] == ["E05.jsonl.gz"]
     before = files[0].read_bytes()
-    write(verdicts.records, tmp_path / "shipped")
+    write(verdicts, tmp_path / "shipped")
     assert files[0].read_bytes() == before
     world.write(outcome="pass  # edited since")
     found = shipped(folder=tmp_path / "shipped")
@@ -181,6 +181,7 @@ def test_shipped_records_give_the_same_verdicts_elsewhere(world: World, store: P
     assert found.is_shipped
     assert found.provenance["processor"]
     assert found.provenance["measured_from"]
+    assert found.experiments == {"E05": ("A toy", "Which is better?")}
 
 
 def test_damaged_shipped_records_are_told(world: World, tmp_path: Path) -> None:

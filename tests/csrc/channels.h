@@ -8,9 +8,23 @@ namespace channels {
 struct Case {
   ChannelShape shape;
   DType parameters;
-  bool affine, given, running, hard;
+  bool affine, given, running, hard, masked;
   Activation activation;
   bool residual;
+};
+
+// Two positions of three count.
+struct SomeKept {
+  Bytes words;
+  std::vector<int64_t> rows;
+  SomeKept(const ChannelShape& shape, DType wide) {
+    const size_t size = size_t(size_of(wide));
+    for (int64_t i = 0; i < shape.n_samples * shape.n_positions; ++i) {
+      words.insert(words.end(), size, i % 3 == 1 ? 0 : 0xff);
+      if (i % 3 != 1) rows.push_back(i);
+    }
+  }
+  Kept kept() const { return {int64_t(rows.size()), words.data(), rows.data()}; }
 };
 
 inline MutableArray array(Bytes& bytes, DType dtype, bool wanted) {
@@ -43,10 +57,13 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
   f.activation = c.activation;
   if (c.residual) f.residual = residual.data();
   f.running = {array(running_mean, wide, c.running), array(running_var, wide, c.running), 0.1};
+  const SomeKept some(c.shape, wide);
+  if (c.masked) f.kept = some.kept();
   kernels.channels.forward(f);
 
   ChannelBackward g{};
   g.shape = c.shape, g.eps = f.eps, g.constant_stats = c.given, g.dy = dy.data(), g.x = x.data(), g.stats = stats.data();
+  g.kept = f.kept;
   g.w = f.w, g.b = f.b, g.dx = dx.data(), g.parallel_for = parallel_for;
   // After a residual the caller takes dy through relu.
   g.activation = c.residual ? Activation::kNone : c.activation;
@@ -64,9 +81,9 @@ inline bool same_bits(const std::vector<const Kernels*>& all, const Case& c, Par
   for (const Kernels* kernels : all) {
     if (run(*kernels, c, parallel_for) == expected) continue;
     const ChannelShape& s = c.shape;
-    std::printf("%s differs: layout %d dtype %d shape %lld x %lld x %lld groups %lld activation %d residual %d hard %d\n",
+    std::printf("%s differs: layout %d dtype %d shape %lld x %lld x %lld groups %lld activation %d residual %d hard %d masked %d\n",
                 kernels->isa, int(s.layout), int(s.dtype), (long long)s.n_samples, (long long)s.n_channels,
-                (long long)s.n_positions, (long long)s.n_groups, int(c.activation), int(c.residual), int(c.hard));
+                (long long)s.n_positions, (long long)s.n_groups, int(c.activation), int(c.residual), int(c.hard), int(c.masked));
     return false;
   }
   return true;
@@ -95,14 +112,17 @@ inline int check(const std::vector<const Kernels*>& all) {
       for (const Sizes s : {Sizes{2, 3, 1, false}, Sizes{3, 6, 5, true}, Sizes{34, 17, 1, false}, Sizes{5, 4, 49, true},
                             Sizes{2, 34, 33, false}, Sizes{1, 2, 17000, false}}) {
         for (int64_t n_groups : {int64_t(0), int64_t(1), s.n_channels % 2 ? int64_t(0) : s.n_channels / 2, s.n_channels}) {
-          for (int variant = 0; variant < (s.n_positions > 1000 ? 2 : 4); ++variant) {
+          for (int variant = 0; variant < 6; ++variant) {
+            if (s.n_positions > 1000 && (variant == 2 || variant == 3)) continue;
+            const bool masked = variant >= 4;  // 5: with what is hard
+            if (masked && n_groups != 0) continue;
             const bool given = variant == 2 && n_groups == 0;
             const bool running = variant == 1 && (n_groups == 0 || n_groups == s.n_channels);
             for (const Epilogue& e : epilogues) {
               if (!s.all_epilogues && &e != epilogues) break;
               const Case c{{layout, dtype, s.n_samples, s.n_channels, s.n_positions, n_groups},
                            variant == 1 && dtype != DType::kFloat64 ? DType::kFloat32 : dtype,
-                           variant != 3, given, running, variant == 1, e.activation, e.residual};
+                           variant != 3, given, running, variant == 1 || variant == 5, masked, e.activation, e.residual};
               if (!same_bits(all, c, variant == 0 ? three_threads : serial)) return -1;
               ++cases;
             }

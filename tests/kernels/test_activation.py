@@ -109,7 +109,7 @@ def test_against_the_reference(
         check_within(name, got, exact, bound + more.sum(axes))
 
 
-# Units in the last place, half of one for the last rounding. float32: measured over every float32, 1.56 and
+# Units in the last place, half of one for the last rounding. float32: measured over every float32, 1.75 and
 # 1.86. float64: s(z) is e^z, which the C library gives to one unit, over 1 + e^z, rounded once more, and a unit
 # of a factor is up to two of the product; P(z) is the C library's erfc, to 6 units. Half a unit more for the
 # exact value as a float64.

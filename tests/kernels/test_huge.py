@@ -116,7 +116,21 @@ def test_groups_of_channels(layout: str) -> None:
     with input_and_output() as (x, out):
         parts = [(seen(at[:size], layout, c, side), seen(to[:size], layout, c, side)) for at, to in of_both(x, out)]
         cpu.LIBRARY.channel_norm_forward(
-            *shape, x.address, 0, w.data_ptr(), 0, b.data_ptr(), 0, 0, *none, out.address, stats.data_ptr(), *none, 0.0
+            *shape,
+            x.address,
+            0,
+            w.data_ptr(),
+            0,
+            b.data_ptr(),
+            0,
+            0,
+            *none,
+            out.address,
+            stats.data_ptr(),
+            *none,
+            0.0,
+            0,
+            0,
         )
         few = []
         for of_x, y in parts:
@@ -125,7 +139,7 @@ def test_groups_of_channels(layout: str) -> None:
             few.append(its_stats)
         cpu.LIBRARY.channel_norm_backward(  # with dy = x
             *shape, False, x.address, x.address, stats.data_ptr(), w.data_ptr(), 0, 0, 0, 0, out.address,
-            dw.data_ptr(), 0, db.data_ptr(), 0,
+            dw.data_ptr(), 0, db.data_ptr(), 0, 0, 0,
         )  # fmt: skip
         for (of_x, dx), its_stats in zip(parts, few, strict=True):
             gradient = cpu.channel_norm_backward(

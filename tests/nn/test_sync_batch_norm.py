@@ -126,6 +126,18 @@ def test_with_an_activation_and_a_residual(found: list[Any]) -> None:
     torch.testing.assert_close(torch.cat(parts(found, "activation", 0)), expected, **EXACT)
 
 
+def test_padding_counts_on_no_rank(found: list[Any]) -> None:
+    shards = [scenarios.padded(len(found), rank) for rank in range(len(found))]
+    x, mask = (torch.cat(shard) for shard in zip(*shards, strict=True))
+    layer = nn.BatchNorm2d(2, dtype=torch.float64)
+    y = layer(x.requires_grad_(), mask=mask)
+    y.pow(3).sum().backward()
+    torch.testing.assert_close(torch.cat(parts(found, "masked", 0)), y.detach(), **EXACT)
+    torch.testing.assert_close(torch.cat(parts(found, "masked", 1)), x.grad, **EXACT)
+    for rank in found:
+        torch.testing.assert_close(rank["masked"][2:], [layer.running_mean, layer.running_var], **EXACT)
+
+
 def test_many_channels(found: list[Any]) -> None:
     x = torch.arange(1400.0, dtype=torch.float64).view(2, 700)
     expected = nn.BatchNorm1d(700, dtype=torch.float64)(torch.cat([x * (rank + 1) for rank in range(len(found))]))

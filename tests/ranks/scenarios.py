@@ -108,6 +108,12 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
     block = nn.BatchNorm2d(2, dtype=torch.float64, activation="relu")
     synchronize(block)
     found["activation"] = [block(shards[rank], shards[rank].flip(1)).detach()]
+    layer = nn.SyncBatchNorm(2, dtype=torch.float64)
+    x, mask = padded(n, rank)
+    x.requires_grad_()
+    y = layer(x, mask=mask)
+    y.pow(3).sum().backward()
+    found["masked"] = [y.detach(), x.grad, layer.running_mean, layer.running_var]
     many = nn.SyncBatchNorm(700, dtype=torch.float64)  # more than the first message holds
     found["many"] = [many(torch.arange(1400.0, dtype=torch.float64).view(2, 700) * (rank + 1)).detach()]
     one = nn.SyncBatchNorm(2, dtype=torch.float64)
@@ -124,6 +130,14 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
     )
     found["recalibrated"] = [pooled.running_mean, pooled.running_var, pooled.num_batches_tracked]
     return found
+
+
+def padded(n: int, rank: int) -> tuple[Tensor, Tensor]:
+    """The shard of a rank with NaN in its padding, and its mask; the last rank has nothing but padding."""
+    x = batch(1, n, torch.float64)[rank]
+    mask = torch.zeros(len(x), 3, 3, dtype=torch.bool)
+    mask[:, : rank + 1, 1:] = rank < n - 1
+    return torch.where(mask[:, None], x, torch.nan), mask
 
 
 def gradient_penalty(layer: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:

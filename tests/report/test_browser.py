@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit, wait_until
 from normkit.lab.comparison import Comparison
 from normkit.lab.export import export_records
 from normkit.report import write_report
 from report.example import HOSTILE_NAME, example_comparison
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 
 def two_tasks() -> Comparison:
@@ -37,10 +33,7 @@ def two_tasks() -> Comparison:
 
 COMPARISON = two_tasks()
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on PATH"),
-]
+pytestmark = MARKS
 
 # Draws what a reader who scrolls through everything and picks each task would see drawn.
 VISIT = """async () => {
@@ -60,77 +53,16 @@ VISIT = """async () => {
   return drawn;
 }"""
 
-# Every element with text of its own whose contrast with what lies behind it is below 4.5.
-DIM_TEXT = """() => {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-  const pen = canvas.getContext("2d", { willReadFrequently: true });
-  const rgba = (colour) => {
-    pen.clearRect(0, 0, 1, 1);
-    pen.fillStyle = colour;
-    pen.fillRect(0, 0, 1, 1);
-    return [...pen.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map((c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = rgba(getComputedStyle(e).backgroundColor);
-      if (colour[3] === 255) return colour;
-    }
-  };
-  const found = [];
-  for (const element of document.body.querySelectorAll("h1, h2, h3, p, a, th, td, span, li, dd, dt, button, text")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim());
-    if (!own || !element.getClientRects().length || element.closest("#matrix")) continue;
-    const style = getComputedStyle(element);
-    const ink = luminance(rgba(element.tagName === "text" ? style.fill : style.color));
-    const paper = luminance(behind(element));
-    const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-    if (contrast < 4.5) found.push([element.tagName, element.textContent.slice(0, 40), contrast]);
-  }
-  return found;
-}"""
-
-
-@dataclass
-class Visit:
-    """One open page and all that went wrong on it."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(COMPARISON, tmp_path_factory.mktemp("report") / "report.html").as_uri()
-
-
-def visit(browser: Browser, address: str, **options: Any) -> Visit:
-    """Open the page and draw all of it."""
-    page = browser.new_context(**options).new_page()
-    found = Visit(page)
-
-    def refuse(dialog: Dialog) -> None:
-        found.errors.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    page.on("dialog", refuse)
-    page.on("pageerror", lambda error: found.errors.append(str(error)))
-    page.on("console", lambda line: found.errors.append(line.text) if line.type in ("error", "warning") else None)
-    page.on("request", lambda request: found.requests.append(request.url))
-    page.goto(address)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -167,20 +99,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 READERS: dict[str, Callable[[Path], object]] = {"csv": read_csv, "jsonl": read_jsonl}
-
-
-def wait_until(page: Page, condition: str) -> None:
-    """Polls from outside: the page's policy forbids the evaluation that playwright's own waiting uses."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(25)
-    raise AssertionError(f"never came true: {condition}")
-
-
-def overflow(page: Page) -> float:
-    width: float = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return width
 
 
 def test_every_figure_is_drawn_without_an_error_or_a_request(desk: Visit, address: str) -> None:

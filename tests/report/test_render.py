@@ -17,7 +17,8 @@ from normkit.errors import MissingExtraError
 from normkit.lab.comparison import Comparison
 from normkit.lab.export import export_records
 from normkit.report import write_report
-from normkit.report.render import embedded, render
+from normkit.report.page import embedded
+from normkit.report.render import render
 from report.example import HOSTILE_NAME, example_comparison
 
 COMPARISON = example_comparison()

@@ -184,7 +184,7 @@ def _ship(verdicts: Verdicts, folder: Path | None) -> None:
     if folder is not None:
         from normkit.claims.shipped import write
 
-        for path in write(verdicts.records, folder):
+        for path in write(verdicts, folder):
             complain(f"Shipped {path}")
 
 

@@ -147,6 +147,22 @@ def row_norm_backward(
     return RowGradients(dx, dw, db, dropped)
 
 
+class Kept(NamedTuple):
+    """Which positions of a batch count, as the kernel for its layout reads it: see csrc/core/channel_norm.h."""
+
+    positions: Tensor
+    n: int
+
+
+def kept_in(x: Tensor, kept: Tensor) -> Kept:
+    """Of a bool tensor [N, 1, *], some of it True, for the x that ``channel_norm`` gets."""
+    if _channel_shape(x, 0)[0]:
+        rows = kept.flatten().nonzero().squeeze(1)
+        return Kept(rows, len(rows))
+    word = torch.int64 if x.dtype == torch.float64 else torch.int32
+    return Kept(kept.to(word).neg_().contiguous(), int(kept.sum()))
+
+
 def channel_norm(
     x: Tensor,
     n_groups: int,
@@ -160,12 +176,14 @@ def channel_norm(
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.0,
     out: Tensor | None = None,
+    kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y, and the statistics [slabs, 4]: m0, dm, rstd, var, where m0 + dm is the mean.
 
     A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
     and variance normalize in place of x's own. ``running`` ones are updated. A residual lies in memory as x does, and
     goes with the activations None and relu. ``out`` (y, if given) lies so, too, and if x is contiguous may be x.
+    ``kept`` goes with n_groups=0 and no given statistics; elsewhere y, and in the backward dx, is 0.
     """
     dtype = x.dtype
     n, c, *rest = x.shape
@@ -183,7 +201,7 @@ def channel_norm(
     LIBRARY.channel_norm_forward(
         layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), address(residual),
         w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
-        y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum,
+        y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum, *_positions(kept),
     )  # fmt: skip
     return y, stats
 
@@ -202,12 +220,13 @@ def channel_norm_backward(
     need_dx: bool,
     dw: Tensor | None,
     db: Tensor | None,
+    kept: Kept | None = None,
 ) -> Tensor | None:
     """dx; dw and db are written where given. dy lies in memory as x does. b is read with an activation only."""
     dx = torch.empty_like(x) if need_dx else None
     LIBRARY.channel_norm_backward(
         *_channel_shape(x, n_groups), eps, constant_stats, dy.data_ptr(), x.data_ptr(), stats.data_ptr(), *_array(w),
-        *_array(b), ACTIVATION_CODES[activation], address(dx), *_array(dw), *_array(db),
+        *_array(b), ACTIVATION_CODES[activation], address(dx), *_array(dw), *_array(db), *_positions(kept),
     )  # fmt: skip
     return dx
 
@@ -259,6 +278,10 @@ def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, i
     positions = x.numel() // (n * c) if x.numel() else 0
     pixels = positions == 1 or not x.is_contiguous()
     return int(pixels), DTYPE_CODES[x.dtype], n, c, positions, n_groups
+
+
+def _positions(kept: Kept | None) -> tuple[int, int]:
+    return (0, 0) if kept is None else (kept.positions.data_ptr(), kept.n)
 
 
 def address(t: Tensor | None) -> int:

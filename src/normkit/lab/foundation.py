@@ -13,6 +13,9 @@ from normkit.lab.provenance import environment
 # them, so that a better plan, table or report makes no run invalid.
 CODE = (
     "_channel_norms.py",
+    "_masked_norms.py",
+    "_padding.py",
+    "_with_statistics.py",
     "composite.py",
     "functional.py",
     "kernels",

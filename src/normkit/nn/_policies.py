@@ -54,9 +54,18 @@ class StatisticsPolicy:
 TORCH = StatisticsPolicy()
 
 
+class Count(NamedTuple):
+    """How many values of a channel some rows of the input hold."""
+
+    values: int | None  # beside the padding; None where its values cannot be looked at
+    occurrences: int | Tensor  # the sum of their weights
+    kept: Tensor | None  # [N, 1, *], where there is padding
+
+
 class Normalize(NamedTuple):
     """How the layer normalizes some rows of its input: by their own statistics, or by given ones."""
 
+    count_of: Callable[[Tensor, slice], Count]
     own: Callable[[Tensor, slice], tuple[Tensor, Tensor, Tensor]]  # -> y, mean, unbiased variance
     given: Callable[[Tensor, slice, Tensor, Tensor], Tensor]
 
@@ -64,20 +73,24 @@ class Normalize(NamedTuple):
 class _Batch(NamedTuple):
     mean: Tensor
     var: Tensor
-    n: int
+    n: int | Tensor
 
 
 def step(layer: _BatchNorm, policy: StatisticsPolicy, x: Tensor, normalize: Normalize, *, update: bool) -> Tensor:
     """One training step of the layer on x, which has elements."""
     ys, found = [], []
-    for rows in virtual_batches(x, policy.virtual_batch_size):
+    batches = virtual_batches(x, policy.virtual_batch_size)
+    counts = [normalize.count_of(x[rows], rows) for rows in batches]
+    nothing = all(count.values == 0 for count in counts)  # which is an error of the first
+    for rows, (values, n, kept) in zip(batches, counts, strict=True):
         part = x[rows]
-        n = part.numel() // part.shape[1]
-        if n > 1 or policy.single_value == "raise":
+        if values == 0 and not nothing:
+            y = torch.zeros_like(part)  # a virtual batch of nothing but padding
+        elif values is None or values != 1 or policy.single_value == "raise":
             y, mean, var = normalize.own(part, rows)
-            found.append(_Batch(mean, var * ((n - 1) / n) if policy.running_variance == "biased" else var, n))
+            found.append(_Batch(mean, _population(var, n) if policy.running_variance == "biased" else var, n))
         else:
-            y = _single(layer, policy, part, rows, normalize)
+            y = _single(layer, policy, part, rows, kept, normalize)
         ys.append(y)
     if policy.nonfinite == "raise":
         _check_finite(type(layer).__name__, found)
@@ -98,11 +111,19 @@ def virtual_batches(x: Tensor, size: int | None) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _single(layer: _BatchNorm, policy: StatisticsPolicy, x: Tensor, rows: slice, normalize: Normalize) -> Tensor:
+def _population(var: Tensor, n: int | Tensor) -> Tensor:
+    """What an unbiased variance was before it was made so."""
+    return var * ((n - 1) / n)
+
+
+def _single(
+    layer: _BatchNorm, policy: StatisticsPolicy, x: Tensor, rows: slice, kept: Tensor | None, normalize: Normalize
+) -> Tensor:
     """A batch of one value a channel: by the running statistics, or by itself, from which only the bias is left."""
     if policy.single_value == "running" and layer.running_mean is not None and layer.running_var is not None:
         return normalize.given(x, rows, layer.running_mean, layer.running_var)
-    mean = x.detach().flatten().to(torch.promote_types(x.dtype, torch.float32))
+    values = x.detach() if kept is None else x.detach().movedim(1, -1)[kept.squeeze(1)]
+    mean = values.flatten().to(torch.promote_types(x.dtype, torch.float32))
     return normalize.given(x.detach(), rows, mean, torch.ones_like(mean))
 
 
@@ -129,6 +150,8 @@ def _update(layer: _BatchNorm, found: list[_Batch], *, keep_finite: bool) -> Non
             if keep_finite
             else torch.ones_like(batch.mean, dtype=torch.bool)
         )
+        if isinstance(batch.n, Tensor):
+            enters = enters & (batch.n > 0)
         new_mean = torch.where(enters, new_mean * (1 - weight) + batch.mean * weight, new_mean)
         new_var = torch.where(enters, new_var * (1 - weight) + batch.var * weight, new_var)
         count = None if count is None else count + enters.any()

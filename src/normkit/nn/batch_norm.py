@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import _checks
-from normkit.composite import Activation, under_functorch
-from normkit.functional import batch_norm, batch_norm_with_statistics
-from normkit.nn import _policies
+from normkit._padding import padding_of
+from normkit.composite import Activation
+from normkit.nn._batch_norm_step import batch_norm_step
 from normkit.nn._policies import TORCH, Nonfinite, SingleValue, StatisticsPolicy
+from normkit.nn._ragged import is_ragged, through_rows
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
-from normkit.nn._updates import step_of
 from normkit.pooling import Variance
-
-if TYPE_CHECKING:
-    from normkit.nn.sync_batch_norm import SyncBatchNorm
-
-    Layer: TypeAlias = "BatchNorm1d | BatchNorm2d | BatchNorm3d | SyncBatchNorm"
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -28,7 +23,8 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
 
     In training: y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population
     variance of channel c over all samples and positions of the batch, eps inside the root; and
-    running = (1 − momentum) · running + momentum · batch, where the batch's variance is the unbiased one.
+    running = (1 − momentum) · running + momentum · batch, where the batch's variance is the unbiased one. With weights
+    mean = Σ(w·x) / Σw, var = Σ(w·(x − mean)²) / Σw, and the unbiased variance divides by Σw − 1.
     In evaluation the running mean and variance take the place of the batch's. With a residual or an activation the
     result is activation(y + residual), rounded once.
 
@@ -53,7 +49,11 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
 
     Shape:
         input [N, C] or [N, C, L] -> output of the same shape. forward takes a residual of the input's shape and dtype,
-        too: y = activation(norm(input) + residual), in the same pass.
+        too: y = activation(norm(input) + residual), in the same pass. It also takes ``mask=``, a bool tensor of the
+        input's shape without C, True where valid; ``weights=``, numbers of the same shape, which say how often a
+        position counts (2 is as good as having it twice); ``lengths=``, one a sample, of the valid part of the last
+        axis. Output and gradients are those of the valid positions by themselves. Padding, and what has weight 0, is
+        0 in both, and may hold anything. A PackedSequence, or a jagged nested tensor [N, C, j], needs none of them.
 
     Dtypes:
         float32, float64, bfloat16, float16. 16-bit input is computed in float32 and rounded once; parameters
@@ -61,9 +61,13 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         leave the running statistics in float32.
 
     Raises:
-        ShapeError: another rank or number of channels; one value per channel when training.
-        ArgumentError: eps is negative, or 0 when training; momentum is not a number; another activation.
-        DtypeError: the input is an integer or complex tensor, or its dtype does not fit the parameters'.
+        ShapeError: another rank or number of channels; one value per channel when training; a mask of another shape.
+        ArgumentError: eps is negative, or 0 when training; momentum is not a number; another activation; weights
+            that are negative, NaN or infinite, or add up to no more than 1; lengths beyond the input; nothing but
+            padding. In a compiled graph and under torch.func the values are not looked at: a batch of padding
+            gives 0 and leaves the running mean and variance alone.
+        DtypeError: the input is an integer or complex tensor, or its dtype does not fit the parameters'; a mask that
+            is not bool.
         A call that raises leaves the running statistics as they were.
 
     Example:
@@ -115,8 +119,22 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         if policy != TORCH:
             self.policy = policy
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return batch_norm_step(self, input, residual, ("N, C", "N, C, L"))
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        padding = padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            ragged: Tensor = through_rows(
+                type(self).__name__, self.forward, input, residual, padding
+            )  # ragged as the input
+            return ragged
+        return batch_norm_step(self, input, residual, ("N, C", "N, C, L"), padding)
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
@@ -168,8 +186,16 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         if policy != TORCH:
             self.policy = policy
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return batch_norm_step(self, input, residual, ("N, C, H, W",))
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return batch_norm_step(self, input, residual, ("N, C, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
@@ -221,8 +247,16 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         if policy != TORCH:
             self.policy = policy
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        return batch_norm_step(self, input, residual, ("N, C, D, H, W",))
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return batch_norm_step(self, input, residual, ("N, C, D, H, W",), padding_of(mask, weights, lengths))
 
     def extra_repr(self) -> str:
         return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
@@ -230,130 +264,3 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
         return self
-
-
-def batch_norm_step(layer: Layer, x: Tensor, residual: Tensor | None, layouts: tuple[str, ...]) -> Tensor:
-    """What the layers do with an input that has one of the layouts."""
-    mean, var = layer.running_mean, layer.running_var
-    needs_channels = layer.num_features if layer.affine or mean is not None else None
-    step = step_of(layer)
-    if step == "observe" or (step == "update" and not layer.track_running_stats):  # they are neither used nor changed
-        mean = var = None
-    policy = getattr(layer, "policy", TORCH)
-    if step != "evaluate" and policy is not TORCH and x.numel() > 0:
-        check_input(type(layer).__name__, x, layouts, needs_channels)
-        if residual is not None:
-            _checks.residual(type(layer).__name__, x, residual)
-        return _policies.step(layer, policy, x, _normalize(layer, residual), update=step == "update")
-    if step == "update" and mean is not None and var is not None and under_functorch():
-        check_input(type(layer).__name__, x, layouts, needs_channels)
-        return _train_in_transform(layer, x, residual, mean, var)
-    tracked, momentum = layer.num_batches_tracked, layer.momentum
-    return checked_batch_norm(
-        type(layer).__name__,
-        layouts,
-        x,
-        needs_channels,
-        mean,
-        var,
-        tracked if step == "update" and layer.track_running_stats else None,
-        layer.weight,
-        layer.bias,
-        step != "evaluate",
-        momentum,
-        layer.eps,
-        layer.activation,
-        residual,
-    )
-
-
-def _normalize(layer: Layer, residual: Tensor | None) -> _policies.Normalize:
-    """How the layer normalizes some rows of its input."""
-    call, w, b, eps, activation = type(layer).__name__, layer.weight, layer.bias, layer.eps, layer.activation
-
-    def own(x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        mean, var = x.new_zeros(x.shape[1], dtype=dtype), x.new_ones(x.shape[1], dtype=dtype)
-        part = None if residual is None else residual[rows]
-        if under_functorch():
-            return _checks.as_call(
-                call, batch_norm_with_statistics, x, mean, var, w, b, 1.0, eps, activation=activation, residual=part
-            )
-        y = _checks.as_call(call, batch_norm, x, mean, var, w, b, True, 1.0, eps, activation=activation, residual=part)
-        return y, mean, var
-
-    def given(x: Tensor, rows: slice, mean: Tensor, var: Tensor) -> Tensor:
-        part = None if residual is None else residual[rows]
-        return _checks.as_call(
-            call, batch_norm, x, mean, var, w, b, False, 0.0, eps, activation=activation, residual=part
-        )
-
-    return _policies.Normalize(own, given)
-
-
-def checked_batch_norm(
-    call: str,
-    layouts: tuple[str, ...],
-    x: Tensor,
-    num_features: int | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    tracked: Tensor | None,
-    w: Tensor | None,
-    b: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: Activation | None,
-    residual: Tensor | None,
-) -> Tensor:
-    """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
-    check_input(call, x, layouts, num_features)
-    own_statistics = training or (mean is None and var is None)
-    weight_of_batch = averaging_weight(momentum, tracked, training)
-    y = _checks.as_call(
-        call, batch_norm, x, mean, var, w, b, own_statistics, weight_of_batch, eps,
-        activation=activation, residual=residual,
-    )  # fmt: skip
-    if training and tracked is not None:
-        tracked.add_(1)
-    return y
-
-
-torch.fx.wrap("checked_batch_norm")
-
-
-def averaging_weight(momentum: float | None, tracked: Tensor | None, training: bool = True) -> float | Tensor:
-    """momentum, or 1/k for the k-th batch where it is None: as a tensor, so that compiled graphs stay whole."""
-    if momentum is not None:
-        return momentum
-    if tracked is None or not training:
-        return 0.0
-    return 1.0 / (tracked + 1).to(torch.float32)
-
-
-def check_input(call: str, x: Tensor, layouts: tuple[str, ...], num_features: int | None) -> None:
-    _checks.tensor(call, "input", x)
-    _checks.rank(call, x, layouts)
-    if num_features is not None:
-        _checks.channels(call, x, num_features)
-
-
-def _train_in_transform(layer: Layer, x: Tensor, residual: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
-    """A training step inside torch.func: statistics that the transform was given are replaced, never written to.
-
-    torch.func.functional_call hands the replaced buffers back in its dictionary and restores the layer's own.
-    A buffer that is not an input of the transform cannot take a value from inside it, and stays as it is.
-    """
-    tracked = layer.num_batches_tracked
-    momentum = averaging_weight(layer.momentum, tracked)
-    call = type(layer).__name__
-    y, new_mean, new_var = _checks.as_call(
-        call, batch_norm_with_statistics, x, mean, var, layer.weight, layer.bias, momentum, layer.eps,
-        activation=layer.activation, residual=residual,
-    )  # fmt: skip
-    if torch._C._functorch.is_functorch_wrapped_tensor(mean):
-        layer.running_mean, layer.running_var = new_mean, new_var
-        if tracked is not None:
-            layer.num_batches_tracked = tracked + 1
-    return y

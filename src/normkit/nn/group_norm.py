@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit._padding import Padding, keywords, padding_of
 from normkit.composite import Activation
 from normkit.functional import group_norm
+from normkit.nn._ragged import is_ragged, through_padding
 from normkit.nn._statistics import with_activation
 
 
@@ -31,7 +34,8 @@ class GroupNorm(torch.nn.GroupNorm):
             None for none.
 
     Shape:
-        input [N, C, *] -> output of the same shape and memory format.
+        input [N, C, *] -> output of the same shape and memory format. forward takes ``mask=``, ``weights=`` and
+        ``lengths=`` as BatchNorm1d's, and ragged input as that does.
 
     Dtypes:
         As LayerNorm.
@@ -75,10 +79,20 @@ class GroupNorm(torch.nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self.activation = activation
 
-    def forward(self, input: Tensor) -> Tensor:
-        call = type(self).__name__
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        call, padding = type(self).__name__, padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            ragged: Tensor = through_padding(call, self.forward, input, padding)  # ragged as the input
+            return ragged
         return checked_group_norm(
-            call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps, self.activation
+            call, input, self.num_groups, self.num_channels, self.weight, self.bias, self.eps, self.activation, padding
         )
 
     def extra_repr(self) -> str:
@@ -94,13 +108,14 @@ def checked_group_norm(
     b: Tensor | None,
     eps: float,
     activation: Activation | None,
+    padding: Padding | None = None,
 ) -> Tensor:
     """One call of the layer, as torch.fx records it. Without parameters it takes any number of channels."""
     _checks.tensor(call, "input", x)
     _checks.at_least_2d(call, x)
     if w is not None or b is not None:
         _checks.channels(call, x, num_channels)
-    return _checks.as_call(call, group_norm, x, num_groups, w, b, eps, activation=activation)
+    return _checks.as_call(call, group_norm, x, num_groups, w, b, eps, activation=activation, **keywords(padding))
 
 
 # torch.fx records one call, as it does for torch's own layers.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit._padding import Padding, keywords, padding_of, unbatched
 from normkit.composite import under_functorch
 from normkit.functional import instance_norm, instance_norm_with_statistics
+from normkit.nn._ragged import is_ragged, through_padding
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32
 from normkit.nn._updates import step_of
 
@@ -33,7 +35,8 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         bias: False leaves out the bias.
 
     Shape:
-        input [N, C, L] or [C, L] -> output of the same shape.
+        input [N, C, L] or [C, L] -> output of the same shape. forward takes ``mask=``, ``weights=`` and ``lengths=``
+        as BatchNorm1d's; a sample without any valid position is 0, and takes no part in the running statistics.
 
     Dtypes:
         As BatchNorm1d.
@@ -75,8 +78,19 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
         keep_in_float32(self)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C, L", "C, L"))
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        padding = padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            ragged: Tensor = through_padding(type(self).__name__, self.forward, input, padding)  # ragged as the input
+            return ragged
+        return _forward(self, input, ("N, C, L", "C, L"), padding)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm1d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -111,8 +125,15 @@ class InstanceNorm2d(torch.nn.InstanceNorm2d):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
         keep_in_float32(self)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C, H, W", "C, H, W"))
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return _forward(self, input, ("N, C, H, W", "C, H, W"), padding_of(mask, weights, lengths))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm2d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -147,15 +168,24 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
         keep_in_float32(self)
 
-    def forward(self, input: Tensor) -> Tensor:
-        return _forward(self, input, ("N, C, D, H, W", "C, D, H, W"))
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return _forward(self, input, ("N, C, D, H, W", "C, D, H, W"), padding_of(mask, weights, lengths))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm3d:
         apply_keeping_float32(self, super()._apply, fn, recurse)
         return self
 
 
-def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str]) -> Tensor:
+def _forward(
+    layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layouts: tuple[str, str], padding: Padding | None
+) -> Tensor:
     mean, var = layer.running_mean, layer.running_var
     step = step_of(layer)
     own_statistics = step != "evaluate" or not (layer.track_running_stats or layer.frozen_statistics)
@@ -163,7 +193,7 @@ def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layo
         mean = var = None
     momentum = layer.momentum if layer.momentum is not None else 0.0
     if own_statistics and mean is not None and var is not None and under_functorch():
-        return _train_in_transform(layer, x, layouts, mean, var, momentum)
+        return _train_in_transform(layer, x, layouts, mean, var, momentum, padding)
     return checked_instance_norm(
         type(layer).__name__,
         layouts,
@@ -176,6 +206,7 @@ def _forward(layer: torch.nn.modules.instancenorm._InstanceNorm, x: Tensor, layo
         own_statistics,
         momentum,
         layer.eps,
+        padding,
     )
 
 
@@ -191,10 +222,12 @@ def checked_instance_norm(
     own_statistics: bool,
     momentum: float,
     eps: float,
+    padding: Padding | None = None,
 ) -> Tensor:
     """One step of the layer. torch.fx records it as one call, as it records torch's own layer."""
     batch = _as_batch(call, layouts, x, num_features, exactly=w is not None or mean is not None)
-    y = _checks.as_call(call, instance_norm, batch, mean, var, w, b, own_statistics, momentum, eps)
+    said = keywords(padding if batch is x else unbatched(padding))
+    y = _checks.as_call(call, instance_norm, batch, mean, var, w, b, own_statistics, momentum, eps, **said)
     return y if batch is x else y.squeeze(0)
 
 
@@ -225,13 +258,15 @@ def _train_in_transform(
     mean: Tensor,
     var: Tensor,
     momentum: float,
+    padding: Padding | None,
 ) -> Tensor:
     """A training step inside torch.func, as BatchNorm's: given statistics are replaced, others left alone."""
     call = type(layer).__name__
     batch = _as_batch(call, layouts, x, layer.num_features, exactly=True)
     y, new_mean, new_var = _checks.as_call(
-        call, instance_norm_with_statistics, batch, mean, var, layer.weight, layer.bias, momentum, layer.eps
-    )
+        call, instance_norm_with_statistics, batch, mean, var, layer.weight, layer.bias, momentum, layer.eps,
+        padding=padding if batch is x else unbatched(padding),
+    )  # fmt: skip
     if torch._C._functorch.is_functorch_wrapped_tensor(mean):
         layer.running_mean, layer.running_var = new_mean, new_var
     return y if batch is x else y.squeeze(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normkit import _checks, composite
+from normkit._padding import Padding, Positions, padding_of, positions_of
 from normkit.composite import Activation
+from normkit.errors import ArgumentError
+from normkit.nn._batch_norm_step import averaging_weight, batch_norm_step, check_input
+from normkit.nn._ragged import is_ragged, through_rows
 from normkit.nn._ranks import KnownTotal, Meeting, exchange
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
 from normkit.nn._updates import step_of
-from normkit.nn.batch_norm import averaging_weight, batch_norm_step, check_input
 from normkit.pooling import Pooled, centred, merge_all
 
 _LAYOUTS = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")
@@ -44,7 +47,8 @@ class SyncBatchNorm(_BatchNorm):
             ``normkit.surgery.synchronize`` sets it to the path in the model.
 
     Shape:
-        input [N, C], [N, C, L], [N, C, H, W] or [N, C, D, H, W] -> output of the same shape; N may be 0.
+        input [N, C], [N, C, L], [N, C, H, W] or [N, C, D, H, W] -> output of the same shape; N may be 0. Masks,
+        weights, lengths and ragged input as for BatchNorm1d; a rank may have nothing but padding.
 
     Dtypes:
         As BatchNorm1d. Statistics are merged in float64.
@@ -94,15 +98,29 @@ class SyncBatchNorm(_BatchNorm):
         self.activation = activation
         keep_in_float32(self)
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        padding = padding_of(mask, weights, lengths)
+        if is_ragged(input):
+            ragged: Tensor = through_rows(
+                type(self).__name__, self.forward, input, residual, padding
+            )  # ragged as the input
+            return ragged
         group = _group_of(self)
         uses_batch = step_of(self) != "evaluate" or self.running_mean is None
         if group is None or group.size() == 1 or not uses_batch:
-            return batch_norm_step(self, input, residual, _LAYOUTS)
+            return batch_norm_step(self, input, residual, _LAYOUTS, padding)
         over_ranks: Callable[..., Tensor] = _over_ranks
         if torch.compiler.is_compiling():  # what ranks tell one another is not part of a graph
             over_ranks = torch.compiler.disable(_over_ranks)  # type: ignore[no-untyped-call]
-        return over_ranks(self, input, residual, group)
+        return over_ranks(self, input, residual, group, padding)
 
     def extra_repr(self) -> str:
         parts = with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
@@ -119,7 +137,9 @@ def _group_of(layer: SyncBatchNorm) -> dist.ProcessGroup | None:
     return dist.group.WORLD
 
 
-def _over_ranks(layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, group: dist.ProcessGroup) -> Tensor:
+def _over_ranks(
+    layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, group: dist.ProcessGroup, padding: Padding | None
+) -> Tensor:
     call = f"SyncBatchNorm {layer.name!r}" if layer.name else f"SyncBatchNorm({layer.num_features})"
     check_input(call, x, _LAYOUTS, layer.num_features)
     if residual is not None:
@@ -127,19 +147,40 @@ def _over_ranks(layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, group:
     _checks.eps(call, layer.eps, positive=True)
     timeout = None if layer.timeout is None else timedelta(seconds=layer.timeout)
     meeting = Meeting(call, group, timeout)
-    c, own = centred(x)
+    positions = None if padding is None else _positions(call, x, padding)
+    if positions is not None and residual is not None:
+        residual = torch.where(positions.kept, residual, 0)
+    c, own = centred(x, None if positions is None else positions.weights)
     every = merge_all([Pooled(*rank) for rank in exchange(torch.stack(own), meeting)])
-    n = int(every.n[0]) if len(every.n) else 0
+    n = float(every.n[0]) if len(every.n) else 0.0
     if n == 0:
-        return composite.affine(c, layer.weight, layer.bias, x, layer.activation, residual)
+        return _finish(layer, c, x, residual, positions)
     _checks.values_over_ranks(call, n)
     mean, var = _differentiable(own, every, meeting)
     shape = (-1, *[1] * (x.dim() - 2))
     shift, rstd = (t.to(c.dtype).view(shape) for t in (own.mean - mean, 1 / torch.sqrt(var + layer.eps)))
-    y = composite.affine((c + shift) * rstd, layer.weight, layer.bias, x, layer.activation, residual)
+    y = _finish(layer, (c + shift) * rstd, x, residual, positions)
     if step_of(layer) == "update" and layer.track_running_stats:
         _update(layer, every)
     return y
+
+
+def _positions(call: str, x: Tensor, padding: Padding) -> Positions:
+    """A gradient of the weights would have to reach every rank's, through the sum of them all."""
+    positions = positions_of(call, x, padding)
+    if positions.weights.requires_grad:
+        raise ArgumentError(
+            f"{call}: expected weights without a gradient, got some that require one; give weights.detach()."
+        )
+    return positions
+
+
+def _finish(
+    layer: SyncBatchNorm, x_hat: Tensor, x: Tensor, residual: Tensor | None, positions: Positions | None
+) -> Tensor:
+    """The layer's output, 0 in the padding."""
+    y = composite.affine(x_hat, layer.weight, layer.bias, x, layer.activation, residual)
+    return y if positions is None else composite.in_layout_of(x, torch.where(positions.kept, y, 0))
 
 
 def _differentiable(own: Pooled, every: Pooled, meeting: Meeting) -> tuple[Tensor, Tensor]:

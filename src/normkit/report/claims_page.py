@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from normkit.claims import Verdicts
-from normkit.lab.extras import require
 from normkit.report.claims_view import claims_page, records_table
+from normkit.report.page import environment, verbatim, write_page
 from normkit.report.palette import DARK, LIGHT
 from normkit.report.plot import FONT
-from normkit.report.render import TEMPLATES, environment, write_whole
+from normkit.report.render import TEMPLATES
 
 
 def write_claims(verdicts: Verdicts, path: str | Path) -> Path:
@@ -28,27 +28,24 @@ def write_claims(verdicts: Verdicts, path: str | Path) -> Path:
         MissingExtraError: jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    return write_whole(render_claims(verdicts), Path(path))
+    return write_page(render_claims(verdicts), path)
 
 
 def render_claims(verdicts: Verdicts) -> str:
     """The page's text."""
-    markup = require("markupsafe", extra="lab", call="write_claims").Markup
 
     def own(name: str) -> str:
-        """A file of ours, which goes in as it is."""
-        text: str = markup((TEMPLATES / name).read_text(encoding="utf-8"))
-        return text
+        return verbatim((TEMPLATES / name).read_text(encoding="utf-8"))
 
     return (
-        environment()
+        environment(TEMPLATES, "write_claims")
         .get_template("claims.html")
         .render(
             view=claims_page(verdicts),
             records=records_table(verdicts),
             light=LIGHT,
             dark=DARK,
-            font=markup(FONT),
+            font=verbatim(FONT),
             css=own("style.css") + own("claims.css"),
             js=own("claims.js"),
         )

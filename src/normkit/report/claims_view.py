@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from normkit.claims import Claim, Finding, Verdict, Verdicts, contradictions
 from normkit.claims.claim import Citation, Document
-from normkit.claims.experiments import experiment, files
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.rulebook import rulebook
 from normkit.claims.verdicts import EvidenceVerdict
@@ -218,9 +218,9 @@ def _lead(verdicts: Verdicts) -> str:
 
 
 def _experiments(verdicts: Verdicts) -> tuple[ExperimentView, ...]:
-    numbers = {id_: sum(m.experiment == id_ for m in verdicts.measurements) for id_ in files()}
-    found = [(experiment(id_), n) for id_, n in numbers.items() if n]
-    return tuple(ExperimentView(e.id, e.title, e.question, n) for e, n in sorted(found, key=lambda pair: pair[0].id))
+    numbers = Counter(m.experiment for m in verdicts.measurements)
+    about = verdicts.experiments
+    return tuple(ExperimentView(id_, *about.get(id_, ("", "")), n) for id_, n in sorted(numbers.items()))
 
 
 def _origin(verdicts: Verdicts) -> tuple[tuple[str, str], ...]:

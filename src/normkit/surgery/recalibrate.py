@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normkit._padding import padding_of, positions_of
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
 from normkit.nn._policies import TORCH
+from normkit.nn._ragged import is_ragged, rows_of
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -40,7 +42,8 @@ def recalibrate(
     says otherwise (``running_variance``), pooled exactly in float64 over batches of whatever sizes, and
     ``num_batches_tracked`` the number of batches. While the data pass, the recalibrated layers normalize each batch
     by its own statistics, as in training, and a batch of one value a channel by what was pooled so far; all else
-    runs as in evaluation, without gradients and uncompiled.
+    runs as in evaluation, without gradients and uncompiled. Where a layer is called with a mask, weights or lengths,
+    or ragged input, padding stays out of its pool.
 
     Frozen layers (``normkit.surgery.freeze``) are left alone, and so is a layer in evaluation in a model in
     training. All or nothing: whatever is raised, KeyboardInterrupt too, every buffer is as it was to the bit.
@@ -175,9 +178,13 @@ def _listening(model: torch.nn.Module, layers: Layers, pools: dict[str, _Pool]) 
 def _before_forward(seen: _Pool) -> Callable[..., None]:
     def hook(layer: _BatchNorm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs.get("input")
+        said = padding_of(kwargs.get("mask"), kwargs.get("weights"), kwargs.get("lengths"))
+        if is_ragged(x):
+            x = rows_of(x)
         if not (isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == layer.num_features and x.numel() > 0):
             return  # the layer itself says what is wrong with it
-        values = pool(x.detach())
+        weights = None if said is None else positions_of(type(layer).__name__, x, said).weights.detach()
+        values = pool(x.detach(), weights)
         seen.values = seen.values.merge(values)
         seen.calls += 1
         if seen.calls > 1 and bool((values.n == 1).all()):

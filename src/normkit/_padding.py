@@ -1,0 +1,182 @@
+"""Which positions of a batch count, and how often: a mask, weights or lengths, checked and made one.
+
+A position is a sample at one place of the axes behind the channels. What does not count takes no part in a
+statistic, its output is 0, and so is every gradient there, whatever it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normkit import _checks
+from normkit.composite import under_functorch
+from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError, SingleValueError
+
+
+class Padding(NamedTuple):
+    """What a caller may say about the positions of an input; any of it may be None."""
+
+    mask: Tensor | None = None
+    weights: Tensor | None = None
+    lengths: Tensor | Sequence[int] | None = None
+
+    def of_rows(self, rows: slice) -> Padding:
+        """What was said about some of the samples."""
+        mask, weights = (None if t is None else t[rows] for t in (self.mask, self.weights))
+        return Padding(mask, weights, None if self.lengths is None else self.lengths[rows])
+
+
+class Positions(NamedTuple):
+    """What is known of the positions; each broadcasts to the input."""
+
+    kept: Tensor  # [N, 1, *], bool
+    weights: Tensor  # the same shape; the number of times a position counts, 0 where it is not kept
+
+
+def padding_of(mask: Tensor | None, weights: Tensor | None, lengths: Tensor | Sequence[int] | None) -> Padding | None:
+    """None where nothing was said."""
+    if mask is None and weights is None and lengths is None:
+        return None
+    return Padding(mask, weights, lengths)
+
+
+def keywords(padding: Padding | None) -> dict[str, Any]:
+    """What was said, for a function of ``normkit.functional``."""
+    return {} if padding is None else padding._asdict()
+
+
+def unbatched(padding: Padding | None) -> Padding | None:
+    """What was said about one sample, as of a batch of one."""
+    if padding is None:
+        return None
+    mask, weights = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in padding[:2])
+    return Padding(mask, weights, padding.lengths)
+
+
+def positions_of(call: str, x: Tensor, padding: Padding) -> Positions:
+    """The positions of x [N, C, *] that count. Values are looked at where there are any to see: see ``visible``."""
+    mask, weights, lengths = padding
+    shape = (x.shape[0], *x.shape[2:])
+    kept = torch.ones(shape, dtype=torch.bool, device=x.device) if mask is None else _mask(call, mask, shape, x)
+    if lengths is not None:
+        kept = kept & _within(call, lengths, shape, x)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if weights is None:
+        counts = kept.to(dtype)
+    else:
+        _weights(call, weights, shape, x)
+        kept = kept & (weights > 0)
+        counts = torch.where(kept, weights, 0).to(dtype)
+    return Positions(kept.unsqueeze(1), counts.unsqueeze(1))
+
+
+def visible() -> bool:
+    """Whether values can be looked at: not in a graph that is being made, nor inside a torch.func transform."""
+    return not (
+        torch.compiler.is_compiling()
+        or under_functorch()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.onnx.is_in_onnx_export()
+    )
+
+
+def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_sample: int | None, *, keeps: bool) -> None:
+    """Enough values behind each statistic: of the batch, or with ``per_sample`` channels a group, of each sample.
+
+    Where running statistics are kept, the unbiased variance asks for more than one occurrence too.
+    """
+    if x.numel() == 0 or x.is_meta or not visible():
+        return
+    n_kept = positions.kept.flatten(1).sum(1) * (per_sample or 1)
+    total = positions.weights.detach().double().flatten(1).sum(1)
+    if per_sample is None:
+        n_kept, total = n_kept.sum(0, keepdim=True), total.sum(0, keepdim=True)
+    if not bool(n_kept.any()):
+        raise ArgumentError(
+            f"{call}: expected at least one sample that is not all padding, got none in input of shape "
+            f"{list(x.shape)}; leave out such a batch."
+        )
+    if bool((n_kept == 1).any()):
+        raise SingleValueError(
+            f"{call}: expected more than 1 value per {unit} beside the padding, got 1 in input of shape "
+            f"{list(x.shape)}; the output would not depend on the input; leave it out, or use more."
+        )
+    few = total[(n_kept > 0) & (total <= 1)]
+    if keeps and len(few):
+        raise ArgumentError(
+            f"{call}: expected weights that add up to more than 1 per {unit} where running statistics are kept, got "
+            f"{few[0].item():.3g}; weights count occurrences: scale them."
+        )
+
+
+def _mask(call: str, mask: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = _checks.dtype_name(mask) if isinstance(mask, Tensor) else type(mask).__name__
+        raise DtypeError(
+            f"{call}: expected mask to be a bool tensor, True where valid, got {got}; compare, as in ids != 0."
+        )
+    _check_place(call, "mask", mask, shape, x)
+    return mask
+
+
+def _weights(call: str, weights: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
+        got = _checks.dtype_name(weights) if isinstance(weights, Tensor) else type(weights).__name__
+        raise DtypeError(
+            f"{call}: expected weights to be a tensor of real numbers, got {got}; give True and False as mask."
+        )
+    _check_place(call, "weights", weights, shape, x)
+    if weights.is_meta or not visible():
+        return
+    wrong = weights.detach()[~((weights >= 0) & weights.isfinite())]
+    if len(wrong):
+        raise ArgumentError(
+            f"{call}: expected weights of 0 or more, got {wrong[0].item():g} (and {len(wrong) - 1} others that are "
+            f"negative, infinite or NaN); give 0 where there is nothing."
+        )
+
+
+def _check_place(call: str, name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    if tuple(value.shape) != shape:
+        raise ShapeError(
+            f"{call}: expected {name} of the input's shape without the channel axis, {list(shape)}, for input of shape "
+            f"{list(x.shape)}, got {list(value.shape)}; expand it first if broadcasting is meant."
+        )
+    if value.device != x.device:
+        raise DeviceError(
+            f"{call}: expected {name} on the input's device {x.device}, got {value.device}; "
+            f"move one of them with .to(...)."
+        )
+
+
+def _within(call: str, lengths: Tensor | Sequence[int], shape: tuple[int, ...], x: Tensor) -> Tensor:
+    """The positions that lie before the end of their sample, along the last axis."""
+    if len(shape) < 2:
+        raise ShapeError(
+            f"{call}: expected lengths with input that has positions (N, C, L), got {list(x.shape)}; use mask."
+        )
+    given = _length_tensor(call, lengths, shape[0], x)
+    if not given.is_meta and visible():
+        wrong = given[(given < 0) | (given > shape[-1])]
+        if len(wrong):
+            raise ArgumentError(
+                f"{call}: expected lengths from 0 to the input's {shape[-1]} positions, got {wrong[0].item()}; "
+                f"cut them at the end of the input."
+            )
+    before = torch.arange(shape[-1], device=x.device) < given.unsqueeze(1)  # [N, L]
+    return before.view(shape[0], *[1] * (len(shape) - 2), shape[-1]).expand(shape)
+
+
+def _length_tensor(call: str, lengths: Tensor | Sequence[int], n: int, x: Tensor) -> Tensor:
+    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, dtype=None if lengths else torch.int64)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DtypeError(
+            f"{call}: expected lengths to be integers, got {_checks.dtype_name(found)}; give the number of positions."
+        )
+    if tuple(found.shape) != (n,):
+        raise ShapeError(f"{call}: expected lengths of shape {[n]}, one a sample, got {list(found.shape)}; give each.")
+    return found.to(x.device)

@@ -1,0 +1,110 @@
+"""BatchNorm's kernels under a mask, over planes and pixels, against the kernel without one on what counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from normkit.functional import batch_norm
+from normkit.kernels import cpu
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Around the 16 lanes, their chains, and the blocks that runs are cut into.
+SHAPES = [(6, 3, 5), (4, 16, 16), (3, 17, 49), (2, 2, 515), (2, 3, 17000), (40, 33), (300, 700), (5, 5, 4, 31)]
+
+
+def case(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Input with NaN where the mask is False."""
+    x, mask = torch.randn(shape, dtype=torch.float64) + offset, torch.rand(shape[0], *shape[2:]) < 0.7
+    mask.flatten()[-2:] = True
+    x = torch.where(mask.unsqueeze(1), x, torch.nan).to(dtype)
+    if channels_last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, mask
+
+
+def results(x: Tensor, dy: Tensor, parameters: list[Tensor], **options: Any) -> tuple[Tensor, ...]:
+    """y, the gradients, and the running statistics."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    w, b = (p.clone().requires_grad_() for p in parameters)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    mean, var = torch.zeros(len(w), dtype=wide), torch.ones(len(w), dtype=wide)
+    y = batch_norm(x, mean, var, w, b, True, 0.3, **options)
+    return y.detach(), *torch.autograd.grad(y, [x, w, b], dy), mean, var
+
+
+def rows(x: Tensor, mask: Tensor) -> Tensor:
+    return x.movedim(1, -1)[mask]
+
+
+def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype, scale: float = 1.0) -> None:
+    """Both sides are within a few roundings of the exact value, and sums of M terms within a few of their root."""
+    u = torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        found, expected, rtol=8 * u, atol=8 * scale * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    )
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_as_without_padding(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, activation: Any) -> None:
+    if channels_last and len(shape) != 4:
+        pytest.skip("has no such layout")
+    x, mask = case(shape, dtype, channels_last)
+    dy = torch.where(mask.unsqueeze(1), torch.randn(shape).to(dtype), torch.nan)
+    parameters = [torch.randn(shape[1]).to(dtype) for _ in range(2)]
+    y, dx, *sums = results(x, dy, parameters, activation=activation, mask=mask)
+    y_alone, dx_alone, *sums_alone = results(rows(x, mask), rows(dy, mask), parameters, activation=activation)
+    assert_close(rows(y, mask), y_alone, dtype, 4)
+    assert_close(rows(dx, mask), dx_alone, dtype, 16)
+    for t in (y, dx):
+        assert (rows(t, ~mask) == 0).all()
+        assert t.stride() == x.stride()
+    for found, expected in zip(sums, sums_alone, strict=True):
+        assert_close(found, expected, dtype, 16 * float(mask.sum()) ** 0.5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("how", ["far from zero", "huge", "tiny", "constant"])
+def test_hard_values(channels_last: bool, how: str) -> None:
+    x, mask = case((5, 5, 4, 31), torch.float32, channels_last, offset=1e5 if how == "far from zero" else 0.0)
+    x = {"huge": x * 1e30, "tiny": x * 1e-30, "constant": x * 0 + 3.33e6}.get(how, x)
+    dy, parameters = torch.randn(x.shape), [torch.ones(5), torch.zeros(5)]
+    y, dx, *_ = results(x, dy, parameters, mask=mask)
+    y_alone, dx_alone, *_ = results(rows(x, mask), rows(dy, mask), parameters)
+    assert_close(rows(y, mask), y_alone, torch.float32, 4)
+    assert (rows(dx, mask) - dx_alone).abs().max() <= 1e-5 * dx_alone.abs().max()
+    assert (rows(y, ~mask) == 0).all()
+    assert (rows(dx, ~mask) == 0).all()
+    if how == "constant":
+        assert not y.any()
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(16, 3, 64, 64), (40, 50, 7, 7), (600, 70)], ids=str)
+def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) -> None:
+    x, mask = case(shape, torch.float32, channels_last)
+    dy, parameters = torch.randn(shape), [torch.randn(shape[1]) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = results(x, dy, parameters, mask=mask)
+        for threads in (2, 3, 8):
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, results(x, dy, parameters, mask=mask), expected)), threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_mask_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    kernel = cpu.channel_norm
+    monkeypatch.setattr(cpu, "channel_norm", lambda *args, **more: taken.append(more["kept"]) or kernel(*args, **more))
+    x, mask = case((6, 3, 5), torch.float32, False)
+    batch_norm(x, None, None, training=True, mask=mask)
+    assert [kept.n for kept in taken] == [int(mask.sum())]
