@@ -1,4 +1,4 @@
-"""Internal covariate shift, measured: of gradients (Santurkar et al. 2018), and of distributions (Ioffe & Szegedy 2015)."""
+"""Internal covariate shift: of gradients (Santurkar et al. 2018), and of distributions (Ioffe & Szegedy 2015)."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [R, N, ...], targets [R, N,
 
 PADDING = -100  # a target that is none
 
+Order = Callable[[StackedData], Iterator[Tensor]]  # rows [S, B] of batch after batch, without end
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -76,6 +78,7 @@ def train(
     learning_rates: Sequence[float],
     loss: Loss = cross_entropy,
     augment: Callable[[Tensor, int], Tensor] | None = None,
+    order: Order | None = None,
 ) -> History:
     """Trains each replica r at ``learning_rates[r]`` with a cosine schedule.
 
@@ -86,13 +89,14 @@ def train(
         learning_rates: the highest one of the schedule, one a replica.
         loss: of each sample.
         augment: (first input of a batch, step) -> another in its place.
+        order: data -> rows [S, B] of batch after batch, without end; by default a new order each epoch.
     """
     n_replicas = len(learning_rates)
     optimizer = StackedOptimizer(model, learning_rates, recipe)
     history = History(torch.full((recipe.steps, n_replicas), math.inf), torch.zeros(n_replicas, dtype=torch.bool))
     model.train()
-    order = batches(data.seeds, len(data.train), recipe.batch_size)
-    for step, rows in zip(range(recipe.steps), order, strict=False):
+    rows_of = batches(data.seeds, len(data.train), recipe.batch_size) if order is None else order(data)
+    for step, rows in zip(range(recipe.steps), rows_of, strict=False):
         inputs, targets = data.train.rows(rows)
         if augment is not None:
             inputs = (augment(inputs[0], step), *inputs[1:])

@@ -20,6 +20,7 @@ from normkit.claims.experiments._stacked_models import Build
 from normkit.claims.experiments._stacked_training import (
     History,
     Loss,
+    Order,
     Recipe,
     cross_entropy,
     evaluate,
@@ -49,6 +50,7 @@ class Study:
     loss: Loss = cross_entropy
     n_tuning_seeds: int = 2
     augment: Callable[[Tensor, int], Tensor] | None = None
+    order: Order | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _trained(study: Study, seeds: Sequence[int], learning_rates: Sequence[float]
     with one_thread():
         model = study.build(seeds)
         data = stacked_data(study.data, seeds)
-        history = train(model, data, study.recipe, learning_rates, study.loss, study.augment)
+        history = train(model, data, study.recipe, learning_rates, study.loss, study.augment, study.order)
         losses = evaluate(model, data.validation, study.loss)["nll"]
     finite = ~history.diverged & losses.isfinite()
     validation = torch.where(finite, losses.double(), math.inf)

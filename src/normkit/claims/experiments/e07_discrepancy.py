@@ -64,11 +64,13 @@ def measure(job: Job) -> list[Measurement]:
     batch, norm = int(job.arm["batch"]), str(job.arm["norm"])
     build = _with_momentum(mlp(HIDDEN, norm), float(job.arm["momentum"]))
     cell = Cell(Study(build, flat_digits, Recipe(batch, job.steps), GRID), job.seeds)
-    metrics = {seed: dict(found) for seed, found in metrics_of(cell).items()}
-    if cell.chosen is not None:
+    found: dict[str, Tensor] = {}
+    if cell.chosen is not None:  # first, since metrics_of ends with the training set's statistics
+        stack = cell.at(cell.chosen)
         with one_thread():
-            model, data = cell.final()
-            found = _discrepancy(model, data.test, batch)
+            found = _discrepancy(stack.model, stack.data.test, batch)
+    metrics = {seed: dict(own) for seed, own in metrics_of(cell).items()}
+    if found:
         for i, seed in enumerate(job.seeds):
             own = {name: float(value[i]) for name, value in found.items()}
             own["lag"] = metrics[seed]["test_nll"] - metrics[seed]["test_nll_precise"]

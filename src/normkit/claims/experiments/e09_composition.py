@@ -80,8 +80,9 @@ def measure(job: Job) -> list[Measurement]:
     cell = Cell(study, job.seeds)
     metrics = {seed: dict(found) for seed, found in metrics_of(cell).items()}
     if cell.chosen is not None:
+        stack = cell.at(cell.chosen)
         with one_thread():
-            errors = _training_mode_error(*cell.final(), grouped(0.0))
+            errors = _training_mode_error(stack.model, stack.data, grouped(0.0))
         for seed, error in zip(job.seeds, errors.tolist(), strict=True):
             metrics[seed]["train_mode_error"] = error
     return measurements(job, cell, metrics)

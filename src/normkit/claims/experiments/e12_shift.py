@@ -15,6 +15,7 @@ noise would do no better than no norm without.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,12 @@ from normkit.claims.experiments._deep import deep_mlp
 from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._seeds import jobs_of
 from normkit.claims.experiments._shift import drift, gradient_shift, looking_at, moments, parameters_of
-from normkit.claims.experiments._stacked_data import stacked_data
+from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_layers import Draws, Linear
 from normkit.claims.experiments._stacked_norms import feature_norm
 from normkit.claims.experiments._stacked_training import (
     Recipe,
     StackedOptimizer,
-    batches,
     cross_entropy,
     evaluate,
     one_thread,
@@ -118,7 +118,7 @@ def _descend(seeds: Sequence[int], norm: str, rates: Sequence[float], steps: int
         gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
         with torch.no_grad():
             for p, g in zip(model.parameters(), gradients, strict=True):
-                p -= rate_of.view(-1, *(1,) * (p.ndim - 1)) * g
+                p.sub_(rate_of.view(-1, *(1,) * (p.ndim - 1)) * g)
         if look and step % LOOK_EVERY == LOOK_EVERY - 1:
             cosine, distance = gradient_shift(model, before, parameters_of(model), x, loss, (10, 20, 30, 40))
             cosines.append(cosine.mean(0))
@@ -163,7 +163,7 @@ def _watch(job: Job, norm: str, rate: float) -> dict[str, Tensor]:
             layers = (6, 12, 18)  # the third, fifth and seventh linear layer
             cosines.append(gradient_shift(model, before, parameters_of(model), x, loss, layers)[0].mean(0))
             states.append((_moments_of(model, linear, fixed), _moments_of(model, normed, fixed)))
-    pairs = list(zip(states, states[1:], strict=False))
+    pairs = list(pairwise(states))
     return {
         "cosine": torch.stack(cosines).mean(0),
         "drift_before_norm": torch.stack([drift(a[0], b[0]) for a, b in pairs]).mean(0),
@@ -214,12 +214,12 @@ def _noisy(job: Job, norm: str, noise: bool) -> list[Measurement]:
     cell = Cell(Study(build, flat_digits, Recipe(BATCH, job.steps), GRID), job.seeds)
     metrics = {seed: dict(found) for seed, found in metrics_of(cell).items()}
     if cell.chosen is not None:  # the noise moved the running statistics: take them again without it
-        model, data = cell.final()
-        for module in model.modules():
+        stack = cell.at(cell.chosen)
+        for module in stack.model.modules():
             if isinstance(module, Noise):
                 module.on = False
-        take_population_statistics(model, data.train)
-        for seed, error in zip(job.seeds, evaluate(model, data.test)["error"].tolist(), strict=True):
+        take_population_statistics(stack.model, stack.data.train)
+        for seed, error in zip(job.seeds, evaluate(stack.model, stack.data.test)["error"].tolist(), strict=True):
             metrics[seed]["test_error_without_noise"] = error
     return measurements(job, cell, metrics)
 

@@ -2,9 +2,9 @@
 
 Every 20 steps: from the current weights along -gradient, 0.5 to 4 times as far as the learning rate would go, on the
 same batch in training mode. How far does the loss range, how much does the gradient turn, and how large is
-beta = max |g(w) - g(w - d)| / |d|, "effective smoothness" (Santurkar et al. 2018)? A network that does not see the scale
-of its weights has gradients of size 1 / |w|, which makes beta a question of scale: beta_relative measures the step in
-units of |w| and the change in units of |g|.
+beta = max |g(w) - g(w - d)| / |d|, "effective smoothness" (Santurkar et al. 2018)? A network that does not see the
+scale of its weights has gradients of size 1 / |w|, which makes beta a question of scale: beta_relative measures the
+step in units of |w| and the change in units of |g|.
 
 ``rate`` "common": the same learning rate for every norm; "own": each norm's best.
 """
@@ -22,11 +22,10 @@ from normkit.claims.experiments._deep import deep_mlp
 from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._seeds import jobs_of
 from normkit.claims.experiments._shift import parameters_of
-from normkit.claims.experiments._stacked_data import stacked_data
+from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_training import (
     Recipe,
     StackedOptimizer,
-    batches,
     cross_entropy,
     one_thread,
 )

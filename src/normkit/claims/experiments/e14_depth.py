@@ -93,14 +93,16 @@ def _at_the_start(job: Job, activation: str, norm: str) -> list[Measurement]:
 
 def _log10_norm(g: Tensor) -> Tensor:
     """[R]; in float64, since squares of what has vanished are no float32 numbers."""
-    return g.double().flatten(1).norm(dim=1).clamp(min=1e-300).log10()
+    logs: Tensor = g.double().flatten(1).norm(dim=1).clamp(min=1e-300).log10()
+    return logs
 
 
 def _mean_cosine(h: Tensor) -> Tensor:
     """The mean cosine of the activations of two different cases, [R]."""
     unit = nn.functional.normalize(h.double(), dim=-1)
     n = h.shape[1]
-    return (unit.sum(1).square().sum(-1) - n) / (n * (n - 1))
+    mean: Tensor = (unit.sum(1).square().sum(-1) - n) / (n * (n - 1))
+    return mean
 
 
 def seconds(job: Job) -> float:

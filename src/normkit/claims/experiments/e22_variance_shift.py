@@ -59,7 +59,8 @@ def measure(job: Job) -> list[Measurement]:
     metrics = {seed: dict(found) for seed, found in metrics_of(cell).items()}
     if cell.chosen is not None:
         with one_thread():
-            model, data = cell.final()
+            stack = cell.at(cell.chosen)
+            model, data = stack.model, stack.data
             assert isinstance(model, nn.Sequential)
             found = _variances(model, data.train, p)
             for module in model.modules():
@@ -77,6 +78,7 @@ def measure(job: Job) -> list[Measurement]:
 def _variances(model: nn.Sequential, train: StackedSplit, p: float) -> dict[str, Tensor]:
     """The variance of the second norm's input in training over that in evaluation: measured, and by theory."""
     first, dropout, linear = model[:3].eval(), model[3], model[4]
+    assert isinstance(linear, Linear)
     a = first(*train.all()[0])
     dropped = torch.cat([linear(dropout.train()(a)) for _ in range(REPEATS)], 1).double()
     plain = linear(a).double().var(1, correction=0)
@@ -85,7 +87,8 @@ def _variances(model: nn.Sequential, train: StackedSplit, p: float) -> dict[str,
     measured, theory = dropped.var(1, correction=0) / plain, 1 + extra / plain
 
     def mean(ratios: Tensor) -> Tensor:
-        return (ratios * alive).sum(1) / alive.sum(1)
+        average: Tensor = (ratios * alive).sum(1) / alive.sum(1)
+        return average
 
     return {"variance_ratio": mean(measured), "variance_ratio_to_theory": mean(measured / theory)}
 

@@ -38,9 +38,9 @@ def measure(job: Job) -> list[Measurement]:
     cell = Cell(Study(build, flat_digits, Recipe(BATCH, job.steps), GRID), job.seeds)
     metrics = {seed: dict(found) for seed, found in metrics_of(cell).items()}
     if cell.chosen is not None:
+        stack = cell.at(cell.chosen)
         with one_thread():
-            model, data = cell.final()
-            shares = _share_saturated(model, data.test)
+            shares = _share_saturated(stack.model, stack.data.test)
         for seed, share in zip(job.seeds, shares.tolist(), strict=True):
             metrics[seed]["share_saturated"] = share
     return measurements(job, cell, metrics)
