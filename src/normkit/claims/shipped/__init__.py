@@ -22,12 +22,12 @@ FOLDER = Path(__file__).parent
 ABOUT = "experiments.json"
 
 
-def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdicts:
+def shipped(claims: Sequence[str] | None = None, folder: Path | None = None) -> Verdicts:
     """The verdicts on the measurements that come with the package: nothing is computed.
 
     Args:
         claims: ids; None for all.
-        folder: where the records lie.
+        folder: where the records lie; None for those of the package.
 
     Raises:
         ArgumentError: there is no such claim.
@@ -36,6 +36,7 @@ def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdi
     started = time.monotonic()
     require("scipy.special", extra="lab", call="claims")
     chosen = [claim(id_) for id_ in dict.fromkeys(claims)] if claims is not None else list(register().values())
+    folder = folder or FOLDER
     records = read(folder)
     measurements = Archive(records).everything()
     verdicts, findings = decide(chosen, rulebook(), measurements)
@@ -54,7 +55,7 @@ def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdi
     )
 
 
-def read(folder: Path = FOLDER) -> list[JobRecord]:
+def read(folder: Path) -> list[JobRecord]:
     """Every record of a folder.
 
     Raises:

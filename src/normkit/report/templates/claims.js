@@ -64,8 +64,8 @@
     claim.scrollIntoView();
   }
   for (const claim of claims) {
-    claim.addEventListener("toggle", () => {
-      if (claim.open) history.replaceState(null, "", `${location.pathname}${location.search}#${claim.id}`);
+    claim.querySelector("summary").addEventListener("click", () => {
+      if (!claim.open) history.replaceState(null, "", `${location.pathname}${location.search}#${claim.id}`);
     });
   }
   addEventListener("hashchange", goTo);
