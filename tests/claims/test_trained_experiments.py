@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import normkit.claims
 from normkit.claims.experiments import e11_speed, e24_cost
@@ -133,6 +134,17 @@ def test_cost_is_measured_of_every_network(network, monkeypatch):
             assert wanted <= set(m.metrics)
             assert all(value > 0 for name, value in m.metrics.items() if name != "state_numbers")
             assert (m.metrics["state_numbers"] > 0) == (norm != "none")
+
+
+def test_a_folded_network_is_the_same_function():
+    model, x = e24_cost.NETWORKS["mlp"][0]("batch", 64), torch.randn(32, 64)
+    for layer in model.modules():
+        if hasattr(layer, "running_mean"):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 2.0)
+    folded = e24_cost.fold(model.eval(), x)
+    assert not any(hasattr(layer, "running_mean") for layer in folded.modules())
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_is_timed_on_a_busy_machine(monkeypatch):

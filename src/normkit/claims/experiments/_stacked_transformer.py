@@ -154,12 +154,12 @@ class TokenBatchNorm(BatchNorm):
         self.masked = masked
         self.mean_distance = self.std_distance = torch.zeros(n_replicas)
 
-    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         r, n, t, c = x.shape
         if not self.training:
             x_hat = (x - self.running_mean[:, None, None]) * torch.rsqrt(self.running_var[:, None, None] + self.eps)
             return affine(x_hat, self.weight, self.bias)
-        if self.masked:
+        if self.masked and known is not None:
             x_hat, mean, var = _over_known(x, known, self.eps)
         else:
             x_hat, mean, var = over_batch(x.permute(1, 2, 0, 3).reshape(n * t, r * c), None, self.eps)

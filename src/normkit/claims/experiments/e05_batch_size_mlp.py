@@ -9,6 +9,7 @@ Source of the designs: Ba et al. 2016, section 6.6; Hoffer et al. 2017, "Train l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
@@ -32,23 +33,19 @@ GHOSTS: dict[Tier, tuple[int, ...]] = {"quick": (2, 16), "full": (2, 4, 8, 16, 6
 def steps_for(batch: int) -> int:
     """707 at batch size 2 (1.4 epochs), 100 at 100 (10 epochs): neither equal steps nor equal epochs, which would
     leave one end untrained or take all the time."""
-    return round(1000 * float(batch) ** -0.5)
+    return round(1000 / math.sqrt(batch))
 
 
 def jobs(tier: Tier) -> Sequence[Job]:
     if tier == "instant":
         return ()
     norms = NORMS if tier == "full" else NORMS[:3]
-    cells = [{"design": "batch", "norm": norm, "batch": batch} for batch in BATCHES[tier] for norm in norms]
+    arms = [conditions(design="batch", norm=norm, batch=batch) for batch in BATCHES[tier] for norm in norms]
     if tier == "quick":
-        cells.append({"design": "batch", "norm": "rms", "batch": 2})
-    cells += [{"design": "ghost", "norm": "batch", "batch": GHOST_BATCH, "ghost": ghost} for ghost in GHOSTS[tier]] + [
-        {"design": "ghost", "norm": norm, "batch": GHOST_BATCH} for norm in ("layer", "none")
-    ]
-    return [
-        Job("E05", conditions(**cell), EVALUATION_SEEDS[tier], steps_for(int(cell["batch"])))  # type: ignore[arg-type]
-        for cell in cells
-    ]
+        arms.append(conditions(design="batch", norm="rms", batch=2))
+    arms += [conditions(design="ghost", norm="batch", batch=GHOST_BATCH, ghost=ghost) for ghost in GHOSTS[tier]]
+    arms += [conditions(design="ghost", norm=norm, batch=GHOST_BATCH) for norm in ("layer", "none")]
+    return [Job("E05", arm, EVALUATION_SEEDS[tier], steps_for(int(dict(arm)["batch"]))) for arm in arms]
 
 
 def measure(job: Job) -> list[Measurement]:

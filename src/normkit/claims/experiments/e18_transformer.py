@@ -66,7 +66,7 @@ def measure(job: Job) -> list[Measurement]:
     arm = job.arm
     study = Study(
         build=transformer(str(arm["norm"]), placement=arm["placement"]),  # type: ignore[arg-type]
-        data=lambda seed: sorting(seed, arm["lengths"]),  # type: ignore[arg-type]
+        data=lambda seed: sorting(seed, arm["lengths"]),
         recipe=Recipe(batch_size=BATCH, steps=job.steps, optimizer="adam", warmup=20, clip_norm=1.0),
         grid=half_decades(0.001, 5) if is_full(job) else half_decades(0.003, 3),
         n_tuning_seeds=3 if is_full(job) else 2,

@@ -61,7 +61,7 @@ def measure(job: Job) -> list[Measurement]:
         plain = build("none", width)
         x = torch.randn(n, *shape(width))
         found = [_timed(one, other, x, job.seeds, training) for training in (True, False)]
-        folded = fold(one.eval(), x) if norm.startswith("batch") and arm["network"] == "mlp" else None
+        folded = fold(one.eval(), x) if norm == "batch" and arm["network"] == "mlp" else None
         deployed = found[1] if folded is None else _timed(folded, other, x, job.seeds, False)
         own = float(_numbers(one) - _numbers(plain))
         saved = float(saved_bytes(one, x))
@@ -174,20 +174,19 @@ def fold(model: nn.Module, x: Tensor) -> nn.Sequential:
         else:
             found.append(layer)
     folded = nn.Sequential(*found).eval()
-    if all(layer.track_running_stats for layer in model.children() if isinstance(layer, layers.BatchNorm1d)):
-        with torch.no_grad():
-            torch.testing.assert_close(folded(x), model.eval()(x), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model.eval()(x), rtol=1e-5, atol=1e-5)
     return folded
 
 
 @torch.no_grad()
 def _folded(linear: nn.Linear, norm: layers.BatchNorm1d) -> nn.Linear:
-    mean = torch.zeros(norm.num_features) if norm.running_mean is None else norm.running_mean
-    var = torch.ones(norm.num_features) if norm.running_var is None else norm.running_var
-    scale = norm.weight * torch.rsqrt(var + norm.eps)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     folded = nn.Linear(linear.in_features, linear.out_features)
     folded.weight.copy_(linear.weight * scale[:, None])
-    folded.bias.copy_((linear.bias - mean) * scale + norm.bias)
+    folded.bias.copy_((linear.bias - norm.running_mean) * scale + norm.bias)
     return folded
 
 
