@@ -1,6 +1,6 @@
 """E06: what the batch size does to a residual convolutional network with each norm.
 
-Five stages of 4×4 and 2×2 positions on the 8×8 digits, so that BatchNorm at batch size 2 has 8 to 32 values a channel.
+Blocks of 4×4 and 2×2 positions on the 8×8 digits, so that BatchNorm at batch size 2 has 8 to 32 values a channel.
 "ghost" is the design of E05: batches of 32, and statistics over smaller groups.
 
 Source of the design: Wu & He 2018, "Group Normalization", table 2

@@ -5,6 +5,9 @@ varying lengths can be told from all else: sequences of one length have neither,
 its statistics over all tokens, padding among them ("batch"), or over those that are no padding ("batch_masked").
 Whether what is lost is lost in training, or between training and evaluation, is told by the training loss, by the test
 loss with the statistics of the whole training set, and by how far running statistics are from those of a batch.
+
+Training is short: with LayerNorm a third of the tokens are still wrong after the 150 steps of the quick tier. It tells
+how fast the arms learn, and not where they end; the full tier's 300 steps tell more.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def measure(job: Job) -> list[Measurement]:
         build=transformer(str(arm["norm"]), placement=arm["placement"]),  # type: ignore[arg-type]
         data=lambda seed: sorting(seed, arm["lengths"]),
         recipe=Recipe(batch_size=BATCH, steps=job.steps, optimizer="adam", warmup=20, clip_norm=1.0),
-        grid=half_decades(0.001, 4) if is_full(job) else half_decades(0.003, 3),
+        grid=half_decades(0.003, 4) if is_full(job) else half_decades(0.01, 3),
     )
     cell = Cell(study, job.seeds)
     distances = {} if cell.chosen is None else mean_distances(cell.at(cell.chosen).model)
