@@ -170,7 +170,7 @@ def test_token_batch_norm_is_batch_norm_over_tokens(masked):
 
 def test_blanks_reach_unmasked_batch_norm_and_no_other():
     x, _ = tokens()
-    longer = torch.cat([x[:, :, :10].clamp(max=SYMBOLS - 1), torch.full_like(x[:, :, :6], BLANK)], 2)
+    longer = torch.cat([x[:, :, :10].clamp(max=SYMBOLS - 1), torch.full_like(x[:, :, :2], BLANK)], 2)
     for norm, same in (("layer", True), ("batch_masked", True), ("batch", False), ("rms", True)):
         model = transformer(norm)((0, 1))
         one, other = model(longer)[:, :, :10], model(longer[:, :, :10])

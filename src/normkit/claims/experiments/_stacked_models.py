@@ -37,14 +37,14 @@ def cnn(architecture: str, norm: str, *, ghost: int | None = None) -> Build:
     within so few steps nothing else would be seen of them.
 
     Args:
-        architecture: "plain": convolutions of 16, 32 (stride 2) and 32 channels. "residual": one of 16 with stride 2,
-            then two basic residual blocks of 16 channels and two of 32 (He et al. 2016). "next": 2×2 patches as 32
+        architecture: "plain": convolutions of 16, 32 (stride 2) and 32 channels. "residual": one of 8 with stride 2,
+            then two basic residual blocks of 8 channels and two of 16 (He et al. 2016). "next": 2×2 patches as 32
             channels, then two blocks of a depthwise convolution, the norm, and two 1×1 convolutions with a GELU
             between them (Liu et al. 2022).
         norm: see ``image_norm``.
         ghost: see there.
     """
-    body, n_features = {"plain": (_plain, 512), "residual": (_residual, 128), "next": (_next, 512)}[architecture]
+    body, n_features = {"plain": (_plain, 512), "residual": (_residual, 64), "next": (_next, 512)}[architecture]
 
     def build(seeds: Sequence[int]) -> nn.Module:
         draws = Draws(seeds)
@@ -71,13 +71,13 @@ def _plain(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
 
 def _residual(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
     return [
-        Conv2d(draws, 1, 16, stride=2),
-        norm(16),
+        Conv2d(draws, 1, 8, stride=2),
+        norm(8),
         nn.ReLU(),
+        BasicBlock(draws, 8, 8, norm),
+        BasicBlock(draws, 8, 8, norm),
+        BasicBlock(draws, 8, 16, norm),
         BasicBlock(draws, 16, 16, norm),
-        BasicBlock(draws, 16, 16, norm),
-        BasicBlock(draws, 16, 32, norm),
-        BasicBlock(draws, 32, 32, norm),
     ]
 
 

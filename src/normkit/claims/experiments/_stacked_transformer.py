@@ -20,16 +20,16 @@ from normkit.lab.task import Data, Split
 
 Lengths = Literal["fixed", "variable"]
 SYMBOLS, BLANK = 16, 16  # the blank pads
-SHORTEST, USUAL, LONGEST = 4, 10, 16
+SHORTEST, USUAL, LONGEST = 4, 8, 12
 SIZES = {"train": 2000, "validation": 300, "test": 500}
 WIDTH, HEADS = 32, 2
 
 
 @lru_cache(maxsize=32)
 def sorting(seed: int, lengths: Lengths) -> Data:
-    """Symbols [N, T] at random, and the same in rising order: of length 10, or of 4 to 16 and padded.
+    """Symbols [N, T] at random, and the same in rising order: of length 8, or of 4 to 12 and padded.
 
-    Both have 10 symbols on average, each as likely as another.
+    Both have 8 symbols on average, each as likely as another.
     """
 
     def part(name: str) -> Split:

@@ -5,6 +5,11 @@ Cooijmans et al. 2016 have it, with statistics of each time step, unless an arm 
 al. 2016 have it. The weight that a norm starts from matters in a recurrent network, so that both 0.1 and 1 are arms.
 
 Adam, gradient norm clipped at 1.
+
+With the learning rate of every arm tuned within its grid, recurrent BatchNorm at batch size 50 comes out level with
+LayerNorm in 178 steps (error 13.3 and 13.2 %, loss 0.409 and 0.418, 5 seeds), not ahead of it as in a trial with a
+coarser grid and more steps. What holds in both: at batch size 4 it loses by far (37 to 21 % in 431 steps), and with one
+running mean and variance for all steps its evaluation collapses (53 %) though its training loss is the same.
 """
 
 from __future__ import annotations

@@ -5,6 +5,11 @@ varying lengths can be told from all else: sequences of one length have neither,
 its statistics over all tokens, padding among them ("batch"), or over those that are no padding ("batch_masked").
 Whether what is lost is lost in training, or between training and evaluation, is told by the training loss, by the test
 loss with the statistics of the whole training set, and by how far running statistics are from those of a batch.
+
+Training is short: with LayerNorm a third of the tokens are still wrong after the 150 steps of the quick tier. It tells
+how fast the arms learn, and not where they end; the full tier's 300 steps tell more. In a first look (5 seeds)
+BatchNorm over padding and all was ahead there (loss 0.88 to 1.02), against what was expected; whether that lasts is
+not known.
 """
 
 from __future__ import annotations
@@ -24,8 +29,8 @@ from normkit.claims.experiments._stacked_tuning import (
     metrics_of,
 )
 
-BATCH = 32
-STEPS: dict[bool, int] = {False: 200, True: 450}
+BATCH = 16
+STEPS: dict[bool, int] = {False: 150, True: 300}
 ARMS: dict[Tier, tuple[tuple[str, str, str], ...]] = {  # lengths, norm, placement
     "quick": (
         ("variable", "layer", "pre"),
@@ -33,7 +38,6 @@ ARMS: dict[Tier, tuple[tuple[str, str, str], ...]] = {  # lengths, norm, placeme
         ("variable", "batch_masked", "pre"),
         ("fixed", "layer", "pre"),
         ("fixed", "batch", "pre"),
-        ("variable", "none", "pre"),
     ),
     "full": (
         *(
@@ -68,8 +72,7 @@ def measure(job: Job) -> list[Measurement]:
         build=transformer(str(arm["norm"]), placement=arm["placement"]),  # type: ignore[arg-type]
         data=lambda seed: sorting(seed, arm["lengths"]),
         recipe=Recipe(batch_size=BATCH, steps=job.steps, optimizer="adam", warmup=20, clip_norm=1.0),
-        grid=half_decades(0.001, 5) if is_full(job) else half_decades(0.003, 3),
-        n_tuning_seeds=3 if is_full(job) else 2,
+        grid=half_decades(0.003, 4) if is_full(job) else half_decades(0.01, 3),
     )
     cell = Cell(study, job.seeds)
     distances = {} if cell.chosen is None else mean_distances(cell.at(cell.chosen).model)
@@ -85,8 +88,8 @@ def measure(job: Job) -> list[Measurement]:
 
 
 def seconds(job: Job) -> float:
-    replicas = 15.0 + 12.0 if is_full(job) else 6.0 + 5.0
-    return 0.5 + job.steps * replicas * (2e-3 if job.arm["lengths"] == "fixed" else 3e-3)
+    replicas = 8.0 + 12.0 if is_full(job) else 6.0 + 5.0
+    return 0.5 + job.steps * replicas * (3.5e-3 if job.arm["lengths"] == "fixed" else 5.5e-3)
 
 
 EXPERIMENT = Experiment(

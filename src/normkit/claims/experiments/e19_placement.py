@@ -22,7 +22,7 @@ from normkit.claims.experiments._stacked_tuning import (
     metrics_of,
 )
 
-BATCH, STEPS, WARMUP = 16, 300, 100
+BATCH, STEPS, WARMUP = 8, 250, 100
 LEARNED_ERROR = 10.0  # per cent of tokens
 
 
@@ -47,7 +47,7 @@ def measure(job: Job) -> list[Measurement]:
         build=build,
         data=lambda seed: sorting(seed, "variable"),
         recipe=Recipe(batch_size=BATCH, steps=job.steps, optimizer="adam", warmup=int(arm["warmup"])),
-        grid=half_decades(0.001, 4),
+        grid=half_decades(0.001, 3),
     )
     cell = Cell(study, job.seeds)
     found = metrics_of(cell)
@@ -63,7 +63,7 @@ def measure(job: Job) -> list[Measurement]:
 
 
 def seconds(job: Job) -> float:
-    return 1.0 + job.steps * (8.0 + 12.0) * 1e-3 * int(job.arm["blocks"])
+    return 1.0 + job.steps * (6.0 + 12.0) * 1.5e-3 * int(job.arm["blocks"])
 
 
 EXPERIMENT = Experiment(

@@ -58,7 +58,7 @@ def shifted(images: Tensor, step: int) -> Tensor:
 
 
 def seconds(job: Job) -> float:
-    cost = {"plain": 5e-3, "residual": 5e-3, "next": 6e-3}[str(job.arm["architecture"])]
+    cost = {"plain": 9e-3, "residual": 5e-3, "next": 9e-3}[str(job.arm["architecture"])]
     return 0.5 + job.steps * (12.0 + 12.0) * cost
 
 
