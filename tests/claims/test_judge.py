@@ -260,6 +260,29 @@ def test_a_number_that_is_not_finite_is_a_run_that_diverged() -> None:
     assert one(rule(margin=0.0), odd + arm(values, norm="layer")).outcome == "holds"
 
 
+# --- learning rates at the edge
+
+
+@pytest.mark.parametrize(
+    ("untuned", "by", "outcome"),
+    [
+        ("batch", 8.0, "inconclusive"),  # BatchNorm is worse, and might not be
+        ("layer", 8.0, "holds"),  # LayerNorm would be better still
+        ("batch", -8.0, "fails"),
+        ("layer", -8.0, "inconclusive"),
+    ],
+)
+def test_a_side_tuned_up_to_the_edge_is_not_found_worse(untuned: str, by: float, outcome: str) -> None:
+    measurements = [
+        replace(m, metrics={**m.metrics, "tuning_incomplete": float(dict(m.conditions)["norm"] == untuned)})
+        for m in shifted(by)
+    ]
+    finding = one(rule(), measurements)
+    assert finding.outcome == outcome
+    assert ("edge of those tried" in finding.reason) == (outcome == "inconclusive")
+    assert one(rule(kind="equivalence", margin=20.0), measurements).outcome == "inconclusive"
+
+
 # --- error rates
 
 

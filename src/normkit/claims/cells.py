@@ -77,7 +77,7 @@ def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
     if measurement.status == "diverged":
         if hypothesis.diverged_as is not None:
             return sign * hypothesis.diverged_as
-        return sign * _worst(name) if hypothesis.scale == "plain" else _no_ratio()
+        return sign * _worst(name)
     if name not in measurement.metrics:
         known = ", ".join(sorted(measurement.metrics))
         raise UnclearError(f"the metric {name} is not among those measured: {known}")
@@ -89,6 +89,19 @@ def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
     return sign * plain
 
 
+def untuned(measurements: Iterable[Measurement]) -> bool:
+    """Whether the best learning rate of any of these lies at the edge of those tried: it may do better than shown."""
+    return any(m.metrics.get("tuning_incomplete", 0.0) > 0 for m in measurements)
+
+
+def is_worse_where_higher(metric: str) -> bool | None:
+    """Whether a high value of a metric is a bad one; None where its name does not say."""
+    try:
+        return (_worst(metric.removeprefix("-")) > 0) != metric.startswith("-")
+    except UnclearError:
+        return None
+
+
 def _worst(name: str) -> float:
     words = set(name.split("_"))
     if words & _HIGH_IS_WORSE and not words & _LOW_IS_WORSE:
@@ -96,10 +109,6 @@ def _worst(name: str) -> float:
     if words & _LOW_IS_WORSE and not words & _HIGH_IS_WORSE:
         return -math.inf
     raise UnclearError(f"a run diverged, and the rule does not say what that counts as in {name}")
-
-
-def _no_ratio() -> float:
-    raise UnclearError("a run diverged, and the rule does not say what that counts as in a ratio")
 
 
 def describe(conditions: Mapping[str, Condition]) -> str:

@@ -21,7 +21,7 @@ def code_hash(experiment: str) -> str:
     """SHA-256 of what every run rests on, of the experiment's file and of what it imports from this package."""
     digest = hashlib.sha256(foundation_hash().encode())
     for file in sorted(_reached(files()[experiment])):
-        digest.update(f"{file.relative_to(_ROOT).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+        digest.update(f"{file.parent.name}/{file.name}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ class Finding:
         p_adjusted: by Holm's method over the confirmatory hypotheses that were judged together.
         p_sign_flip: exact, for reference and as a second lock from 6 seeds on.
         n_diverged: runs that diverged among those looked at.
+        values: of each seed, in the unit of the effect; () where a run diverged.
         reason: why it is inconclusive or not run; the counterexample of one that fails; "" else.
     """
 
@@ -37,4 +38,5 @@ class Finding:
     p_adjusted: float | None = None
     p_sign_flip: float | None = None
     n_diverged: int = 0
+    values: tuple[float, ...] = ()
     reason: str = ""

@@ -48,7 +48,9 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
             else:
                 trial = _trial(hypothesis, measurements)
                 open_trials[hypothesis.id] = (hypothesis, trial)
-                found[hypothesis.id] = blank
+                found[hypothesis.id] = replace(
+                    blank, reason=_doubt(hypothesis, trial, list(map(cells.untuned, chosen)))
+                )
         except UnclearError as unclear:
             found[hypothesis.id] = replace(blank, outcome="inconclusive", reason=str(unclear))
     adjusted = holm([trial.p for _, trial in open_trials.values()])
@@ -119,6 +121,21 @@ def _gaps(
     return trials.differences(these, those, is_ratio=is_ratio)
 
 
+def _doubt(hypothesis: Hypothesis, trial: Trial, untuned: Sequence[bool]) -> str:
+    """Why a conclusion could turn if a learning rate beyond those tried were the best; "" if it could not.
+
+    Of two sides, a better tuned winner would only win by more.
+    """
+    in_doubt = any(untuned)
+    high_is_worse = cells.is_worse_where_higher(hypothesis.metric)
+    if hypothesis.kind == "difference" and high_is_worse is not None:
+        these_lose = (trial.conclusion == "holds") == high_is_worse
+        in_doubt = untuned[0] if these_lose else untuned[1]
+    return (
+        "the best learning rate of a side lies at the edge of those tried, where it may do better" if in_doubt else ""
+    )
+
+
 @dataclass(frozen=True)
 class _Bounds:
     low: float | None
@@ -128,7 +145,7 @@ class _Bounds:
 def _settled(hypothesis: Hypothesis, trial: Trial, p_adjusted: float, n_judged: int, blank: Finding) -> Finding:
     """What a trial comes to among the others."""
     locked = trial.n >= SIGN_FLIP_FROM and trial.p_sign_flip is not None and trial.p_sign_flip >= SIGNIFICANCE
-    is_decided = p_adjusted < SIGNIFICANCE and not locked
+    is_decided = p_adjusted < SIGNIFICANCE and not locked and not blank.reason
     level = SIGNIFICANCE * (trial.p / p_adjusted if p_adjusted > 0 else 1 / n_judged)
     offset = hypothesis.target if hypothesis.kind in ("slope", "value") else 0.0
     plain, adjusted = _bounds(hypothesis, trial, SIGNIFICANCE, offset), _bounds(hypothesis, trial, level, offset)
@@ -144,7 +161,8 @@ def _settled(hypothesis: Hypothesis, trial: Trial, p_adjusted: float, n_judged: 
         p=trial.p,
         p_adjusted=p_adjusted,
         p_sign_flip=trial.p_sign_flip,
-        reason="" if is_decided else _why_open(trial, p_adjusted),
+        values=tuple(v for v in (_in_unit(hypothesis, value + offset) for value in trial.values) if v is not None),
+        reason="" if is_decided else blank.reason or _why_open(trial, p_adjusted),
     )
 
 

@@ -110,6 +110,7 @@ def run(
         findings=findings,
         measurements=measurements,
         records=tuple(used),
+        experiments={id_: (experiment(id_).title, experiment(id_).question) for id_ in wanted},
         tier=tier,
         cut=_cut(wanted, runner, archive, asked, budget_s, interrupted=interrupted),
         notes=changed_rules(used) + _foreign(n_foreign, store),

@@ -68,12 +68,13 @@ class Runner:
             self._start_jobs()
             if not self._running:
                 break
+            self._report()
             for event in self._engine.wait(min(SNAPSHOT_EVERY_S, self._left_s())):
                 if isinstance(event, Died):
                     self._report(f"{_label(event.spec.job)}: a worker died, the job is tried again")
                 else:
                     self._save(event)
-            self._report()
+        self._report()
 
     def _fit(self, most_seeds: int | None) -> Plan:
         """The plan for the time that is left, as far as is known now."""

@@ -56,6 +56,7 @@ class Verdicts:
         measurements: everything that was judged.
         tier: what was asked for.
         records: the jobs that the measurements come from.
+        experiments: experiment -> its title and its question.
         is_shipped: whether they are those that come with the package.
         cut: what was left out to fit the budget, a sentence each.
         notes: what else the reader should know: rules that changed since, records of another version.
@@ -67,6 +68,7 @@ class Verdicts:
     measurements: tuple[Measurement, ...]
     tier: Tier
     records: tuple[JobRecord, ...] = ()
+    experiments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     is_shipped: bool = False
     cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

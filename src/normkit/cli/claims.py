@@ -21,6 +21,7 @@ from normkit.errors import NormkitError
 
 if TYPE_CHECKING:
     from normkit.claims import Verdicts
+    from normkit.claims.experiment import Tier
 
 FAILED = 1
 FILE_WIDTH = 1000  # a file or a pipe has no width; whoever reads it breaks the lines
@@ -89,11 +90,13 @@ def claims(
     if list_:
         _show_list(chosen, as_json=as_json)
         return
-    tier = tier or (TierName.shipped if open_ else TierName.quick)
     page = report or (PAGE if open_ else None)
     _check_outputs(store, page)
     try:
-        verdicts = _verdicts(tier, chosen, budget, workers, store, context.obj, is_shown=progress)
+        verdicts = _shipped(chosen) if tier is TierName.shipped or (tier is None and open_) else None
+        if verdicts is None or not (verdicts.records or tier):  # a build that comes without records
+            name = TierName.quick if tier is None else tier
+            verdicts = _measured(name, chosen, budget, workers, store, context.obj, is_shown=progress)
         written, problems = _write_page(verdicts, page)
         _ship(verdicts, ship)
         text = _json(verdicts, written) if as_json else _text(verdicts, written)
@@ -136,7 +139,14 @@ def _check_outputs(store: Path, page: Path | None) -> None:
         check_page(page, "--report")
 
 
-def _verdicts(
+def _shipped(chosen: list[str] | None) -> Verdicts:
+    with leaving_at_once():
+        from normkit.claims import shipped
+
+    return shipped(chosen)
+
+
+def _measured(
     tier: TierName,
     chosen: list[str] | None,
     budget: str | None,
@@ -147,10 +157,6 @@ def _verdicts(
     is_shown: bool,
 ) -> Verdicts:
     """The verdicts, with a view of the work that stands before anything heavy is imported."""
-    if tier is TierName.shipped:
-        with leaving_at_once():
-            from normkit.claims import shipped
-        return shipped(chosen)
     console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
     with watch(console, is_shown=is_shown, title="normkit claims") as watcher:
         with leaving_at_once():
@@ -158,7 +164,7 @@ def _verdicts(
 
         spent_s = time.monotonic() - started_at + WRITING_S
         return run(
-            tier.value,
+            cast("Tier", tier.value),
             claims=chosen,
             budget="" if budget is None else budget,
             workers=workers,
@@ -184,7 +190,7 @@ def _ship(verdicts: Verdicts, folder: Path | None) -> None:
     if folder is not None:
         from normkit.claims.shipped import write
 
-        for path in write(verdicts.records, folder):
+        for path in write(verdicts, folder):
             complain(f"Shipped {path}")
 
 

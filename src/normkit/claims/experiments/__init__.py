@@ -16,7 +16,8 @@ FIRST = ("E01", "E02", "E03", "E27", "E26", "E08", "E09", "E14", "E05", "E10", "
 @cache
 def files() -> dict[str, Path]:
     """Experiment -> its file, in the order in which experiments are run."""
-    found = {path.name[:3].upper(): path for path in sorted(Path(__file__).parent.glob("e[0-9][0-9]_*.py"))}
+    paths = [path for folder in __path__ for path in sorted(Path(folder).glob("e[0-9][0-9]_*.py"))]
+    found = {path.name[:3].upper(): path for path in paths}
     return {id_: found[id_] for id_ in (*(id_ for id_ in FIRST if id_ in found), *sorted(set(found) - set(FIRST)))}
 
 

@@ -50,17 +50,25 @@ class Linear(nn.Module):
 class Conv2d(nn.Module):
     """x [N, R·I, H, W] -> [N, R·O, H', W'], a convolution of 3×3 (or ``size``) in as many groups as replicas.
 
-    ``depthwise``: each channel by itself, I = O.
+    ``depthwise``: each channel by itself, I = O. Padding keeps H and W unless it is given.
     """
 
     def __init__(
-        self, draws: Draws, n_in: int, n_out: int, *, size: int = 3, stride: int = 1, depthwise: bool = False
+        self,
+        draws: Draws,
+        n_in: int,
+        n_out: int,
+        *,
+        size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
         fan = 1 if depthwise else n_in
         self.weight = draws.normal(n_out, fan, size, size, std=math.sqrt(2.0 / (fan * size * size)))
         self.bias = draws.zeros(n_out)
-        self.stride, self.padding = stride, size // 2
+        self.stride, self.padding = stride, size // 2 if padding is None else padding
         self.groups = draws.n_replicas * (n_in if depthwise else 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ from normkit.lab.training import DIVERGED_NATS
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [R, N, ...], targets [R, N, ...] -> [R, N]
 
 
+PADDING = -100  # a target that is none
+
+Order = Callable[[StackedData], Iterator[Tensor]]  # rows [S, B] of batch after batch, without end
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train: everything but the network, the data, the seeds and the learning rates."""
@@ -55,9 +60,15 @@ def one_thread() -> Iterator[None]:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """[R, N, ...]: nats of each sample (or token)."""
+    """[R, N, ...]: nats of each sample (or token); 0 where the target is PADDING."""
     flat = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
     return flat.view_as(targets)
+
+
+def mean_of_known(values: Tensor, targets: Tensor) -> Tensor:
+    """Each replica's mean [R] over all that is not padding."""
+    known = targets.flatten(1) != PADDING
+    return (values.flatten(1) * known).sum(1) / known.sum(1)
 
 
 def train(
@@ -67,6 +78,7 @@ def train(
     learning_rates: Sequence[float],
     loss: Loss = cross_entropy,
     augment: Callable[[Tensor, int], Tensor] | None = None,
+    order: Order | None = None,
 ) -> History:
     """Trains each replica r at ``learning_rates[r]`` with a cosine schedule.
 
@@ -77,17 +89,18 @@ def train(
         learning_rates: the highest one of the schedule, one a replica.
         loss: of each sample.
         augment: (first input of a batch, step) -> another in its place.
+        order: data -> rows [S, B] of batch after batch, without end; by default a new order each epoch.
     """
     n_replicas = len(learning_rates)
     optimizer = StackedOptimizer(model, learning_rates, recipe)
     history = History(torch.full((recipe.steps, n_replicas), math.inf), torch.zeros(n_replicas, dtype=torch.bool))
     model.train()
-    order = batches(data.seeds, len(data.train), recipe.batch_size)
-    for step, rows in zip(range(recipe.steps), order, strict=False):
+    rows_of = batches(data.seeds, len(data.train), recipe.batch_size) if order is None else order(data)
+    for step, rows in zip(range(recipe.steps), rows_of, strict=False):
         inputs, targets = data.train.rows(rows)
         if augment is not None:
             inputs = (augment(inputs[0], step), *inputs[1:])
-        losses = loss(model(*inputs), targets).flatten(1).mean(1)
+        losses = mean_of_known(loss(model(*inputs), targets), targets)
         history.losses[step] = losses.detach()
         history.diverged |= ~(history.losses[step] < DIVERGED_NATS)
         if history.diverged.all():
@@ -159,15 +172,17 @@ def mean_loss(model: nn.Module, split: StackedSplit, loss: Loss = cross_entropy)
 def evaluate(model: nn.Module, split: StackedSplit, loss: Loss = cross_entropy) -> dict[str, Tensor]:
     """Each replica's mean loss "nll" and, where targets are classes, "error" in per cent, [R], in evaluation mode."""
     model.eval()
-    losses, wrong = [], []
+    losses, wrong, known = [], [], []
     for inputs, targets in split.parts():
         outputs = model(*inputs)
         losses.append(loss(outputs, targets).flatten(1))
+        known.append(targets.flatten(1))
         if not targets.is_floating_point():
             wrong.append((outputs.argmax(-1) != targets).flatten(1))
-    found = {"nll": torch.cat(losses, 1).mean(1)}
+    targets = torch.cat(known, 1)
+    found = {"nll": mean_of_known(torch.cat(losses, 1), targets)}
     if wrong:
-        found["error"] = 100 * torch.cat(wrong, 1).double().mean(1)
+        found["error"] = 100 * mean_of_known(torch.cat(wrong, 1), targets)
     return found
 
 
@@ -177,10 +192,3 @@ def take_population_statistics(model: nn.Module, split: StackedSplit) -> None:
     model.train()
     with population_statistics(model):
         model(*split.all()[0])
-
-
-def pick(model: nn.Module, of: nn.Module, replicas: Sequence[int]) -> nn.Module:
-    """``model``, made for as many replicas, with the parameters and statistics of these replicas ``of`` another."""
-    at = torch.tensor(replicas)
-    model.load_state_dict({name: value[at] for name, value in of.state_dict().items()})
-    return model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +14,6 @@ from typing import Any
 from normkit.claims.claim import Citation, Claim, ConditionRule, Contradiction, Document, Source
 from normkit.claims.rulebook import hash_of
 from normkit.errors import ArgumentError
-from normkit.lab.norms import nearest
 
 FOLDER = Path(__file__).parent
 
@@ -57,9 +58,17 @@ def claim(id_: str) -> Claim:
     """
     known = register()
     if id_ not in known:
-        first, *_, last = known
-        raise ArgumentError(f"claims: expected a claim from {first} to {last}, got {id_!r}{nearest(id_, known)}")
+        first, last = next(iter(known)), list(known)[-1]
+        raise ArgumentError(f"claims: expected a claim from {first} to {last}, got {id_!r}{_near(id_, known)}")
     return known[id_]
+
+
+def _near(id_: str, known: Iterable[str]) -> str:
+    """The ids that look most like one, digits written out: "1-3" is 001-03."""
+    parts = re.findall(r"\d+", id_)
+    full = f"{int(parts[0]):03d}-{int(parts[1]):02d}" if len(parts) == 2 and len(id_) < 20 else id_
+    matches = difflib.get_close_matches(full, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(matches)}?" if matches else "; `normkit claims --list` has them all."
 
 
 def _citations() -> dict[str, Citation]:

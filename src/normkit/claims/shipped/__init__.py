@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from normkit.claims.archive import Archive, changed_rules
@@ -18,14 +19,15 @@ from normkit.lab.extras import require
 from normkit.lab.provenance import timestamp
 
 FOLDER = Path(__file__).parent
+ABOUT = "experiments.json"
 
 
-def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdicts:
+def shipped(claims: Sequence[str] | None = None, folder: Path | None = None) -> Verdicts:
     """The verdicts on the measurements that come with the package: nothing is computed.
 
     Args:
         claims: ids; None for all.
-        folder: where the records lie.
+        folder: where the records lie; None for those of the package.
 
     Raises:
         ArgumentError: there is no such claim.
@@ -34,6 +36,7 @@ def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdi
     started = time.monotonic()
     require("scipy.special", extra="lab", call="claims")
     chosen = [claim(id_) for id_ in dict.fromkeys(claims)] if claims is not None else list(register().values())
+    folder = folder or FOLDER
     records = read(folder)
     measurements = Archive(records).everything()
     verdicts, findings = decide(chosen, rulebook(), measurements)
@@ -42,6 +45,7 @@ def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdi
         findings=findings,
         measurements=measurements,
         records=tuple(records),
+        experiments=_experiments(folder),
         tier="full",
         is_shipped=True,
         notes=changed_rules(records),
@@ -51,7 +55,7 @@ def shipped(claims: Sequence[str] | None = None, folder: Path = FOLDER) -> Verdi
     )
 
 
-def read(folder: Path = FOLDER) -> list[JobRecord]:
+def read(folder: Path) -> list[JobRecord]:
     """Every record of a folder.
 
     Raises:
@@ -69,8 +73,8 @@ def read(folder: Path = FOLDER) -> list[JobRecord]:
     return records
 
 
-def write(records: Iterable[JobRecord], folder: Path) -> list[Path]:
-    """Write records, a file an experiment; older ones of the same experiments are replaced.
+def write(verdicts: Verdicts, folder: Path) -> list[Path]:
+    """Write the records behind some verdicts, a file an experiment; older ones of the same experiments are replaced.
 
     The same records give the same bytes.
 
@@ -78,7 +82,7 @@ def write(records: Iterable[JobRecord], folder: Path) -> list[Path]:
         The files.
     """
     by_experiment: dict[str, list[str]] = {}
-    for record in records:
+    for record in verdicts.records:
         by_experiment.setdefault(record.spec.task, []).append(encode_record(record) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -86,4 +90,13 @@ def write(records: Iterable[JobRecord], folder: Path) -> list[Path]:
         path = folder / f"{id_}.jsonl.gz"
         path.write_bytes(gzip.compress("".join(sorted(lines)).encode(), mtime=0))
         written.append(path)
+    about = _experiments(folder) | dict(verdicts.experiments)
+    (folder / ABOUT).write_text(json.dumps(dict(sorted(about.items())), indent=1, ensure_ascii=False) + "\n", "utf-8")
     return written
+
+
+def _experiments(folder: Path) -> dict[str, tuple[str, str]]:
+    """Title and question of each experiment: without importing them, which takes seconds."""
+    path = folder / ABOUT
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {id_: (title, question) for id_, (title, question) in found.items()}
