@@ -80,7 +80,7 @@ def test_a_rule_speaks_of_what_is_measured(number):
     for rule in of(number):
         for side in sides(rule):
             job = next(job for job in jobs if meets(job, side))
-            small = replace(job, seeds=SEEDS, steps=min(job.steps, 11))
+            small = replace(job, seeds=SEEDS, steps=min(job.steps, 21))
             for m in measured(number, small):
                 assert m.status in ("done", "diverged"), m.message
                 assert m.status == "diverged" or rule.metric.removeprefix("-") in m.metrics, rule.id
