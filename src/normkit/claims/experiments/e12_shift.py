@@ -227,7 +227,7 @@ def _noisy(job: Job, norm: str, noise: bool) -> list[Measurement]:
 
 def seconds(job: Job) -> float:
     if job.arm["network"] == "linear":
-        return 4.0
+        return 1.6 * len(job.seeds)
     return 0.9 * (len(job.seeds) + 2)
 
 

@@ -84,5 +84,5 @@ EXPERIMENT = Experiment(
     "On how much of the plane of learning rates and initial weights does each norm let a network train?",
     jobs,
     measure,
-    seconds=lambda job: (0.9 if job.arm["batch"] == 100 else 2.5) * len(job.seeds),
+    seconds=lambda job: (1.6 if job.arm["batch"] == 100 else 3.0) * len(job.seeds),
 )
