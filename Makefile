@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
-INPUTS := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/core/*.*)
+INPUTS := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/*/*.*)
 
 .PHONY: compare test lint bench clean
 

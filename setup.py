@@ -1,11 +1,14 @@
 """Builds the package, and its compiled kernels where a compiler and torch are at hand.
 
-The kernels are optional: without them the package installs and computes through torch operations, and the file
-`_C.reason` beside the package's modules says why, for `normkit info`. Everything else is in pyproject.toml.
+Two libraries: `_C`, the kernels, by torch's stable ABI, for every torch from 2.10 and every Python; and `_eager`, which
+calls them without Python in between, by libtorch's C++, for the torch and the Python that it is built with. Both are
+optional: without them the package installs and computes through torch operations, and the files `_C.reason` and
+`_eager.reason` beside the package's modules say why, for `normkit info`. Everything else is in pyproject.toml.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,6 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("csrc/core")
-REASON = "_C.reason"
 COMMON_FLAGS = [
     "-std=c++20",
     "-O3",
@@ -36,7 +38,13 @@ ISA_FLAGS = {
 }
 CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp", "layer_norm2d.cpp", "recurrent.cpp"]
 TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
+EAGER_SOURCES = ["csrc/eager/module.cpp", "csrc/eager/nodes.cpp"]
 LEAST_TORCH = "0x020a000000000000"  # TORCH_TARGET_VERSION: 2.10
+# What the two libraries must agree about.
+SHARED_HEADERS = [
+    *(CORE / f"{name}.h" for name in ("types", "row_norm", "channel_norm", "layer_norm2d")),
+    "csrc/table.h",
+]
 
 
 def on_x86() -> bool:
@@ -53,19 +61,33 @@ def core_macros() -> list[tuple[str, str | None]]:
     return [("NORMKIT_X86_KERNELS", None)] if on_x86() else []
 
 
+def shared_macros() -> list[tuple[str, str | None]]:
+    digest = hashlib.sha256(b"".join(Path(header).read_bytes() for header in SHARED_HEADERS)).hexdigest()
+    return [("NORMKIT_HEADERS", f'"{digest[:16]}"')]
+
+
+def reason_of(library: Path) -> Path:
+    """The file that says why a library is not there."""
+    return library.with_name(f"{library.name.partition('.')[0]}.reason")
+
+
 class BuildKernels(build_ext):
-    """Compiles each file with the flags of its instruction set, at once; a failure leaves a reason, not an error."""
+    """Compiles all files at once, each with its own flags; a failure leaves a reason, not an error."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or True  # both libraries at once
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
-        reason = library.parent / REASON
+        reason = reason_of(library)
         try:
             self._build(ext, library)
         except Exception as error:
             library.unlink(missing_ok=True)
             library.parent.mkdir(parents=True, exist_ok=True)
             reason.write_text(f"{type(error).__name__} when the package was built: {str(error)[:200]}\n")
-            self.warn(f"normkit's compiled kernels were not built ({error}); the package works without them")
+            self.warn(f"{ext.name} was not built ({error}); the package works without it")
         else:
             reason.unlink(missing_ok=True)
 
@@ -74,7 +96,7 @@ class BuildKernels(build_ext):
         sources = Path(self.get_finalized_command("build_py").get_package_dir("normkit"))
         for ext in self.extensions:
             library = Path(self.build_lib, self.get_ext_filename(ext.name))
-            for built in (library, library.parent / REASON):
+            for built in (library, reason_of(library)):
                 (sources / built.name).unlink(missing_ok=True)
                 if built.exists():
                     self.copy_file(str(built), str(sources))
@@ -89,12 +111,16 @@ class BuildKernels(build_ext):
         if self.compiler.compiler_type != "unix":
             raise RuntimeError(f"the kernels need gcc or clang, not {self.compiler.compiler_type}")
 
+        macros = ext.define_macros + (macros_of_torch() if ext is eager else [])
+        macos = sys.platform == "darwin"
+        torch_libraries = ["c10", "torch_cpu", "torch_python"] if ext is eager else ["torch_cpu"]
+
         def compile_one(source: str) -> str:
             flags = [*COMMON_FLAGS, *ISA_FLAGS.get(Path(source).name, [])]
             return self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
-                macros=ext.define_macros,
+                macros=macros,
                 include_dirs=[*cpp_extension.include_paths("cpu"), *self.include_dirs],
                 extra_postargs=flags,
                 depends=ext.depends,
@@ -102,31 +128,51 @@ class BuildKernels(build_ext):
 
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, ext.sources))
-        macos = sys.platform == "darwin"
         library.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects,
             str(library),
-            libraries=[] if macos else ["torch_cpu"],
+            libraries=[] if macos else torch_libraries,
             library_dirs=cpp_extension.library_paths("cpu"),
             extra_postargs=["-undefined", "dynamic_lookup"] if macos else [],
             target_lang="c++",
         )
 
 
+def macros_of_torch() -> list[tuple[str, str | None]]:
+    """The one torch that the library will serve."""
+    import torch
+
+    return [
+        ("NORMKIT_TORCH_VERSION", f'"{torch.__version__}"'),
+        ("NORMKIT_TORCH_COMMIT", f'"{torch.version.git_version}"'),
+        ("_GLIBCXX_USE_CXX11_ABI", str(int(torch.compiled_with_cxx11_abi()))),
+    ]
+
+
+HEADERS = [str(path) for path in sorted(Path("csrc").rglob("*.h"))]
+
 kernels = Extension(
     "normkit._C",
     sources=[*core_sources(), *TORCH_SOURCES],
-    depends=[str(path) for path in sorted(Path("csrc").rglob("*.h"))],
-    define_macros=[*core_macros(), ("TORCH_TARGET_VERSION", LEAST_TORCH)],
+    depends=HEADERS,
+    define_macros=[*core_macros(), *shared_macros(), ("TORCH_TARGET_VERSION", LEAST_TORCH)],
     py_limited_api=True,
+    language="c++",
+    optional=True,
+)
+eager = Extension(
+    "normkit._eager",
+    sources=EAGER_SOURCES,
+    depends=HEADERS,
+    define_macros=shared_macros(),
     language="c++",
     optional=True,
 )
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[kernels],
+        ext_modules=[kernels, eager],
         cmdclass={"build_ext": BuildKernels},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},
     )

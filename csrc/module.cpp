@@ -4,64 +4,94 @@
 #include <Python.h>
 
 #include <new>
+#include <type_traits>
 
+#include "core/batch_lstm.h"
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
 #include "core/recurrent.h"
 #include "core/row_norm.h"
 #include "plain.h"
+#include "table.h"
 #include "torch_parallel.h"
 
 namespace {
 
 using namespace normkit;
 
-// Reads the arguments of one call in order; ok() is false, and a Python error set, once one did not fit.
+// Reads the arguments of one call in order into the fields of the kernel's; ok() is false, and a Python error set, once one
+// did not fit.
 class Reader {
  public:
-  Reader(PyObject* const* args, Py_ssize_t given, Py_ssize_t wanted) : args_(args) {
-    if (given == wanted) return;
-    PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", wanted, given);
-    ok_ = false;
-  }
-  int64_t integer() {
-    if (!ok_) return 0;
-    const long long value = PyLong_AsLongLong(*args_++);
-    ok_ = value != -1 || PyErr_Occurred() == nullptr;
-    return value;
-  }
-  double real() {
-    if (!ok_) return 0.0;
-    const double value = PyFloat_AsDouble(*args_++);
-    ok_ = value != -1.0 || PyErr_Occurred() == nullptr;
-    return value;
-  }
-  void* address() {
-    if (!ok_) return nullptr;
-    void* value = PyLong_AsVoidPtr(*args_++);
-    ok_ = value != nullptr || PyErr_Occurred() == nullptr;
-    return value;
-  }
-  DType dtype() { return static_cast<DType>(integer()); }
-  ConstArray const_array() {
-    const void* data = address();
-    return {data, dtype()};
-  }
-  MutableArray mutable_array() {
-    void* data = address();
-    return {data, dtype()};
+  Reader(PyObject* const* args, Py_ssize_t given) : next_(args), end_(args + given) {}
+
+  template <class... Fields>
+  Reader& operator()(Fields&... fields) {
+    (read(fields), ...);
+    return *this;
   }
   bool ok() const { return ok_; }
+  // Whether that were all of the arguments.
+  bool done() {
+    if (ok_ && next_ != end_) fail("expected %zd arguments less", end_ - next_);
+    return ok_;
+  }
 
  private:
-  PyObject* const* args_;
+  PyObject* take() {
+    if (ok_ && next_ == end_) fail("expected more arguments than these");
+    return ok_ ? *next_++ : nullptr;
+  }
+  template <class... Values>
+  void fail(const char* message, Values... values) {
+    PyErr_Format(PyExc_TypeError, message, values...);
+    ok_ = false;
+  }
+
+  void read(int64_t& field) {
+    PyObject* const o = take();
+    if (o == nullptr) return;
+    field = PyLong_AsLongLong(o);
+    ok_ = field != -1 || PyErr_Occurred() == nullptr;
+  }
+  void read(double& field) {
+    PyObject* const o = take();
+    if (o == nullptr) return;
+    field = PyFloat_AsDouble(o);
+    ok_ = field != -1.0 || PyErr_Occurred() == nullptr;
+  }
+  template <class T>
+    requires(std::is_enum_v<T> || std::is_same_v<T, bool> || std::is_same_v<T, uint64_t>)
+  void read(T& field) {
+    int64_t value = 0;
+    read(value);
+    field = static_cast<T>(value);
+  }
+  template <class T>
+  void read(T*& address) {
+    PyObject* const o = take();
+    if (o == nullptr) return;
+    void* const value = PyLong_AsVoidPtr(o);
+    ok_ = value != nullptr || PyErr_Occurred() == nullptr;
+    address = static_cast<T*>(value);
+  }
+  void read(ConstArray& array) { (*this)(array.data, array.dtype); }
+  void read(MutableArray& array) { (*this)(array.data, array.dtype); }
+  void read(Dropout& dropout) { (*this)(dropout.p, dropout.seed); }
+  void read(ChannelShape& s) { (*this)(s.layout, s.dtype, s.n_samples, s.n_channels, s.n_positions, s.n_groups); }
+  void read(LayerNorm2dShape& s) { (*this)(s.dtype, s.n_samples, s.n_channels, s.n_positions); }
+
+  PyObject* const* next_;
+  PyObject* const* end_;
   bool ok_ = true;
 };
 
 // Other Python threads run meanwhile, unless the call is shorter than letting them.
 template <class Args>
-PyObject* run(void (*kernel)(const Args&), const Args& args, int64_t elements) {
+PyObject* run(Reader& in, void (*kernel)(const Args&), Args& args, int64_t elements) {
+  if (!in.done()) return nullptr;
+  args.parallel_for = torch_parallel;
   constexpr int64_t kWorthReleasing = 16384;
   PyThreadState* state = elements >= kWorthReleasing ? PyEval_SaveThread() : nullptr;
   bool out_of_memory = false;
@@ -76,213 +106,130 @@ PyObject* run(void (*kernel)(const Args&), const Args& args, int64_t elements) {
 }
 
 PyObject* row_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 16);
+  Reader in(args, n);
   RowNormForward a{};
-  a.norm = static_cast<RowNorm>(in.integer());
-  a.dtype = in.dtype();
-  a.n_rows = in.integer();
-  a.n_cols = in.integer();
-  a.eps = in.real();
-  a.x = in.address();
-  a.w = in.const_array();
-  a.b = in.const_array();
-  a.y = in.address();
-  a.stats = in.address();
-  a.residual = in.address();
-  a.z = in.address();
-  a.dropout.p = in.real();
-  a.dropout.seed = static_cast<uint64_t>(in.integer());
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(row_norm_forward, a, a.n_rows * a.n_cols) : nullptr;
+  in(a.norm, a.dtype, a.n_rows, a.n_cols, a.eps, a.x, a.w, a.b, a.y, a.stats, a.residual, a.z, a.dropout);
+  return run(in, row_norm_forward, a, a.n_rows * a.n_cols);
 }
 
 PyObject* row_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 19);
+  Reader in(args, n);
   RowNormBackward a{};
-  a.norm = static_cast<RowNorm>(in.integer());
-  a.dtype = in.dtype();
-  a.n_rows = in.integer();
-  a.n_cols = in.integer();
-  a.eps = in.real();
-  a.dy = in.address();
-  a.x = in.address();
-  a.stats = in.address();
-  a.w = in.const_array();
-  a.dz = in.address();
-  a.dx = in.address();
-  a.dropped = in.address();
-  a.dropout.p = in.real();
-  a.dropout.seed = static_cast<uint64_t>(in.integer());
-  a.dw = in.mutable_array();
-  a.db = in.mutable_array();
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(row_norm_backward, a, a.n_rows * a.n_cols) : nullptr;
+  in(a.norm, a.dtype, a.n_rows, a.n_cols, a.eps, a.dy, a.x, a.stats, a.w, a.dz, a.dx, a.dropped, a.dropout, a.dw, a.db);
+  return run(in, row_norm_backward, a, a.n_rows * a.n_cols);
 }
 
-ChannelShape channel_shape(Reader& in) {
-  ChannelShape shape{};
-  shape.layout = static_cast<ChannelLayout>(in.integer());
-  shape.dtype = in.dtype();
-  shape.n_samples = in.integer();
-  shape.n_channels = in.integer();
-  shape.n_positions = in.integer();
-  shape.n_groups = in.integer();
-  return shape;
-}
-
-Kept kept(Reader& in, ChannelLayout layout) {
-  Kept kept{};
-  void* const positions = in.address();
-  kept.count = in.integer();
+void read_kept(Reader& in, ChannelLayout layout, Kept& kept) {
   if (layout == ChannelLayout::kPlanes) {
-    kept.words = positions;
+    in(kept.words, kept.count);
   } else {
-    kept.rows = static_cast<const int64_t*>(positions);
+    in(kept.rows, kept.count);
   }
-  return kept;
 }
 
 PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 27);
+  Reader in(args, n);
   ChannelForward a{};
-  a.shape = channel_shape(in);
-  a.eps = in.real();
-  a.x = in.address();
-  a.residual = in.address();
-  a.w = in.const_array();
-  a.b = in.const_array();
-  a.activation = static_cast<Activation>(in.integer());
-  a.mean = in.const_array();
-  a.var = in.const_array();
-  a.y = in.address();
-  a.stats = in.address();
-  a.running.mean = in.mutable_array();
-  a.running.var = in.mutable_array();
-  a.running.momentum = in.real();
-  a.kept = kept(in, a.shape.layout);
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(channel_norm_forward, a, a.shape.size()) : nullptr;
+  in(a.shape, a.eps, a.x, a.residual, a.w, a.b, a.activation, a.mean, a.var, a.y, a.stats);
+  in(a.running.mean, a.running.var, a.running.momentum);
+  read_kept(in, a.shape.layout, a.kept);
+  return run(in, channel_norm_forward, a, a.shape.size());
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 23);
+  Reader in(args, n);
   ChannelBackward a{};
-  a.shape = channel_shape(in);
-  a.eps = in.real();
-  a.constant_stats = in.integer() != 0;
-  a.dy = in.address();
-  a.x = in.address();
-  a.stats = in.address();
-  a.w = in.const_array();
-  a.b = in.const_array();
-  a.activation = static_cast<Activation>(in.integer());
-  a.dx = in.address();
-  a.dw = in.mutable_array();
-  a.db = in.mutable_array();
-  a.kept = kept(in, a.shape.layout);
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(channel_norm_backward, a, a.shape.size()) : nullptr;
-}
-
-LayerNorm2dShape layer_norm2d_shape(Reader& in) {
-  LayerNorm2dShape shape{};
-  shape.dtype = in.dtype();
-  shape.n_samples = in.integer();
-  shape.n_channels = in.integer();
-  shape.n_positions = in.integer();
-  return shape;
+  in(a.shape, a.eps, a.constant_stats, a.dy, a.x, a.stats, a.w, a.b, a.activation, a.dx, a.dw, a.db);
+  read_kept(in, a.shape.layout, a.kept);
+  return run(in, channel_norm_backward, a, a.shape.size());
 }
 
 PyObject* layer_norm2d_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 12);
+  Reader in(args, n);
   LayerNorm2dForward a{};
-  a.shape = layer_norm2d_shape(in);
-  a.eps = in.real();
-  a.x = in.address();
-  a.w = in.const_array();
-  a.b = in.const_array();
-  a.y = in.address();
-  a.stats = in.address();
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(layer_norm2d_forward, a, size_of(a.shape)) : nullptr;
+  in(a.shape, a.eps, a.x, a.w, a.b, a.y, a.stats);
+  return run(in, layer_norm2d_forward, a, size_of(a.shape));
 }
 
 PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 15);
+  Reader in(args, n);
   LayerNorm2dBackward a{};
-  a.shape = layer_norm2d_shape(in);
-  a.eps = in.real();
-  a.dy = in.address();
-  a.x = in.address();
-  a.stats = in.address();
-  a.w = in.const_array();
-  a.dx = in.address();
-  a.dw = in.mutable_array();
-  a.db = in.mutable_array();
-  a.parallel_for = torch_parallel;
-  return in.ok() ? run(layer_norm2d_backward, a, size_of(a.shape)) : nullptr;
+  in(a.shape, a.eps, a.dy, a.x, a.stats, a.w, a.dx, a.dw, a.db);
+  return run(in, layer_norm2d_backward, a, size_of(a.shape));
 }
 
 void read_recurrent(Reader& in, Recurrent& a) {
-  a.cell = static_cast<RecurrentCell>(in.integer());
-  a.place = static_cast<RecurrentPlace>(in.integer());
-  a.norm = static_cast<RowNorm>(in.integer());
-  a.has_norm_c = in.integer() != 0;
-  a.n_hidden = in.integer();
-  a.n_steps = in.integer();
-  a.n_sequences = in.integer();
-  a.sizes = static_cast<const int64_t*>(in.address());
-  a.eps = in.real();
-  a.w_hh = static_cast<const float*>(in.address());
-  for (ConstArray* parameter : {&a.norm_w, &a.norm_b, &a.norm_c_w, &a.norm_c_b}) parameter->data = in.address();
-  for (const float** values : {&a.p, &a.h0, &a.c0}) *values = static_cast<const float*>(in.address());
-  a.parallel_for = torch_parallel;
+  in(a.cell, a.place, a.norm, a.has_norm_c, a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.eps);
+  in(a.w_hh, a.w_hr, a.norm_w.data, a.norm_b.data, a.norm_c_w.data, a.norm_c_b.data, a.p, a.h0, a.c0);
 }
 
+int64_t elements(const Recurrent& a) { return a.n_steps * a.n_sequences * a.gates(); }
+
 PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 24);
+  Reader in(args, n);
   RecurrentForward a{};
   read_recurrent(in, a);
-  for (float** values : {&a.y, &a.z, &a.z_stats, &a.c, &a.c_stats, &a.h_last, &a.c_last}) {
-    *values = static_cast<float*>(in.address());
-  }
-  return in.ok() ? run(recurrent_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+  in(a.y, a.z, a.z_stats, a.c, a.c_stats, a.h_last, a.c_last);
+  return run(in, recurrent_forward, a, elements(a));
 }
 
 PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 30);
+  Reader in(args, n);
   RecurrentBackward a{};
   read_recurrent(in, a);
-  for (const float** values : {&a.z, &a.z_stats, &a.c, &a.c_stats, &a.y, &a.dy, &a.dh_last, &a.dc_last}) {
-    *values = static_cast<const float*>(in.address());
-  }
-  for (float** values : {&a.da, &a.dz, &a.du, &a.dh0, &a.dc0}) *values = static_cast<float*>(in.address());
-  return in.ok() ? run(recurrent_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+  in(a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last);
+  in(a.da, a.dz, a.du, a.dh, a.m, a.dh0, a.dc0);
+  return run(in, recurrent_backward, a, elements(a));
 }
 
 PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 25);
+  Reader in(args, n);
   GruForward a{};
   read_recurrent(in, a);
-  a.b_hh = static_cast<const float*>(in.address());
-  for (float** values : {&a.y, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.h_last}) {
-    *values = static_cast<float*>(in.address());
-  }
-  return in.ok() ? run(gru_forward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+  in(a.b_hh, a.y, a.in_rz, a.in_n, a.q_n, a.stats_rz, a.stats_n, a.h_last);
+  return run(in, gru_forward, a, elements(a));
 }
 
 PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
-  Reader in(args, n, 32);
+  Reader in(args, n);
   GruBackward a{};
   read_recurrent(in, a);
-  for (const float** values :
-       {&a.b_hh, &a.in_rz, &a.in_n, &a.q_n, &a.stats_rz, &a.stats_n, &a.y, &a.dy, &a.dh_last}) {
-    *values = static_cast<const float*>(in.address());
+  in(a.b_hh, a.in_rz, a.in_n, a.q_n, a.stats_rz, a.stats_n, a.y, a.dy, a.dh_last);
+  in(a.dp, a.dout_rz, a.dout_n, a.dq_rz, a.dq_n, a.dh0);
+  return run(in, gru_backward, a, elements(a));
+}
+
+void read_batch_lstm(Reader& in, BatchLstm& a) {
+  in(a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.n_places, a.by_batch, a.eps, a.w_hh, a.w_hr);
+  for (ColumnNorm* norm : {&a.ih, &a.hh, &a.sum, &a.c}) {
+    in(norm->w, norm->b, norm->running_mean, norm->running_var, norm->stats);
   }
-  for (float** values : {&a.dp, &a.dout_rz, &a.dout_n, &a.dq_rz, &a.dq_n, &a.dh0}) {
-    *values = static_cast<float*>(in.address());
-  }
-  return in.ok() ? run(gru_backward, a, a.n_steps * a.n_sequences * a.gates()) : nullptr;
+  in(a.u, a.h0, a.c0);
+}
+
+int64_t elements(const BatchLstm& a) { return a.n_steps * a.n_sequences * 4 * a.n_hidden; }
+
+// True, or False where the kernel has found values that it cannot serve.
+PyObject* batch_lstm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  BatchLstmForward a{};
+  read_batch_lstm(in, a);
+  in(a.y, a.z, a.cells, a.h_last, a.c_last);
+  bool out_of_range = false;
+  a.out_of_range = &out_of_range;
+  PyObject* const none = run(in, batch_lstm_forward, a, elements(a));
+  if (none == nullptr) return nullptr;
+  Py_DecRef(none);
+  return PyBool_FromLong(!out_of_range);
+}
+
+PyObject* batch_lstm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  BatchLstmBackward a{};
+  read_batch_lstm(in, a);
+  in(a.z, a.cells, a.dy, a.dh_last, a.dc_last, a.du, a.dz, a.dh, a.m, a.dh0, a.dc0);
+  in(a.dw_ih, a.db_ih, a.dw_hh, a.db_hh, a.dw_sum, a.db_sum, a.dw_c, a.db_c);
+  return run(in, batch_lstm_backward, a, elements(a));
 }
 
 TorchNames torch_names;  // filled when the module is imported
@@ -342,23 +289,43 @@ PyMethodDef methods[] = {
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
     {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
      "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
     {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_steps, n_sequences, sizes, eps, w_hh, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh0, dc0)"},
+     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
+     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh, m, dh0, dc0)"},
     {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
      "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
     {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
      "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
      "dq_rz, dq_n, dh0)"},
+    {"batch_lstm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_forward_py)),
+     METH_FASTCALL,
+     "(n_hidden, n_out, n_steps, n_sequences, sizes, n_places, by_batch, eps, w_hh, w_hr, for ih, hh, sum and c each: w, b, "
+     "running_mean, running_var, stats; u, h0, c0, y, z, cells, h_last, c_last): whether all values were in range"},
+    {"batch_lstm_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_backward_py)),
+     METH_FASTCALL,
+     "(as batch_lstm_forward up to c0, z, cells, dy, dh_last, dc_last, du, dz, dh, m, dh0, dc0, then for ih, hh, sum and c "
+     "each: dw, db)"},
     {nullptr, nullptr, 0, nullptr},
 };
 
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C",    "normkit's compiled kernels.", 0, methods, nullptr, nullptr,
                       nullptr,               nullptr};
 
+// For normkit._eager, which calls the kernels without Python in between.
+const KernelTable table = {torch_parallel,         row_norm_forward,      row_norm_backward,    channel_norm_forward,
+                           channel_norm_backward, layer_norm2d_forward, layer_norm2d_backward};
+
+PyObject* init() {
+  if (!torch_names.find()) return nullptr;
+  PyObject* const created = PyModule_Create(&module);
+  PyObject* const capsule = PyCapsule_New(const_cast<KernelTable*>(&table), kTableName, nullptr);
+  if (created == nullptr || capsule == nullptr || PyModule_AddObject(created, "table", capsule) < 0) return nullptr;
+  return created;
+}
+
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return torch_names.find() ? PyModule_Create(&module) : nullptr; }
+PyMODINIT_FUNC PyInit__C() { return init(); }

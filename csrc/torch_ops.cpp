@@ -9,9 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "core/channel_norm.h"
-#include "core/layer_norm2d.h"
-#include "core/row_norm.h"
+#include "arguments.h"
 #include "torch_parallel.h"
 
 namespace {
@@ -22,28 +20,23 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    case ScalarType::Double: return DType::kFloat64;
-    default:
-      STD_TORCH_CHECK(false, "normkit: expected a tensor of dtype float32, float64, bfloat16 or float16, got another; "
-                             "convert it with .to(...).");
-  }
+void check_dtype(const Tensor& t) {
+  STD_TORCH_CHECK(kernel_dtype(t.scalar_type()).has_value(),
+                  "normkit: expected a tensor of dtype float32, float64, bfloat16 or float16, got another; convert it "
+                  "with .to(...).");
 }
 
-// The n trailing axes as columns, the others as rows.
-struct Rows {
-  int64_t n_rows = 1;
-  int64_t n_cols = 1;
-  Rows(const Tensor& x, int64_t n_axes) {
-    STD_TORCH_CHECK(n_axes >= 1 && n_axes <= x.dim(), "normkit: expected n_axes between 1 and the ", x.dim(),
-                    " axes of x, got ", n_axes, "; give the number of axes to normalize over.");
-    for (int64_t i = 0; i < x.dim(); ++i) (i < x.dim() - n_axes ? n_rows : n_cols) *= x.size(i);
-  }
-};
+// x as rows, which it can be.
+Rows rows_of(const Tensor& x, int64_t n_axes) {
+  check_dtype(x);
+  STD_TORCH_CHECK(n_axes >= 1 && n_axes <= x.dim(), "normkit: expected n_axes between 1 and the ", x.dim(),
+                  " axes of x, got ", n_axes, "; give the number of axes to normalize over.");
+  return {x, n_axes};
+}
+
+// Null for one that is not there, as arguments.h wants it.
+const Tensor* given(const MaybeTensor& t) { return t.has_value() ? &*t : nullptr; }
+const Tensor* given(bool needed, const Tensor& t) { return needed ? &t : nullptr; }
 
 Tensor in_order(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 MaybeTensor in_order(const MaybeTensor& t) { return t.has_value() ? MaybeTensor(in_order(*t)) : MaybeTensor(); }
@@ -58,11 +51,13 @@ void check_same(const Tensor& a, const Tensor& x, const char* name) {
   STD_TORCH_CHECK(same, "normkit: expected ", name, " of x's shape and dtype, got another; convert it first.");
 }
 
-ConstArray param(const MaybeTensor& p, int64_t n_cols, const char* name) {
+// The parameter in order, if it is of that many elements.
+MaybeTensor param(const MaybeTensor& p, int64_t n_cols, const char* name) {
   if (!p.has_value()) return {};
+  check_dtype(*p);
   STD_TORCH_CHECK(p->numel() == n_cols, "normkit: expected ", name, " of ", n_cols, " elements, got ", p->numel(),
                   "; give one for each normalized position.");
-  return {p->const_data_ptr(), dtype_of(*p)};
+  return in_order(p);
 }
 
 // Uninitialized, of the parameter's shape and dtype; nothing if the gradient is not needed.
@@ -73,9 +68,7 @@ Tensor empty_gradient(bool needed, const MaybeTensor& p, int64_t n_cols, const T
   return empty_as(*p);
 }
 
-ScalarType stats_dtype(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+ScalarType stats_dtype(const Tensor& x) { return stats_type(x.scalar_type()); }
 
 void check_stats(const Tensor& stats, const Tensor& x, int64_t count) {
   STD_TORCH_CHECK(stats.numel() == count && stats.scalar_type() == stats_dtype(x),
@@ -95,26 +88,15 @@ struct Outputs {
 
 Outputs forward(RowNorm norm, const Tensor& x_given, const MaybeTensor& residual_given, const MaybeTensor& w_given,
                 const MaybeTensor& b_given, int64_t n_axes, double eps) {
-  const Rows rows(x_given, n_axes);
+  const Rows rows = rows_of(x_given, n_axes);
   const Tensor x = in_order(x_given);
-  const MaybeTensor residual = in_order(residual_given), w = in_order(w_given), b = in_order(b_given);
+  const MaybeTensor residual = in_order(residual_given);
+  const MaybeTensor w = param(w_given, rows.n_cols, "weight"), b = param(b_given, rows.n_cols, "bias");
   if (residual.has_value()) check_same(*residual, x, "residual");
-  Outputs out{empty_as(x), residual.has_value() ? empty_as(x) : x, empty_stats(x, norm, rows.n_rows)};
-  RowNormForward a{};
-  a.norm = norm;
-  a.dtype = dtype_of(x);
-  a.n_rows = rows.n_rows;
-  a.n_cols = rows.n_cols;
-  a.eps = eps;
-  a.x = x.const_data_ptr();
-  a.w = param(w, rows.n_cols, "weight");
-  a.b = param(b, rows.n_cols, "bias");
-  a.y = out.y.mutable_data_ptr();
-  a.stats = out.stats.mutable_data_ptr();
-  if (residual.has_value()) {
-    a.residual = residual->const_data_ptr();
-    a.z = out.z.mutable_data_ptr();
-  }
+  const bool adds = residual.has_value();
+  Outputs out{empty_as(x), adds ? empty_as(x) : x, empty_stats(x, norm, rows.n_rows)};
+  RowNormForward a = row_norm_forward_of(norm, rows, eps, x, given(residual), given(w), given(b), out.y,
+                                         given(adds, out.z), &out.stats);
   a.parallel_for = torch_parallel;
   row_norm_forward(a);
   return out;
@@ -127,28 +109,16 @@ struct Gradients {
 Gradients backward(RowNorm norm, const Tensor& dy_given, const Tensor& x_given, const Tensor& stats_given,
                    const MaybeTensor& w_given, const MaybeTensor& b, const MaybeTensor& dz_given, int64_t n_axes,
                    double eps, bool need_dx, bool need_dw, bool need_db) {
-  const Rows rows(x_given, n_axes);
+  const Rows rows = rows_of(x_given, n_axes);
   const Tensor dy = in_order(dy_given), x = in_order(x_given), stats = in_order(stats_given);
-  const MaybeTensor w = in_order(w_given), dz = in_order(dz_given);
+  const MaybeTensor w = param(w_given, rows.n_cols, "weight"), dz = in_order(dz_given);
   check_same(dy, x, "dy");
   if (dz.has_value()) check_same(*dz, x, "d_sum");
   check_stats(stats, x, rows.n_rows * stats_per_row(norm));
   Gradients out{need_dx ? empty_as(x) : nothing(x), empty_gradient(need_dw, w, rows.n_cols, x, "weight"),
                 empty_gradient(need_db, b, rows.n_cols, x, "bias")};
-  RowNormBackward a{};
-  a.norm = norm;
-  a.dtype = dtype_of(x);
-  a.n_rows = rows.n_rows;
-  a.n_cols = rows.n_cols;
-  a.eps = eps;
-  a.dy = dy.const_data_ptr();
-  a.x = x.const_data_ptr();
-  a.stats = stats.const_data_ptr();
-  a.w = param(w, rows.n_cols, "weight");
-  if (dz.has_value()) a.dz = dz->const_data_ptr();
-  if (need_dx) a.dx = out.dx.mutable_data_ptr();
-  if (need_dw) a.dw = {out.dw.mutable_data_ptr(), dtype_of(out.dw)};
-  if (need_db) a.db = {out.db.mutable_data_ptr(), dtype_of(out.db)};
+  RowNormBackward a = row_norm_backward_of(norm, rows, eps, dy, x, stats, given(w), given(dz), given(need_dx, out.dx),
+                                           given(need_dw, out.dw), given(need_db, out.db));
   a.parallel_for = torch_parallel;
   row_norm_backward(a);
   return out;
@@ -205,15 +175,13 @@ MemoryFormat format_of(const Tensor& x) {
 }
 
 ChannelShape channel_shape(const Tensor& x, MemoryFormat format, int64_t n_groups) {
+  check_dtype(x);
   STD_TORCH_CHECK(x.dim() >= 2, "normkit: expected x of shape (N, C, *), got ", x.dim(),
                   " axes; add the sample axis with .unsqueeze(0).");
-  ChannelShape shape{ChannelLayout::kPlanes, dtype_of(x), x.size(0), x.size(1), 1, n_groups};
-  for (int64_t i = 2; i < x.dim(); ++i) shape.n_positions *= x.size(i);
-  STD_TORCH_CHECK(n_groups == 0 || (n_groups > 0 && shape.n_channels % n_groups == 0),
-                  "normkit: expected num_channels divisible by num_groups, got ", shape.n_channels, " and ", n_groups,
+  STD_TORCH_CHECK(n_groups == 0 || (n_groups > 0 && x.size(1) % n_groups == 0),
+                  "normkit: expected num_channels divisible by num_groups, got ", x.size(1), " and ", n_groups,
                   "; use a divisor.");
-  if (format != MemoryFormat::Contiguous || shape.n_positions == 1) shape.layout = ChannelLayout::kPixels;
-  return shape;
+  return channel_shape_of(x, format != MemoryFormat::Contiguous, n_groups);
 }
 
 Activation activation_of(int64_t code) {
@@ -225,23 +193,17 @@ Activation activation_of(int64_t code) {
 std::tuple<Tensor, Tensor> channel_norm(Tensor x_given, MaybeTensor weight, MaybeTensor bias, MaybeTensor mean,
                                         MaybeTensor var, int64_t n_groups, double eps, int64_t activation) {
   const MemoryFormat format = format_of(x_given);
-  ChannelForward a{};
-  a.shape = channel_shape(x_given, format, n_groups);
-  a.activation = activation_of(activation);
+  const ChannelShape shape = channel_shape(x_given, format, n_groups);
   STD_TORCH_CHECK(mean.has_value() == var.has_value() && (!mean.has_value() || n_groups == 0),
                   "normkit: expected both mean and var or neither, and neither with num_groups, got another; give both.");
+  const int64_t c = shape.n_channels;
   const Tensor x = torch::stable::contiguous(x_given, format);
-  const MaybeTensor w = in_order(weight), b = in_order(bias), m = in_order(mean), v = in_order(var);
+  const MaybeTensor w = param(weight, c, "weight"), b = param(bias, c, "bias");
+  const MaybeTensor m = param(mean, c, "mean"), v = param(var, c, "var");
   Tensor y = torch::stable::empty_like(x);
-  Tensor stats = torch::stable::new_empty(x, std::vector<int64_t>{a.shape.slabs(), kStatsPerSlab}, stats_dtype(x));
-  a.eps = eps;
-  a.x = x.const_data_ptr();
-  a.w = param(w, a.shape.n_channels, "weight");
-  a.b = param(b, a.shape.n_channels, "bias");
-  a.mean = param(m, a.shape.n_channels, "mean");
-  a.var = param(v, a.shape.n_channels, "var");
-  a.y = y.mutable_data_ptr();
-  a.stats = stats.mutable_data_ptr();
+  Tensor stats = torch::stable::new_empty(x, std::vector<int64_t>{shape.slabs(), kStatsPerSlab}, stats_dtype(x));
+  ChannelForward a = channel_norm_forward_of<Tensor>(shape, eps, activation_of(activation), x, nullptr, given(w), given(b),
+                                                     given(m), given(v), y, stats);
   a.parallel_for = torch_parallel;
   channel_norm_forward(a);
   return {y, stats};
@@ -252,52 +214,39 @@ std::tuple<Tensor, Tensor, Tensor> channel_norm_gradients(Tensor dy_given, Tenso
                                                           bool constant_stats, double eps, bool need_dx, bool need_dw,
                                                           bool need_db, int64_t activation) {
   const MemoryFormat format = format_of(x_given);
-  ChannelBackward a{};
-  a.shape = channel_shape(x_given, format, n_groups);
-  a.activation = activation_of(activation);
+  const ChannelShape shape = channel_shape(x_given, format, n_groups);
+  const int64_t c = shape.n_channels;
   check_same(dy_given, x_given, "dy");
   const Tensor x = torch::stable::contiguous(x_given, format), dy = torch::stable::contiguous(dy_given, format);
   const Tensor stats = in_order(stats_given);
-  check_stats(stats, x, a.shape.slabs() * kStatsPerSlab);
-  const MaybeTensor w = in_order(weight), b = in_order(bias);
+  check_stats(stats, x, shape.slabs() * kStatsPerSlab);
+  const MaybeTensor w = param(weight, c, "weight"), b = param(bias, c, "bias");
   Tensor dx = need_dx ? torch::stable::empty_like(x) : nothing(x);
-  Tensor dw = empty_gradient(need_dw, w, a.shape.n_channels, x, "weight");
-  Tensor db = empty_gradient(need_db, bias, a.shape.n_channels, x, "bias");
-  a.eps = eps;
-  a.constant_stats = constant_stats;
-  a.dy = dy.const_data_ptr();
-  a.x = x.const_data_ptr();
-  a.stats = stats.const_data_ptr();
-  a.w = param(w, a.shape.n_channels, "weight");
-  a.b = param(b, a.shape.n_channels, "bias");
-  if (need_dx) a.dx = dx.mutable_data_ptr();
-  if (need_dw) a.dw = {dw.mutable_data_ptr(), dtype_of(dw)};
-  if (need_db) a.db = {db.mutable_data_ptr(), dtype_of(db)};
+  Tensor dw = empty_gradient(need_dw, w, c, x, "weight");
+  Tensor db = empty_gradient(need_db, bias, c, x, "bias");
+  ChannelBackward a =
+      channel_norm_backward_of(shape, eps, constant_stats, activation_of(activation), dy, x, stats, given(w), given(b),
+                               given(need_dx, dx), given(need_dw, dw), given(need_db, db));
   a.parallel_for = torch_parallel;
   channel_norm_backward(a);
   return {dx, dw, db};
 }
 
-LayerNorm2dShape layer_norm2d_shape(const Tensor& x) {
+// x in order, if it is of images.
+Tensor images(const Tensor& x) {
+  check_dtype(x);
   STD_TORCH_CHECK(x.dim() == 4, "normkit: expected x of shape (N, C, H, W), got ", x.dim(),
                   " axes; add the sample axis with .unsqueeze(0).");
-  return {dtype_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
+  return in_order(x);
 }
 
 std::tuple<Tensor, Tensor> layer_norm2d(Tensor x_given, MaybeTensor weight, MaybeTensor bias, double eps) {
-  LayerNorm2dForward a{};
-  a.shape = layer_norm2d_shape(x_given);
-  const Tensor x = in_order(x_given);
-  const MaybeTensor w = in_order(weight), b = in_order(bias);
+  const Tensor x = images(x_given);
+  const MaybeTensor w = param(weight, x.size(1), "weight"), b = param(bias, x.size(1), "bias");
   Tensor y = empty_as(x);
   Tensor stats = torch::stable::new_empty(
-      x, std::vector<int64_t>{a.shape.n_samples, kStatsPerPosition, a.shape.n_positions}, stats_dtype(x));
-  a.eps = eps;
-  a.x = x.const_data_ptr();
-  a.w = param(w, a.shape.n_channels, "weight");
-  a.b = param(b, a.shape.n_channels, "bias");
-  a.y = y.mutable_data_ptr();
-  a.stats = stats.mutable_data_ptr();
+      x, std::vector<int64_t>{x.size(0), kStatsPerPosition, x.size(2) * x.size(3)}, stats_dtype(x));
+  LayerNorm2dForward a = layer_norm2d_forward_of(eps, x, given(w), given(b), y, &stats);
   a.parallel_for = torch_parallel;
   layer_norm2d_forward(a);
   return {y, stats};
@@ -306,23 +255,16 @@ std::tuple<Tensor, Tensor> layer_norm2d(Tensor x_given, MaybeTensor weight, Mayb
 std::tuple<Tensor, Tensor, Tensor> layer_norm2d_gradients(Tensor dy_given, Tensor x_given, Tensor stats_given,
                                                           MaybeTensor weight, MaybeTensor bias, double eps,
                                                           bool need_dx, bool need_dw, bool need_db) {
-  LayerNorm2dBackward a{};
-  a.shape = layer_norm2d_shape(x_given);
+  const Tensor x = images(x_given);
   check_same(dy_given, x_given, "dy");
-  const Tensor x = in_order(x_given), dy = in_order(dy_given), stats = in_order(stats_given);
-  check_stats(stats, x, a.shape.n_samples * kStatsPerPosition * a.shape.n_positions);
-  const MaybeTensor w = in_order(weight);
+  const Tensor dy = in_order(dy_given), stats = in_order(stats_given);
+  check_stats(stats, x, x.size(0) * kStatsPerPosition * x.size(2) * x.size(3));
+  const MaybeTensor w = param(weight, x.size(1), "weight");
   Tensor dx = need_dx ? empty_as(x) : nothing(x);
-  Tensor dw = empty_gradient(need_dw, w, a.shape.n_channels, x, "weight");
-  Tensor db = empty_gradient(need_db, bias, a.shape.n_channels, x, "bias");
-  a.eps = eps;
-  a.dy = dy.const_data_ptr();
-  a.x = x.const_data_ptr();
-  a.stats = stats.const_data_ptr();
-  a.w = param(w, a.shape.n_channels, "weight");
-  if (need_dx) a.dx = dx.mutable_data_ptr();
-  if (need_dw) a.dw = {dw.mutable_data_ptr(), dtype_of(dw)};
-  if (need_db) a.db = {db.mutable_data_ptr(), dtype_of(db)};
+  Tensor dw = empty_gradient(need_dw, w, x.size(1), x, "weight");
+  Tensor db = empty_gradient(need_db, bias, x.size(1), x, "bias");
+  LayerNorm2dBackward a = layer_norm2d_backward_of(eps, dy, x, stats, given(w), given(need_dx, dx), given(need_dw, dw),
+                                                   given(need_db, db));
   a.parallel_for = torch_parallel;
   layer_norm2d_backward(a);
   return {dx, dw, db};

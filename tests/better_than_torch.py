@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import normkit
@@ -139,6 +139,45 @@ def gradient_of_a_training_batch_norm(nn: Any) -> Outcome:
     return Outcome("works", bool(found["weight"].isfinite().all()))
 
 
+def jacobian_of_a_training_batch_norm(nn: Any) -> Outcome:
+    layer = nn.BatchNorm1d(4).double()
+    x = _random(8, 4).double()
+    try:
+        found = jacrev(lambda x: layer(x)[0])(x)
+    except RuntimeError:
+        return Outcome("raises", False)
+    # A shift of the whole batch moves nothing, and the batch's statistics were no input: they stay.
+    moved = found.sum(1).abs().max().item()
+    return Outcome("works", moved < 1e-12 and found.abs().max() > 0.1 and not layer.running_mean.any())
+
+
+def training_batch_norm_under_vmap(nn: Any) -> Outcome:
+    """Each batch by its own statistics; the running ones, of which there is one set, stay."""
+    layer = nn.BatchNorm1d(4)
+    x = torch.stack([_random(8, 4, offset=i) for i in range(3)])
+    try:
+        y = vmap(layer)(x)
+    except RuntimeError:
+        return Outcome("raises", False)
+    untouched = not layer.running_mean.any()
+    alone = torch.stack([layer(batch) for batch in x])
+    return Outcome("works", untouched and torch.allclose(y, alone, atol=1e-6))
+
+
+def micro_batches_as_one_batch(nn: Any) -> Outcome:
+    """The error of the gradient that four micro-batches give, in parts of that of the whole batch."""
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(8, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    first, second = torch.nn.Linear(4, 4).double(), nn.BatchNorm1d(4).double()
+    model = torch.nn.Sequential(first, second)
+    (exact,) = torch.autograd.grad(model(x), first.weight, dy)
+    parts = x.split(2)
+    ys = [model(part) for part in parts] if nn is torch.nn else nn.accumulate(model, parts)
+    (found,) = torch.autograd.grad(torch.cat(ys), first.weight, dy)
+    error = ((found - exact).norm() / exact.norm()).item()
+    return Outcome("right" if error < 1e-10 else f"off by {100 * error:.0f} %", error < 1e-10)
+
+
 def frozen_through_train(nn: Any) -> Outcome:
     """With torch, every way there is at once: no gradient, evaluation mode, no grad mode."""
     layer = nn.BatchNorm1d(4)
@@ -148,6 +187,19 @@ def frozen_through_train(nn: Any) -> Outcome:
         layer(_random(8, 4, offset=1))
     moved = bool(layer.running_mean.any())
     return Outcome("statistics move" if moved else "frozen", not moved)
+
+
+def frozen_by_not_tracking(nn: Any) -> Outcome:
+    """Told not to track, with its statistics kept, as fine-tuning callbacks do; ours is told to freeze, too."""
+    layer = nn.BatchNorm1d(4)
+    layer(_random(8, 4, offset=3))
+    x = _random(8, 4)
+    expected = layer.eval()(x)
+    layer.train().track_running_stats = False
+    if nn is not torch.nn:
+        surgery.freeze(layer)
+    same = torch.equal(layer(x), expected)
+    return Outcome("the running ones" if same else "those of the batch", same)
 
 
 def batches_counted_by_a_checkpoint(nn: Any) -> Outcome:
@@ -317,7 +369,11 @@ ROWS = (
     Row("BatchNorm in bfloat16: running mean of 100", bfloat16_running_mean, "100"),
     Row("GroupNorm with one value a group", one_value_a_group, "an error"),
     Row("`torch.func.grad` through a training BatchNorm", gradient_of_a_training_batch_norm, "a gradient"),
+    Row("`torch.func.jacrev` through a training BatchNorm", jacobian_of_a_training_batch_norm, "a Jacobian"),
+    Row("`torch.func.vmap` of a training BatchNorm", training_batch_norm_under_vmap, "works"),
+    Row("BatchNorm over micro-batches: gradient of one big batch", micro_batches_as_one_batch, "right"),
     Row("BatchNorm frozen, then `model.train()`", frozen_through_train, "frozen"),
+    Row("BatchNorm told not to track: statistics used in training", frozen_by_not_tracking, "the running ones"),
     Row("BatchNorm in an activation checkpoint: batches counted in a step", batches_counted_by_a_checkpoint, "1"),
     Row("BatchNorm: a training forward without a trace", forward_that_leaves_no_trace, "no trace"),
     Row("Recalibration: mean and variance of 98 zeros, then 2 tens", statistics_of_unequal_batches, "0.20 and 1.98"),

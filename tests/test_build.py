@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.skipif(os.name != "posix", reason="names the compiler as POSIX systems do")
 def test_without_a_compiler_the_package_installs_and_says_why(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.so", "_C.reason", "__pycache__"))
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.so", "*.reason", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     package = tmp_path / "src" / "normkit"
-    of_before = package / "_C.abi3.so"
-    of_before.write_bytes(b"a library of an earlier build")
+    of_before = [package / "_C.abi3.so", package / f"_eager{sysconfig.get_config_var('EXT_SUFFIX')}"]
+    for library in of_before:
+        library.write_bytes(b"a library of an earlier build")
     here = {**os.environ, "CC": "false", "CXX": "false", "PYTHONPATH": str(tmp_path / "src")}
 
     def run(*command: str) -> str:
@@ -32,7 +34,8 @@ def test_without_a_compiler_the_package_installs_and_says_why(tmp_path: Path) ->
         return done.stdout
 
     run("setup.py", "-q", "build_ext", "--inplace")  # as an editable install does
-    assert not of_before.exists()
+    assert not any(library.exists() for library in of_before)
+    assert "CompileError" in (package / "_eager.reason").read_text()
     path = run("-m", "normkit", "info").splitlines()[3]
     expected = (
         "path: composite (torch operations, every device and dtype); the compiled library is not there: CompileError"

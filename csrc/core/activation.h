@@ -67,26 +67,33 @@ struct NormalDistribution {
   }
 };
 
-// What becomes of 16 values in place: a(z), or a'(z).
+// a(z), or a'(z), in place of n values, in whole vectors: what the last of them holds beyond n changes, too.
 template <class A>
-struct Activate {
-  using Fn = void (*)(A* z);
+struct Curve {
+  using Fn = void (*)(A* z, int64_t n);
 
-  static void silu(A* at) {
-    const Vec<A> z = load(at);
-    store(at, z * sigmoid_of(z));
+  static void silu(A* at, int64_t n) {
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const Vec<A> z = load(at + j);
+      store(at + j, z * sigmoid_of(z));
+    }
   }
-  static void silu_slope(A* at) {
-    const Vec<A> z = load(at), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), d = one + e;
-    const Vec<A> s = where_greater(zeros<A>(), z, e, one) / d, rest = where_greater(zeros<A>(), z, one, e) / d;
-    store(at, s * fma(z, rest, one));
+  static void silu_slope(A* at, int64_t n) {
+    const Vec<A> none = zeros<A>(), one = splat(A(1));
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const Vec<A> z = load(at + j), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);
+      const Vec<A> s = where_greater(none, z, e, one) * per_d, rest = where_greater(none, z, one, e) * per_d;
+      store(at + j, s * fma(z, rest, one));
+    }
   }
-  static void gelu(A* at) {
-    store(at, NormalDistribution<A>(load(at)).times_z());
+  static void gelu(A* at, int64_t n) {
+    for (int64_t j = 0; j < n; j += kLanes) store(at + j, NormalDistribution<A>(load(at + j)).times_z());
   }
-  static void gelu_slope(A* at) {
-    const NormalDistribution<A> n(load(at));
-    store(at, fma(n.z * splat(A(0.39894228040143267794)), n.gauss, n.p.high));
+  static void gelu_slope(A* at, int64_t n) {
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const NormalDistribution<A> at_z(load(at + j));
+      store(at + j, fma(at_z.z * splat(A(0.39894228040143267794)), at_z.gauss, at_z.p.high));
+    }
   }
 };
 
@@ -101,47 +108,49 @@ NK_INLINE A least_of(Activation activation) {
   return activation == Activation::kRelu ? A(0) : A(-__builtin_inf());
 }
 
-// a and a' as the kernels call them. relu is done in place, the others by a call: their own arithmetic is what takes time,
-// and so each is compiled once.
+// As many values as are taken to a curve at once, in the first cache.
+constexpr int64_t kCurvePiece = 1024;
+
+// a and a' as the kernels call them. relu is a choice that they make in place (above_zero, where_above_zero); the others,
+// the curves, are compiled once and called for many values.
 template <class A>
 class Activated {
  public:
   explicit Activated(Activation activation)
-      : value_(activation == Activation::kSilu ? Activate<A>::silu : activation == Activation::kGelu ? Activate<A>::gelu : nullptr),
-        slope_(activation == Activation::kSilu   ? Activate<A>::silu_slope
-               : activation == Activation::kGelu ? Activate<A>::gelu_slope
-                                                 : nullptr) {}
+      : relu_(activation == Activation::kRelu),
+        values_(activation == Activation::kSilu ? Curve<A>::silu : activation == Activation::kGelu ? Curve<A>::gelu : nullptr),
+        slopes_(activation == Activation::kSilu   ? Curve<A>::silu_slope
+                : activation == Activation::kGelu ? Curve<A>::gelu_slope
+                                                  : nullptr) {}
 
-  NK_MEMBER Vec<A> value(Vec<A> z) const {
-    A lanes[kLanes];
-    if (value_ == nullptr) {
-      store(lanes, where_greater(zeros<A>(), z, zeros<A>(), z));
-    } else {
-      store(lanes, z);
-      value_(lanes);
-    }
-    return load(lanes);
-  }
-  NK_MEMBER Vec<A> slope(Vec<A> z) const {
-    A lanes[kLanes];
-    if (slope_ == nullptr) {
-      store(lanes, where_greater(z, zeros<A>(), splat(A(1)), zeros<A>()));
-    } else {
-      store(lanes, z);
-      slope_(lanes);
-    }
-    return load(lanes);
-  }
+  bool is_relu() const { return relu_; }
+  bool is_curve() const { return values_ != nullptr; }
+  void values(A* z, int64_t n) const { values_(z, n); }
+  void slopes(A* z, int64_t n) const { slopes_(z, n); }
+
   // Of one value.
-  double value(double z) const { return first_of(value(splat(A(z)))); }
-  double slope(double z) const { return first_of(slope(splat(A(z)))); }
+  double value(double z) const { return is_curve() ? of_one(values_, z) : relu_ && z <= 0.0 ? 0.0 : z; }
+  // dy * a'(z).
+  double through(double dy, double z) const { return is_curve() ? dy * of_one(slopes_, z) : !relu_ || z > 0.0 ? dy : 0.0; }
 
  private:
-  static double first_of(Vec<A> v) {
+  static double of_one(typename Curve<A>::Fn fn, double z) {
     A lanes[kLanes];
-    store(lanes, v);
+    store(lanes, splat(A(z)));
+    fn(lanes, 1);
     return double(lanes[0]);
   }
-  typename Activate<A>::Fn value_;
-  typename Activate<A>::Fn slope_;
+  bool relu_;
+  typename Curve<A>::Fn values_;
+  typename Curve<A>::Fn slopes_;
 };
+
+// relu of z, in which NaN stays; dy where relu rises.
+template <class A>
+NK_INLINE Vec<A> above_zero(Vec<A> z) {
+  return where_greater(zeros<A>(), z, zeros<A>(), z);
+}
+template <class A>
+NK_INLINE Vec<A> where_above_zero(Vec<A> z, Vec<A> dy) {
+  return where_greater(z, zeros<A>(), dy, zeros<A>());
+}

@@ -157,31 +157,36 @@ static void put_given_stats(const ChannelForward& a) {
   }
 }
 
-NK_INLINE void update_one(MutableArray running, int64_t c, double momentum, double batch) {
-  const auto update = [&](auto* p) { put_item(p, (1.0 - momentum) * value_at(p) + momentum * batch); };
-  switch (running.dtype) {
-    case DType::kFloat32: return update(static_cast<float*>(running.data) + c);
-    case DType::kFloat64: return update(static_cast<double*>(running.data) + c);
-    case DType::kBFloat16: return update(static_cast<BFloat16*>(running.data) + c);
-    case DType::kFloat16: return update(static_cast<Float16*>(running.data) + c);
-  }
+// running = (1 - momentum) * running + momentum * batch
+static void update_one(MutableArray running, double momentum, const double* batch, int64_t n) {
+  const Param<double> old({running.data, running.dtype}, n, 0.0);
+  const Memory<double> memory(n);
+  double* const updated = memory.data();
+  for (int64_t c = 0; c < n; ++c) updated[c] = (1.0 - momentum) * old.values()[c] + momentum * batch[c];
+  store_sums(updated, running, 0, n);
 }
 
 template <class A>
 static void update_running(const ChannelForward& a) {
   if (a.running.mean.data == nullptr) return;
   const ChannelShape& s = a.shape;
-  const int64_t samples = s.over_batch() ? 1 : s.n_samples;
+  const int64_t samples = s.over_batch() ? 1 : s.n_samples, channels = s.n_channels;
   const double n = double(a.kept.count == 0 ? s.slab_size() : a.kept.count);
   const double bessel = n > 1.0 ? n / (n - 1.0) : 1.0;
-  for (int64_t c = 0; c < s.n_channels; ++c) {
-    double mean = 0.0, var = 0.0;
-    for (int64_t i = 0; i < samples; ++i) {
-      const SlabStats<A> stats = slab_stats<A>(a.stats, i * s.n_channels + c);
-      mean += double(stats.m0) + double(stats.dm);
-      var += double(stats.var);
+  const Memory<double> memory(2 * channels);
+  double *const mean = memory.data(), *const var = mean + channels;
+  for (int64_t c = 0; c < channels; ++c) mean[c] = var[c] = 0.0;
+  for (int64_t i = 0; i < samples; ++i) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const SlabStats<A> stats = slab_stats<A>(a.stats, i * channels + c);
+      mean[c] += double(stats.m0) + double(stats.dm);
+      var[c] += double(stats.var);
     }
-    update_one(a.running.mean, c, a.running.momentum, mean / double(samples));
-    update_one(a.running.var, c, a.running.momentum, var / double(samples) * bessel);
   }
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] /= double(samples);
+    var[c] = var[c] / double(samples) * bessel;
+  }
+  update_one(a.running.mean, a.running.momentum, mean, channels);
+  update_one(a.running.var, a.running.momentum, var, channels);
 }

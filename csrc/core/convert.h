@@ -55,12 +55,36 @@ NK_INLINE void store_halves(void* p, UnsignedBits bits) {
 
 // ---- bfloat16: the upper half of a float32 ----
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// By shuffles of bytes alone: shifts have one port on some processors, and two steps in these.
+NK_INLINE FloatValues load_register(const BFloat16* p) {
+  const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p));
+  return (FloatValues)_mm256_shuffle_epi8(
+      twice, _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
+                              -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15));
+}
+NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) {
+  return (UnsignedBits)_mm256_shuffle_epi8(
+      (__m256i)bits, _mm256_setr_epi8(2, 3, -1, -1, 6, 7, -1, -1, 10, 11, -1, -1, 14, 15, -1, -1,  //
+                                      2, 3, -1, -1, 6, 7, -1, -1, 10, 11, -1, -1, 14, 15, -1, -1));
+}
+NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) {
+  const __m256i packed = _mm256_shuffle_epi8(
+      (__m256i)bits, _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                      2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1));
+  *(HalvesInMemory*)p =
+      (HalvesInMemory)_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
+}
+#else
 NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(load_halves(p) << 16); }
+NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) { return bits >> 16; }
+NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) { store_halves(p, bits >> 16); }
+#endif
 NK_INLINE void store_register(BFloat16* p, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
-  const UnsignedBits nearest_even = bits + (((bits >> 16) & 1u) + 0x7fffu);
-  const UnsignedBits nan = UnsignedBits{} + 0x7fc00000u;
-  store_halves(p, (v == v ? nearest_even : nan) >> 16);
+  const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
+  const UnsignedBits if_nan = (UnsignedBits)(v != v);  // all bits: a NaN again, which rounding might have left
+  store_upper_halves(p, nearest_even | if_nan);
 }
 
 // ---- float16 ----

@@ -5,9 +5,10 @@
 
 constexpr int64_t kDepth = 128;
 
-// Rows that are computed at once: as many accumulators as hide the latency of a fused multiply-add and leave a
-// register for the panel and one for a.
-constexpr int kProductRows = NK_REGISTER_BYTES == 64 ? 12 : NK_REGISTER_BYTES == 32 ? 6 : 3;
+// A tile is so many rows by so many panels: enough accumulators to hide the latency of a fused multiply-add, few enough
+// to leave a register for each panel and one for a. A block of 16 sequences is whole tiles under AVX-512.
+constexpr int kProductRows = NK_REGISTER_BYTES == 64 ? 8 : NK_REGISTER_BYTES == 32 ? 6 : 3;
+constexpr int kProductPanels = NK_REGISTER_BYTES == 64 ? 2 : 1;
 
 // b [n_deep, n_cols], read at from[k * k_step + j * j_step], as panels [n_cols / 16][n_deep][16], zeros past the end.
 class Panels {
@@ -26,12 +27,17 @@ class Panels {
   // out[n_rows, n_cols], `out_step` apart, from rows of a that are `a_step` apart; or added to out.
   void multiply(const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step, bool add = false) const {
     const Rows rows = {a, a_step, out, out_step, add};
-    if (n_rows < kProductRows) return few<kProductRows - 1>(rows, int(n_rows));
-    for (int64_t first = 0; first < n_cols_; first += kLanes) {
-      int64_t i = 0;
-      for (; i + kProductRows <= n_rows; i += kProductRows) tile<kProductRows, 1>(rows.from(i), first);
-      rest<kProductRows - 1>(rows.from(i), first, int(n_rows - i));
-    }
+    const int64_t whole = n_rows - n_rows % kProductRows;
+    columns<kProductRows, kProductPanels>(rows, whole);
+    rest<kProductRows - 1>(rows.from(whole), int(n_rows - whole));
+  }
+
+  // The columns of one panel alone, those from `first` on.
+  void multiply_panel(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
+    const Rows rows = {a, a_step, out, out_step, false};
+    const int64_t whole = n_rows - n_rows % kProductRows;
+    depths<kProductRows, 1>(rows, whole, first);
+    rest_of_panel<kProductRows - 1>(rows.from(whole), first, int(n_rows - whole));
   }
 
  private:
@@ -44,59 +50,73 @@ class Panels {
     Rows from(int64_t i) const { return {a + i * a_step, a_step, out + i * out_step, out_step, add}; }
   };
 
-  // All columns of `count` rows, fewer than kProductRows: several panels at once in the registers that these leave.
+  // All columns of `count` rows, fewer than a tile's: more panels at once in the registers that these leave.
   template <int kRows>
-  void few(const Rows& rows, int count) const {
+  void rest(const Rows& rows, int count) const {
     if constexpr (kRows > 0) {
-      if (count != kRows) return few<kRows - 1>(rows, count);
-      constexpr int kPanels = kProductRows / kRows < 4 ? kProductRows / kRows : 4;
-      int64_t first = 0;
-      for (; first + kPanels * kLanes <= n_cols_; first += kPanels * kLanes) tile<kRows, kPanels>(rows, first);
-      for (; first < n_cols_; first += kLanes) tile<kRows, 1>(rows, first);
+      if (count != kRows) return rest<kRows - 1>(rows, count);
+      constexpr int kPanels = kProductRows * kProductPanels / kRows < 4 ? kProductRows * kProductPanels / kRows : 4;
+      columns<kRows, kPanels>(rows, kRows);
     }
   }
 
   template <int kRows>
-  void rest(const Rows& rows, int64_t first, int count) const {
+  void rest_of_panel(const Rows& rows, int64_t first, int count) const {
     if constexpr (kRows > 0) {
-      if (count != kRows) return rest<kRows - 1>(rows, first, count);
-      tile<kRows, 1>(rows, first);
+      if (count != kRows) return rest_of_panel<kRows - 1>(rows, first, count);
+      depths<kRows, 1>(rows, kRows, first);
     }
   }
 
-  // kRows rows of the kPanels panels from column `first` on; only a single panel may lack columns.
+  // All columns of n_rows rows, a multiple of kRows. A stretch of the panels stays in the first cache for all of them.
   template <int kRows, int kPanels>
-  __attribute__((noinline)) void tile(const Rows& rows, int64_t first) const {
-    const float* const panel = memory_.data() + first * n_deep_;
-    const int n = int(n_cols_ - first < kLanes ? n_cols_ - first : kLanes);
+  void columns(const Rows& rows, int64_t n_rows) const {
+    if (n_rows == 0) return;
+    int64_t first = 0;
+    for (; first + kPanels * kLanes <= n_cols_; first += kPanels * kLanes) depths<kRows, kPanels>(rows, n_rows, first);
+    for (; first < n_cols_; first += kLanes) depths<kRows, 1>(rows, n_rows, first);
+  }
+
+  template <int kRows, int kPanels>
+  void depths(const Rows& rows, int64_t n_rows, int64_t first) const {
     for (int64_t k = 0; k < n_deep_; k += kDepth) {
-      const int64_t depth = n_deep_ - k < kDepth ? n_deep_ - k : kDepth;
-      Vec<float> sums[kPanels][kRows];
+      for (int64_t i = 0; i < n_rows; i += kRows) tile<kRows, kPanels>(rows.from(i), first, k);
+    }
+  }
+
+  // kRows rows of the kPanels panels from column `first` on, the products from k on; only a single panel may lack columns.
+  template <int kRows, int kPanels>
+  __attribute__((noinline)) void tile(const Rows& rows, int64_t first, int64_t k) const {
+    const int64_t depth = n_deep_ - k < kDepth ? n_deep_ - k : kDepth;
+    Vec<float> sums[kPanels][kRows];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r) sums[p][r] = zeros<float>();
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sums[p][r] = zeros<float>();
+    }
+    const float* b = memory_.data() + first * n_deep_ + k * kLanes;
+    for (int64_t d = k; d < k + depth; ++d, b += kLanes) {
+      Vec<float> bd[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) bd[p] = load(b + p * n_deep_ * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec<float> ar = splat(rows.a[r * rows.a_step + d]);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) sums[p][r] = fma(ar, bd[p], sums[p][r]);
       }
-      const float* b = panel + k * kLanes;
-      for (int64_t d = 0; d < depth; ++d, b += kLanes) {
+    }
+    const int n = int(n_cols_ - first < kLanes ? n_cols_ - first : kLanes);
+    const bool add = rows.add || k > 0;
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) {
-          const Vec<float> bd = load(b + p * n_deep_ * kLanes);
-#pragma GCC unroll 12
-          for (int r = 0; r < kRows; ++r) sums[p][r] = fma(splat(rows.a[r * rows.a_step + k + d]), bd, sums[p][r]);
-        }
-      }
-      const bool add = rows.add || k > 0;
-#pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r) {
-          float* const to = rows.out + r * rows.out_step + first + p * kLanes;
-          if (n == kLanes) {
-            store(to, add ? load(to) + sums[p][r] : sums[p][r]);
-          } else {
-            store_first(to, add ? load_first(to, n) + sums[p][r] : sums[p][r], n);
-          }
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        float* const to = rows.out + r * rows.out_step + first + p * kLanes;
+        if (n == kLanes) {
+          store(to, add ? load(to) + sums[p][r] : sums[p][r]);
+        } else {
+          store_first(to, add ? load_first(to, n) + sums[p][r] : sums[p][r], n);
         }
       }
     }

@@ -1,6 +1,7 @@
 // What the core offers: one table of functions for each instruction set, and the one chosen for this processor.
 #pragma once
 
+#include "batch_lstm.h"
 #include "channel_norm.h"
 #include "recurrent.h"
 #include "layer_norm2d.h"
@@ -15,6 +16,7 @@ struct Kernels {
   ChannelKernels channels;
   RecurrentKernels recurrent;
   LayerNorm2dKernels layer_norm2d;
+  BatchLstmKernels batch_lstm;
 };
 
 extern const Kernels kPortableKernels;

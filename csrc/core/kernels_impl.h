@@ -53,6 +53,9 @@ namespace NK_ISA {
 #include "recurrent_forward.h"
 #include "recurrent_backward.h"
 #include "recurrent_gru.h"
+#include "batch_lstm_columns.h"
+#include "batch_lstm_forward.h"
+#include "batch_lstm_backward.h"
 
 }  // namespace NK_ISA
 
@@ -62,6 +65,7 @@ extern const Kernels NK_TABLE = {
     {NK_ISA::channel_forward, NK_ISA::channel_backward},
     {NK_ISA::recurrent_forward, NK_ISA::recurrent_backward, NK_ISA::gru_forward, NK_ISA::gru_backward},
     {NK_ISA::layer_norm2d_forward, NK_ISA::layer_norm2d_backward},
+    {NK_ISA::batch_lstm_forward, NK_ISA::batch_lstm_backward},
 };
 
 }  // namespace normkit

@@ -7,6 +7,8 @@
 struct Pixels {
   explicit Pixels(const ChannelShape& s)
       : shape(s),
+        group(s.channels_per_slab()),
+        slabs(s.n_channels / group),
         images(s.over_batch() ? 1 : s.n_samples),
         n_pixels(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions),
         fold(fold_of(s.n_channels)),
@@ -26,9 +28,8 @@ struct Pixels {
     return rows < 64 ? 64 : rows;
   }
 
-  int64_t slab_of(int64_t image, int64_t channel) const {
-    return shape.over_batch() ? channel : image * shape.n_groups + channel / shape.channels_per_slab();
-  }
+  // Number s of those of an image.
+  int64_t slab_of(int64_t image, int64_t s) const { return image * slabs + s; }
   // A part of the work on an image: some rows, some columns.
   struct Part {
     int64_t first_row, last_row;
@@ -48,6 +49,8 @@ struct Pixels {
 
   static constexpr int64_t kColumns = 4096;
   ChannelShape shape;
+  int64_t group;  // channels of a slab
+  int64_t slabs;  // of an image
   int64_t images;
   int64_t n_pixels;  // of an image
   int64_t fold;
@@ -58,11 +61,14 @@ struct Pixels {
   int64_t columns;
 };
 
-// An array of one value a column, filled from one a channel and padded to whole vectors.
+// An array of one value a column, filled with one a channel, of(channel, its slab in the image), and padded to whole
+// vectors.
 template <class A, class Of>
-NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of_channel) {
+NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   const int64_t channels = pixels.shape.n_channels;
-  for (int64_t c = 0; c < channels; ++c) to[c] = of_channel(c);
+  for (int64_t s = 0; s < pixels.slabs; ++s) {
+    for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) to[c] = of(c, s);
+  }
   for (int64_t j = channels; j < pixels.n_cols; ++j) to[j] = to[j - channels];
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }
@@ -87,9 +93,37 @@ NK_INLINE void each_vector_of_part(const Pixels& pixels, const Pixels::Part& par
   }
 }
 
-template <class T>
-NK_INLINE void prefetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
+// work(at, n) for each row of a part, and for what is left over after the last.
+template <class Work>
+NK_INLINE void each_row_of_part(const Pixels& pixels, const Pixels::Part& part, const Work& work) {
+  for (int64_t row = part.first_row; row < part.last_row; ++row) {
+    work(row * pixels.n_cols + part.first_col, part.last_col - part.first_col);
+  }
+  const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
+  if (part.last && end > part.first_col) work(part.last_row * pixels.n_cols + part.first_col, end - part.first_col);
+}
+
+// work(block) for blocks of four rows of a part, the last with what is left over.
+template <class Work>
+NK_INLINE void each_block_of_rows(const Pixels& pixels, const Pixels::Part& part, const Work& work) {
+  Pixels::Part block = part;
+  for (int64_t row = part.first_row; row < part.last_row; row += 4) {
+    block.first_row = row;
+    block.last_row = row + 4 < part.last_row ? row + 4 : part.last_row;
+    block.last = false;
+    work(block);
+  }
+  block.first_row = block.last_row = part.last_row;
+  block.last = part.last;
+  if (part.last && pixels.rest > 0) work(block);
+}
+
+// one(at, column, 16) for whole vectors of four rows.
+template <class One>
+NK_INLINE auto four_times(const Pixels& pixels, const One& one) {
+  return [&](int64_t at, int64_t j) NK_LAMBDA {
+    for (int64_t r = 0; r < 4; ++r) one(at + r * pixels.n_cols, j, kLanes);
+  };
 }
 
 // total1[j] = sum(p), total2[j] = sum(p * q) down the columns of a part, of the pairs that term(coefficients, at) gives

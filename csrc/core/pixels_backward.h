@@ -46,17 +46,18 @@ struct PixelsBackward {
           rest(of_d + padded) {}
   };
 
-  // dy, or with an activation dy * a'(z); d = (x - m0) - dm.
-  template <bool kActivated>
+  // dy, or where relu is flat 0; d = (x - m0) - dm.
+  template <bool kRelu>
   NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) const {
-    if constexpr (kActivated) return g * activated.slope(fma(d, load(k.scale + j), load(k.bias + j)));
+    if constexpr (kRelu) return where_above_zero(fma(d, load(k.scale + j), load(k.bias + j)), g);
     return g;
   }
 
-  template <bool kActivated>
+  // dy is of T or, once it has gone through a curve, of A.
+  template <bool kRelu, class G>
   struct Term {
     const PixelsBackward& of;
-    const T* dy;
+    const G* dy;
     const T* x;
     const Columns& k;
     struct Stats {
@@ -70,18 +71,42 @@ struct PixelsBackward {
     }
     NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i) const {
       const Vec<A> d = (load(x + i) - stats.m0) - stats.dm;
-      return {of.template through<kActivated>(load(dy + i), d, k, stats.column), d * stats.rstd};
+      return {of.template through<kRelu>(load(dy + i), d, k, stats.column), d * stats.rstd};
     }
     NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i, int n) const {
       const Vec<A> d = (load_some(x + i, n) - stats.m0) - stats.dm;
-      const Vec<A> g = of.template through<kActivated>(load_some(dy + i, n), d, k, stats.column);
+      const Vec<A> g = of.template through<kRelu>(load_some(dy + i, n), d, k, stats.column);
       return {keep(g, first_lanes<A>(n)), keep(d * stats.rstd, first_lanes<A>(n))};
     }
   };
 
+  // to = dy * a'(z) of an image, for an activation that is a curve.
+  void image_through_curve(const T* dy, const T* x, const Columns& k, A* to, ParallelFor parallel_for) const {
+    for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
+      const Memory<A> memory(4 * pixels.n_cols + kLanes);
+      A* const z = memory.data();
+      for (int64_t i = first; i < last; ++i) {
+        each_block_of_rows(pixels, pixels.part(i), [&](const Pixels::Part& block) {
+          const int64_t from = block.first_row * pixels.n_cols;
+          const auto put = [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+            const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+            store_some(z + (at - from), fma(d, load(k.scale + j), load(k.bias + j)), n);
+          };
+          each_vector_of_part(pixels, block, four_times(pixels, put), put);
+          each_row_of_part(pixels, block, [&](int64_t at, int64_t n) {
+            activated.slopes(z + (at - from), n);
+            each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+              store_at(to + at + j, load_at(dy + at + j) * load_at(z + (at - from) + j));
+            });
+          });
+        });
+      }
+    });
+  }
+
   // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over slab s of an image; without w where it is one channel.
   Sums means(const Sums* of_channel, int64_t s) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     Sums total;
     if (args.constant_stats) return total;
     for (int64_t c = s * group; c < (s + 1) * group; ++c) {
@@ -92,23 +117,23 @@ struct PixelsBackward {
   }
 
   void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     const Memory<GradientTerms<A>> memory(args.shape.n_channels);
     GradientTerms<A>* const terms = memory.data();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s * group));
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s));
       const Sums mean = means(of_channel, s);
       for (int64_t c = s * group; c < (s + 1) * group; ++c) {
         terms[c] = gradient_terms(stats, weight(c), one_channel, mean);
       }
     }
-    fill_columns(pixels, k.of_dy, [&](int64_t c) { return terms[c].of_dy; });
-    fill_columns(pixels, k.of_d, [&](int64_t c) { return terms[c].of_d; });
-    fill_columns(pixels, k.rest, [&](int64_t c) { return terms[c].rest; });
+    fill_columns(pixels, k.of_dy, [&](int64_t c, int64_t) { return terms[c].of_dy; });
+    fill_columns(pixels, k.of_d, [&](int64_t c, int64_t) { return terms[c].of_d; });
+    fill_columns(pixels, k.rest, [&](int64_t c, int64_t) { return terms[c].rest; });
   }
 
-  template <bool kActivated>
-  void find_dx(const T* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
+  template <bool kRelu, class G>
+  void find_dx(const G* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         each_vector_of_part(
@@ -120,12 +145,12 @@ struct PixelsBackward {
                 prefetch(dy + at + pixels.ahead());
                 prefetch(x + at + pixels.ahead());
                 const Vec<A> d = (load(x + at) - m0) - dm;
-                store(dx + at, fma(d, of_d, fma(through<kActivated>(load(dy + at), d, k, j), of_dy, rest)));
+                store(dx + at, fma(d, of_d, fma(through<kRelu>(load(dy + at), d, k, j), of_dy, rest)));
               }
             },
             [&](int64_t at, int64_t j, int n) NK_LAMBDA {
               const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-              const Vec<A> g = through<kActivated>(load_some(dy + at, n), d, k, j);
+              const Vec<A> g = through<kRelu>(load_some(dy + at, n), d, k, j);
               store_some(dx + at, fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), n);
             });
       }
@@ -133,7 +158,8 @@ struct PixelsBackward {
   }
 
   // Where statistics were given: dx = dy * (w * rstd).
-  void scale_dy(const T* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
+  template <class G>
+  void scale_dy(const G* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         each_vector_of_part(
@@ -151,7 +177,7 @@ struct PixelsBackward {
 
   template <class Visit>
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
@@ -159,9 +185,9 @@ struct PixelsBackward {
 
   // A slab whose rstd has left the range of A, in double.
   __attribute__((noinline)) void slab_exactly(int64_t image, int64_t s, const T* dy, const T* x, T* dx) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     const ExactStats stats =
-        args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s * group)), args.eps)
+        args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s)), args.eps)
                             : exact_stats(x, args.shape.slab_size(), args.eps, [&](const auto& visit) {
                                 each_item(s, [&](int64_t i, int64_t) { visit(i); });
                               });
@@ -169,8 +195,7 @@ struct PixelsBackward {
     const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
     // dy, through the activation if there is one.
     const auto g_at = [&](int64_t i, int64_t c) {
-      if (args.activation == Activation::kNone) return value_at(dy + i);
-      return value_at(dy + i) * activated.slope(x_hat(i) * weight(c) + bias(c));
+      return activated.through(value_at(dy + i), x_hat(i) * weight(c) + bias(c));
     };
     if (of_channel != nullptr) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) of_channel[c] = Sums();
@@ -184,6 +209,16 @@ struct PixelsBackward {
     });
   }
 
+  template <bool kRelu, class G>
+  void with_gradient(int64_t image, const G* dy, const T* x, T* dx, Sums* of_channel, const Columns& k,
+                     ParallelFor parallel_for) const {
+    if (sums != nullptr) sum_channels<A>(pixels, Term<kRelu, G>{*this, dy, x, k}, parallel_for, of_channel);
+    if (dx == nullptr) return;
+    fill_terms(image, of_channel, k);
+    if (args.constant_stats && !kRelu) return scale_dy(dy, dx, k, parallel_for);
+    find_dx<kRelu>(dy, x, dx, k, parallel_for);
+  }
+
   void one_image(int64_t image, ParallelFor parallel_for) const {
     const T* const dy = image_of(static_cast<const T*>(args.dy), image);
     const T* const x = image_of(static_cast<const T*>(args.x), image);
@@ -191,28 +226,28 @@ struct PixelsBackward {
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
     const Memory<A> memory(Columns::kCount * pixels.padded());
     const Columns k(memory.data(), pixels.padded());
-    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
-    fill_columns(pixels, k.m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(pixels, k.dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(pixels, k.rstd, [&](int64_t c) { return stats(c).rstd; });
-    if (args.activation == Activation::kNone) {
-      if (sums != nullptr) sum_channels<A>(pixels, Term<false>{*this, dy, x, k}, parallel_for, of_channel);
-      if (dx != nullptr) {
-        fill_terms(image, of_channel, k);
-        args.constant_stats ? scale_dy(dy, dx, k, parallel_for) : find_dx<false>(dy, x, dx, k, parallel_for);
-      }
-    } else {
-      fill_columns(pixels, k.scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
-      fill_columns(pixels, k.bias, [&](int64_t c) { return b.values()[c * b.step()]; });
-      if (sums != nullptr) sum_channels<A>(pixels, Term<true>{*this, dy, x, k}, parallel_for, of_channel);
-      if (dx != nullptr) {
-        fill_terms(image, of_channel, k);
-        find_dx<true>(dy, x, dx, k, parallel_for);
-      }
+    const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
+    fill_columns(pixels, k.m0, [&](int64_t, int64_t s) { return stats(s).m0; });
+    fill_columns(pixels, k.dm, [&](int64_t, int64_t s) { return stats(s).dm; });
+    fill_columns(pixels, k.rstd, [&](int64_t, int64_t s) { return stats(s).rstd; });
+    if (args.activation != Activation::kNone) {
+      fill_columns(pixels, k.scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
+      fill_columns(pixels, k.bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
     }
-    const int64_t group = args.shape.channels_per_slab();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      if (!within_range_backward(stats(s * group))) slab_exactly(image, s, dy, x, dx);
+    if (activated.is_curve()) {
+      // The curve is taken once: what comes of it waits in dx, or in memory of its own.
+      const bool in_dx = sizeof(T) == sizeof(A) && dx != nullptr;
+      const Memory<A> own(in_dx ? 1 : pixels.n_pixels * args.shape.n_channels);
+      A* const through = in_dx ? reinterpret_cast<A*>(dx) : own.data();
+      image_through_curve(dy, x, k, through, parallel_for);
+      with_gradient<false>(image, through, x, dx, of_channel, k, parallel_for);
+    } else if (activated.is_relu()) {
+      with_gradient<true>(image, dy, x, dx, of_channel, k, parallel_for);
+    } else {
+      with_gradient<false>(image, dy, x, dx, of_channel, k, parallel_for);
+    }
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      if (!within_range_backward(stats(s))) slab_exactly(image, s, dy, x, dx);
     }
   }
 };

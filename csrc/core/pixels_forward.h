@@ -23,7 +23,7 @@ struct PixelsForward {
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.
   void sample_means(const T* x, A* of_slab) const {
-    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    const int64_t channels = args.shape.n_channels, group = pixels.group;
     int64_t n = kLanes, m = kLanes;
     while (n > pixels.n_pixels) n /= 2;
     while (m > group) m /= 2;
@@ -38,7 +38,7 @@ struct PixelsForward {
       }
       store(of_channel + j, v[0] * splat(A(1) / A(n)));
     }
-    for (int64_t s = 0; s < channels / group; ++s) {
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
       of_slab[s] = group == 1 ? of_channel[s] : sum(load_some(of_channel + s * group, int(m))) * (A(1) / A(m));
     }
   }
@@ -60,12 +60,12 @@ struct PixelsForward {
 
   // Finishes the slabs of an image from sums about `shift`. False if some need the sums again, about their new shift.
   bool finish(int64_t image, const Sums* of_channel, A* shift, bool last_time) const {
-    const int64_t group = args.shape.channels_per_slab(), slabs = args.shape.n_channels / group;
+    const int64_t group = pixels.group;
     bool all_good = true;
-    for (int64_t s = 0; s < slabs; ++s) {
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
       Sums sums;
       for (int64_t c = s * group; c < (s + 1) * group; ++c) sums.add(of_channel[c]);
-      const int64_t slab = pixels.slab_of(image, s * group);
+      const int64_t slab = pixels.slab_of(image, s);
       SlabStats<A> stats;
       const bool good = finish_stats(per_n, shift[s], sums, args.eps, stats);
       if (!good && last_time) stats = exact(image, s).template rounded<A>();
@@ -83,14 +83,14 @@ struct PixelsForward {
   // Calls visit(offset in the image, channel) for each value of slab s of an image.
   template <class Visit>
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = args.shape.channels_per_slab();
+    const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
   }
 
   ExactStats exact(int64_t image, int64_t s) const {
-    const int64_t slab = pixels.slab_of(image, s * args.shape.channels_per_slab());
+    const int64_t slab = pixels.slab_of(image, s);
     if (args.mean.data != nullptr) return exactly(slab_stats<A>(args.stats, slab), args.eps);
     return exact_stats(image_of(args.x, image), args.shape.slab_size(), args.eps,
                        [&](const auto& visit) { each_item(s, [&](int64_t i, int64_t) { visit(i); }); });
@@ -98,13 +98,13 @@ struct PixelsForward {
 
   void find_stats(int64_t image, ParallelFor parallel_for) const {
     const T* x = image_of(args.x, image);
-    const int64_t channels = args.shape.n_channels, group = args.shape.channels_per_slab();
+    const int64_t channels = args.shape.n_channels;
     const Memory<A> memory(channels + pixels.padded());
     A *const of_slab = memory.data(), *const of_column = of_slab + channels;
     const Memory<Sums> sums(channels);
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
-      fill_columns(pixels, of_column, [&](int64_t c) { return of_slab[c / group]; });
+      fill_columns(pixels, of_column, [&](int64_t, int64_t s) { return of_slab[s]; });
       sum_channels<A>(pixels, Term{x, of_column}, parallel_for, sums.data());
       if (finish(image, sums.data(), of_slab, time == 1)) return;
     }
@@ -133,17 +133,35 @@ struct PixelsForward {
         });
   }
 
+  // The same by a curve, a few rows at a time.
+  void curve_part(const T* x, T* y, const Columns& k, const Pixels::Part& part) const {
+    const Memory<A> memory(4 * pixels.n_cols + kLanes);
+    A* const z = memory.data();
+    each_block_of_rows(pixels, part, [&](const Pixels::Part& block) {
+      const int64_t from = block.first_row * pixels.n_cols;
+      const auto put = [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+        const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
+        store_some(z + (at - from), fma(v, load(k.scale + j), load(k.bias + j)), n);
+      };
+      each_vector_of_part(pixels, block, four_times(pixels, put), put);
+      each_row_of_part(pixels, block, [&](int64_t at, int64_t n) {
+        activated.values(z + (at - from), n);
+        each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + j, load_at(z + (at - from) + j)); });
+      });
+    });
+  }
+
   void normalize(int64_t image, ParallelFor parallel_for) const {
     const T* x = image_of(args.x, image);
     T* y = const_cast<T*>(image_of(args.y, image));
     const int64_t padded = pixels.padded();
     const Memory<A> memory(4 * padded);
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
-    const auto stats = [&](int64_t c) { return slab_stats<A>(args.stats, pixels.slab_of(image, c)); };
-    fill_columns(pixels, m0, [&](int64_t c) { return stats(c).m0; });
-    fill_columns(pixels, dm, [&](int64_t c) { return stats(c).dm; });
-    fill_columns(pixels, scale, [&](int64_t c) { return A(stats(c).rstd * w.values()[c * w.step()]); });
-    fill_columns(pixels, bias, [&](int64_t c) { return b.values()[c * b.step()]; });
+    const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
+    fill_columns(pixels, m0, [&](int64_t, int64_t s) { return stats(s).m0; });
+    fill_columns(pixels, dm, [&](int64_t, int64_t s) { return stats(s).dm; });
+    fill_columns(pixels, scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
+    fill_columns(pixels, bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
     const Columns k{m0, dm, scale, bias};
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
@@ -155,14 +173,15 @@ struct PixelsForward {
           });
         } else if (args.activation == Activation::kNone) {
           normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
+        } else if (activated.is_relu()) {
+          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
         } else {
-          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return activated.value(z); });
+          curve_part(x, y, k, pixels.part(i));
         }
       }
     });
-    const int64_t group = args.shape.channels_per_slab();
-    for (int64_t s = 0; s < args.shape.n_channels / group; ++s) {
-      if (!within_range(stats(s * group))) normalize_exactly(image, s);
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      if (!within_range(stats(s))) normalize_exactly(image, s);
     }
   }
 
@@ -174,7 +193,7 @@ struct PixelsForward {
       const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
       const double z = x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]) +
                        (args.residual == nullptr ? -0.0 : value_at(image_of(args.residual, image) + i));
-      put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
+      put_item(y + i, activated.value(z));
     });
   }
 

@@ -58,34 +58,44 @@ constexpr int64_t kBatch = 16;
 struct Planes {
   explicit Planes(const ChannelShape& s)
       : shape(s),
+        channels_per_slab(s.channels_per_slab()),
+        slab_size(s.slab_size()),
         by_channel(s.over_batch() ? Blocks(s.n_samples, s.n_positions, s.n_channels * s.n_positions)
                                   : Blocks(s.channels_per_slab(), s.n_positions, s.n_positions)),
         joined(s.over_batch() && s.n_channels > 1 ? by_channel : Blocks(1, s.slab_size(), 0)),
         of_one_channel(s.over_batch() ? joined : Blocks(1, s.n_positions, 0)) {}
 
-  int64_t begin(int64_t slab) const { return slab * shape.channels_per_slab() * shape.n_positions; }
+  int64_t begin(int64_t slab) const { return slab * channels_per_slab * shape.n_positions; }
   int64_t first_channel(int64_t slab) const {
-    return shape.over_batch() ? slab : slab % shape.n_groups * shape.channels_per_slab();
+    return shape.over_batch() ? slab : slab % shape.n_groups * channels_per_slab;
   }
   // From the channel of one run of a slab to that of the next.
   int64_t channel_step() const { return shape.over_batch() ? 0 : 1; }
 
   // How many slabs to take at once: what fits into the first cache.
   int64_t batch(int64_t item_bytes) const {
-    const int64_t fit = (int64_t(16) << 10) / (shape.slab_size() * item_bytes);
+    const int64_t fit = (int64_t(16) << 10) / (slab_size * item_bytes);
     return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
   }
 
   // Which of `count` to take as number i: the last first, as the sums left it in the cache; but in order where all of it
   // is there still, since the processor foresees ascending addresses best.
   int64_t turn(int64_t i, int64_t count, int64_t item_bytes) const {
-    return shape.slab_size() * item_bytes <= (int64_t(64) << 10) ? i : count - 1 - i;
+    return slab_size * item_bytes <= (int64_t(64) << 10) ? i : count - 1 - i;
+  }
+
+  // How far the run after number i in turn lies from it.
+  int64_t ahead(int64_t i, const Runs& runs, int64_t item_bytes) const {
+    if (i + 1 >= runs.count) return 512;
+    return (turn(i + 1, runs.count, item_bytes) - turn(i, runs.count, item_bytes)) * runs.stride;
   }
 
   // Few large slabs are shared among the threads block by block, many are dealt out whole.
-  bool few_and_large() const { return shape.slabs() < 32 && shape.slab_size() > 4 * kBlockValues; }
+  bool few_and_large() const { return shape.slabs() < 32 && slab_size > 4 * kBlockValues; }
 
   ChannelShape shape;
+  int64_t channels_per_slab;  // divisions, done once
+  int64_t slab_size;
   Blocks by_channel;
   Blocks joined;
   Blocks of_one_channel;  // the part of a slab that belongs to one channel
@@ -99,7 +109,7 @@ NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor
     for (int64_t slab = 0; slab < slabs; ++slab) work.some_slabs(slab, 1, parallel_for);
     return;
   }
-  for_range(parallel_for, 0, slabs, grain_for(planes.shape.slab_size()), [&](int64_t first, int64_t last) {
+  for_range(parallel_for, 0, slabs, grain_for(planes.slab_size), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i += batch) {
       work.some_slabs(i, last - i < batch ? last - i : batch, one_after_the_other);
     }
@@ -129,16 +139,24 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
   return total;
 }
 
+template <class T>
+NK_INLINE void prefetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 // to[i] = fn(from[i]...) over a run, which may be where `to` is. The last 16 items are read before the first are
-// written, and written last: they overlap what precedes them.
+// written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next: it is asked for.
 template <class T, class Fn, class... From>
-NK_INLINE void map_run(T* to, int64_t length, const Fn& fn, const From*... from) {
+NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Fn& fn, const From*... from) {
   if (length < kLanes) {
     store_first(to, fn(load_first(from, int(length))...), int(length));
     return;
   }
   const Vec<Compute<T>> last = fn(load(from + length - kLanes)...);
-  for (int64_t i = 0; i < length - kLanes; i += kLanes) store(to + i, fn(load(from + i)...));
+  for (int64_t i = 0; i < length - kLanes; i += kLanes) {
+    prefetch(to + i + ahead);
+    store(to + i, fn(load(from + i)...));
+  }
   store(to + length - kLanes, last);
 }
 
@@ -147,6 +165,30 @@ struct Pair {
   Vec<A> p;
   Vec<A> q;
 };
+
+// to(at, v) for each vector of z = fn(x) over `length` values, run after run of `run_length` which lie one behind the other,
+// as curves take them: a piece at a time, of all runs that it holds. channel(run) gives the fn of a run.
+template <class A, class T, class Channel, class CurveFn, class To>
+NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t run_length, const Channel& channel,
+                             const CurveFn& curve, const To& to) {
+  A z[kCurvePiece + 2 * kLanes];
+  for (int64_t first = 0; first < length; first += kCurvePiece) {
+    const int64_t n = length - first < kCurvePiece ? length - first : kCurvePiece;
+    for (int64_t i = first; i < first + n;) {
+      const int64_t run = i / run_length, run_end = (run + 1) * run_length;
+      const int64_t stop = run_end < first + n ? run_end : first + n;
+      const auto fn = channel(run);
+      // Whole vectors: what lies beyond the run is put right by the next one.
+      for (int64_t j = i; j < stop; j += kLanes) {
+        store(z + (j - first), fn(load_rest(x + j, stop - j < kLanes ? int(stop - j) : kLanes, x_end)));
+      }
+      i = stop;
+    }
+    store(z + n, zeros<A>());
+    curve(z, n);
+    each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { to(first + j, load_at(z + j), load_at, store_at); });
+  }
+}
 
 // s1 = sum(p), s2 = sum(p * q) over the runs, of the pairs that term(offset) gives for 16 values and
 // term(offset, n) for the n < 16 at the end of a run (0 beyond them). A lane adds up to 17 terms in A before it
@@ -167,11 +209,14 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Term& term) {
   };
   int64_t room = 16;
   for (int64_t i = 0; i < runs.count; ++i) {
-    const int64_t run = runs.begin + i * runs.stride;
+    // The next run is asked for while this one is added: the processor's own foresight ends with a run.
+    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : 512);
     int64_t j = 0;
     for (;;) {
       const int64_t stop = vectors - j < kVectors ? vectors : j + kVectors;
       for (; j + 2 <= stop; j += 2) {
+        term.fetch(next + j * kLanes);
+        term.fetch(next + (j + 1) * kLanes);
         const Pair<A> a = term(run + j * kLanes), b = term(run + (j + 1) * kLanes);
         a1 = a1 + a.p;
         a2 = fma(a.p, a.q, a2);

@@ -20,7 +20,8 @@ struct PlanesBackward {
   double per_n;
   bool one_channel;
   bool wants_sums;
-  Sums* sums;  // s1 = db, s2 = dw of each channel of each slab
+  Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
+  A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
 
   PlanesBackward(const ChannelBackward& a, Sums* channel_sums)
       : args(a),
@@ -47,69 +48,87 @@ struct PlanesBackward {
     return {splat(stats.m0), splat(stats.dm), splat(A(stats.rstd * weight(c))), splat(b.values()[c * b.step()])};
   }
 
+  // dy as it reaches the norm: of T or, once it has gone through a curve, of A; data[0] belongs to x[from].
+  template <class G>
+  struct Gradient {
+    const G* data;
+    int64_t from;
+    const G* end;
+    NK_MEMBER const G* at(int64_t i) const { return data + (i - from); }
+  };
+
+  template <bool kRelu, class G>
+  struct Term {
+    const PlanesBackward& of;
+    Gradient<G> dy;
+    Channel k;
+    Vec<A> rstd;
+    Lanes<A> tail;
+    NK_MEMBER void fetch(int64_t at) const {
+      prefetch(of.x + at);
+      prefetch(dy.at(at));
+    }
+    NK_MEMBER Pair<A> terms(Vec<A> g, Vec<A> v) const {
+      const Vec<A> d = (v - k.m0) - k.dm;
+      if constexpr (kRelu) g = where_above_zero(fma(d, k.scale, k.bias), g);
+      return {g, d * rstd};
+    }
+    NK_MEMBER Pair<A> operator()(int64_t at) const { return terms(load(dy.at(at)), load(of.x + at)); }
+    NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
+      const Pair<A> all = terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()));
+      return {keep(all.p, tail), keep(all.q, tail)};
+    }
+  };
+
   // The sums over runs of channel c.
-  Sums sums_of(const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    return args.activation == Activation::kNone ? sums_of_plain(stats, runs) : sums_of_activated(stats, runs, c);
-  }
-
-  Sums sums_of_activated(const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    struct Term {
-      const T* dy;
-      const T* x;
-      const T* x_end;
-      const T* dy_end;
-      const Channel& k;
-      const Activated<A>& activated;
-      Vec<A> rstd;
-      Lanes<A> tail;
-      NK_MEMBER Pair<A> of(Vec<A> g, Vec<A> v) const {
-        return {g * activated.slope(k.z(v)), ((v - k.m0) - k.dm) * rstd};
-      }
-      NK_MEMBER Pair<A> operator()(int64_t at) const { return of(load(dy + at), load(x + at)); }
-      NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-        const Pair<A> all = of(load_rest(dy + at, n, dy_end), load_rest(x + at, n, x_end));
-        return {keep(all.p, tail), keep(all.q, tail)};
-      }
-    };
+  template <class G>
+  Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
+    const Lanes<A> tail = first_lanes<A>(int(runs.length % kLanes));
     const Channel k = channel(stats, c);
-    const int tail = int(runs.length % kLanes);
-    return sum_over_runs<A>(runs, Term{dy, x, x + args.shape.size(), dy + args.shape.size(), k, activated,
-                                       splat(stats.rstd), first_lanes<A>(tail)});
+    if (activated.is_relu()) return sum_over_runs<A>(runs, Term<true, G>{*this, g, k, splat(stats.rstd), tail});
+    return sum_over_runs<A>(runs, Term<false, G>{*this, g, k, splat(stats.rstd), tail});
   }
 
-  Sums sums_of_plain(const SlabStats<A>& stats, const Runs& runs) const {
-    struct Term {
-      const T* dy;
-      const T* x;
-      const T* x_end;
-      const T* dy_end;
-      Vec<A> m0;
-      Vec<A> dm;
-      Vec<A> rstd;
-      Lanes<A> tail;
-      NK_MEMBER Pair<A> operator()(int64_t at) const {
-        return {load(dy + at), ((load(x + at) - m0) - dm) * rstd};
-      }
-      NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-        const Vec<A> g = load_rest(dy + at, n, dy_end), v = load_rest(x + at, n, x_end);
-        return {keep(g, tail), keep(((v - m0) - dm) * rstd, tail)};
-      }
+  // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
+  void through_curve(int64_t begin, int64_t length, int64_t run_length, const SlabStats<A>& stats, int64_t c, int64_t step,
+                     A* to, int64_t from) const {
+    const auto channel_of = [&](int64_t run) NK_LAMBDA {
+      return [k = channel(stats, c + run * step)](Vec<A> v) NK_LAMBDA { return k.z(v); };
     };
-    const int tail = int(runs.length % kLanes);
-    return sum_over_runs<A>(runs, Term{dy, x, x + args.shape.size(), dy + args.shape.size(), splat(stats.m0),
-                                       splat(stats.dm), splat(stats.rstd), first_lanes<A>(tail)});
+    map_by_pieces<A>(
+        x + begin, x + args.shape.size(), length, run_length, channel_of, [&](A* z, int64_t n) { activated.slopes(z, n); },
+        [&](int64_t at, Vec<A> slope, auto load_at, auto store_at) NK_LAMBDA {
+          store_at(to + (begin + at - from), load_at(dy + begin + at) * slope);
+        });
+  }
+
+  void slab_through_curve(int64_t slab, A* to, int64_t from, ParallelFor parallel_for) const {
+    const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
+    const Blocks& blocks = planes.by_channel;
+    const int64_t c = planes.first_channel(slab), step = planes.channel_step();
+    for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const Runs runs = blocks.at(planes.begin(slab), i);
+        const bool together = runs.stride == runs.length;
+        for (int64_t r = 0; r < (together ? 1 : runs.count); ++r) {
+          through_curve(runs.begin + r * runs.stride, together ? runs.size() : runs.length, runs.length, stats,
+                        c + (runs.first + r) * step, step, to, from);
+        }
+      }
+    });
   }
 
   // The sums of every channel of a slab.
-  void sum_channels(int64_t slab, ParallelFor parallel_for) const {
+  template <class G>
+  void sum_channels(const Gradient<G>& g, int64_t slab, ParallelFor parallel_for) const {
     const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
-    const int64_t channels = args.shape.channels_per_slab(), plane = args.shape.n_positions;
+    const int64_t channels = planes.channels_per_slab, plane = args.shape.n_positions;
     const int64_t begin = planes.begin(slab), blocks = planes.of_one_channel.count();
     Sums* const of_channel = sums + slab * channels;
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; ++c) {
-          of_channel[c] = sums_of(stats, planes.of_one_channel.all(begin + c * plane), planes.first_channel(slab) + c);
+          of_channel[c] = sums_of(g, stats, planes.of_one_channel.all(begin + c * plane), planes.first_channel(slab) + c);
         }
       });
       return;
@@ -119,7 +138,7 @@ struct PlanesBackward {
     for_range(parallel_for, 0, channels * blocks, 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const Runs block = planes.of_one_channel.at(begin + i / blocks * plane, i % blocks);
-        parts[i] = sums_of(stats, block, planes.first_channel(slab) + i / blocks);
+        parts[i] = sums_of(g, stats, block, planes.first_channel(slab) + i / blocks);
       }
     });
     for (int64_t c = 0; c < channels; ++c) {
@@ -130,7 +149,7 @@ struct PlanesBackward {
 
   // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab; without w where it is one channel.
   Sums means(int64_t slab) const {
-    const int64_t channels = args.shape.channels_per_slab();
+    const int64_t channels = planes.channels_per_slab;
     Sums total;
     if (args.constant_stats) return total;
     for (int64_t c = 0; c < channels; ++c) {
@@ -141,31 +160,36 @@ struct PlanesBackward {
     return {total.s1 * per_n, total.s2 * per_n};
   }
 
-  void dx_of_runs(const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
+  template <class G>
+  void dx_of_runs(const Gradient<G>& g, const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
-      dx_of_run(runs.begin + r * runs.stride, runs.length, stats, mean,
+      dx_of_run(g, runs.begin + r * runs.stride, planes.ahead(k, runs, 2 * sizeof(T)), runs.length, stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
     }
   }
 
-  NK_MEMBER void dx_of_run(int64_t begin, int64_t length, const SlabStats<A>& stats, Sums mean, int64_t c) const {
-    if (args.constant_stats && args.activation == Activation::kNone) {
+  template <class G>
+  NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, int64_t ahead, int64_t length, const SlabStats<A>& stats,
+                           Sums mean, int64_t c) const {
+    const G* const from = g.at(begin);
+    if (args.constant_stats && !activated.is_relu()) {
       const Vec<A> scale = splat(A(weight(c) * stats.rstd));
-      map_run<T>(dx + begin, length, [&](Vec<A> g) NK_LAMBDA { return g * scale; }, dy + begin);
+      map_run<T>(dx + begin, ahead, length, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
       return;
     }
     const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
     const Vec<A> of_dy = splat(terms.of_dy), of_d = splat(terms.of_d), rest = splat(terms.rest);
     const Channel k = channel(stats, c);
-    if (args.activation == Activation::kNone) {
-      const auto dx_at = [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(g, of_dy, rest)); };
-      map_run<T>(dx + begin, length, dx_at, dy + begin, x + begin);
+    if (!activated.is_relu()) {
+      const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(dy, of_dy, rest)); };
+      map_run<T>(dx + begin, ahead, length, dx_at, from, x + begin);
     } else {
-      const auto dx_at = [&](Vec<A> g, Vec<A> v) NK_LAMBDA {
-        return fma((v - k.m0) - k.dm, of_d, fma(g * activated.slope(k.z(v)), of_dy, rest));
+      const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA {
+        const Vec<A> d = (v - k.m0) - k.dm;
+        return fma(d, of_d, fma(where_above_zero(fma(d, k.scale, k.bias), dy), of_dy, rest));
       };
-      map_run<T>(dx + begin, length, dx_at, dy + begin, x + begin);
+      map_run<T>(dx + begin, ahead, length, dx_at, from, x + begin);
     }
   }
 
@@ -176,7 +200,7 @@ struct PlanesBackward {
         args.constant_stats
             ? exactly(slab_stats<A>(args.stats, slab), args.eps)
             : exact_stats(x, all.size(), args.eps, [&](const auto& visit) { each_offset(all, visit); });
-    const int64_t channels = args.shape.channels_per_slab();
+    const int64_t channels = planes.channels_per_slab;
     const auto runs_of = [&](int64_t c) {
       Runs runs = planes.of_one_channel.all(planes.begin(slab));
       runs.begin += c * args.shape.n_positions;
@@ -184,10 +208,9 @@ struct PlanesBackward {
     };
     // dy, through the activation if there is one.
     const auto g_at = [&](int64_t i, int64_t c) {
-      const double g = value_at(dy + i), bc = double(b.values()[(planes.first_channel(slab) + c) * b.step()]);
-      if (args.activation == Activation::kNone) return g;
-      const double wc = double(weight(planes.first_channel(slab) + c));
-      return g * activated.slope(careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc);
+      const int64_t at = planes.first_channel(slab) + c;
+      const double z = careful_x_hat(value_at(x + i), stats.x_hat) * double(weight(at)) + double(b.values()[at * b.step()]);
+      return activated.through(value_at(dy + i), z);
     };
     if (wants_sums) {
       for (int64_t c = 0; c < channels; ++c) {
@@ -211,8 +234,9 @@ struct PlanesBackward {
     }
   }
 
-  void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
-    for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(slab, parallel_for);
+  template <class G>
+  void slabs_of(const Gradient<G>& g, int64_t first, int64_t count, ParallelFor parallel_for) const {
+    for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(g, slab, parallel_for);
     for (int64_t slab = first; slab < first + count; ++slab) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
       if (!within_range_backward(stats)) {
@@ -224,15 +248,32 @@ struct PlanesBackward {
       const Blocks& blocks = planes.by_channel;
       for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t from, int64_t to) {
         for (int64_t i = to - 1; i >= from; --i) {
-          dx_of_runs(blocks.at(planes.begin(slab), i), stats, mean, planes.first_channel(slab));
+          dx_of_runs(g, blocks.at(planes.begin(slab), i), stats, mean, planes.first_channel(slab));
         }
       });
     }
+  }
+
+  void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
+    const int64_t size = args.shape.size();
+    if (!activated.is_curve()) return slabs_of(Gradient<T>{dy, 0, dy + size}, first, count, parallel_for);
+    // A curve is taken once: what comes of it waits in dx, or in memory of a slab's own.
+    const int64_t slab_size = planes.slab_size, from = whole == nullptr ? planes.begin(first) : 0;
+    const Memory<A> memory(whole == nullptr ? count * slab_size : 1);
+    A* const to = whole == nullptr ? memory.data() : whole;
+    for (int64_t slab = first; slab < first + count; ++slab) slab_through_curve(slab, to, from, parallel_for);
+    slabs_of(Gradient<A>{to, from, to + (whole == nullptr ? count * slab_size : size)}, first, count, parallel_for);
   }
 };
 
 template <class T>
 static void planes_backward(const ChannelBackward& a, Sums* channel_sums) {
-  const PlanesBackward<T> backward(a, channel_sums);
+  using A = Compute<T>;
+  PlanesBackward<T> backward(a, channel_sums);
+  const bool in_dx = sizeof(T) == sizeof(A) && a.dx != nullptr;
+  const bool curve_over_batch = backward.activated.is_curve() && a.shape.over_batch();
+  const Memory<A> memory(curve_over_batch && !in_dx ? a.shape.size() : 1);
+  if (in_dx) backward.whole = static_cast<A*>(a.dx);
+  if (curve_over_batch && !in_dx) backward.whole = memory.data();
   for_each_slab<T>(backward, backward.planes, a.parallel_for);
 }

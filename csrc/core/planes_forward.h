@@ -50,6 +50,7 @@ struct PlanesForward {
       const T* end;
       Vec<A> shift;
       Lanes<A> tail;
+      NK_MEMBER void fetch(int64_t at) const { prefetch(x + at); }
       NK_MEMBER Pair<A> operator()(int64_t at) const {
         const Vec<A> d = load(x + at) - shift;
         return {d, d};
@@ -80,20 +81,48 @@ struct PlanesForward {
     return exact(slab).template rounded<A>();
   }
 
-  NK_MEMBER void normalize_run(int64_t begin, int64_t length, const SlabStats<A>& stats, int64_t c) const {
+  NK_MEMBER void normalize_run(int64_t begin, int64_t ahead, int64_t length, const SlabStats<A>& stats, int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_run<T>(
-          y + begin, length,
+          y + begin, ahead, length,
           [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
           residual + begin);
     } else if (args.activation == Activation::kNone) {
-      map_run<T>(y + begin, length, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+      map_run<T>(
+          y + begin, ahead, length, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
     } else {
       map_run<T>(
-          y + begin, length, [&](Vec<A> v) NK_LAMBDA { return activated.value(fma((v - m0) - dm, scale, bias)); }, x + begin);
+          y + begin, ahead, length, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); }, x + begin);
+    }
+  }
+
+  // Of runs that follow one another in memory, by a curve.
+  void curve_runs(int64_t begin, int64_t length, int64_t run_length, const SlabStats<A>& stats, int64_t c, int64_t step) const {
+    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
+    const auto channel = [&](int64_t run) NK_LAMBDA {
+      const int64_t at = c + run * step;
+      const Vec<A> scale = splat(A(stats.rstd * w.values()[at * w.step()])), bias = splat(b.values()[at * b.step()]);
+      return [=](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); };
+    };
+    map_by_pieces<A>(
+        x + begin, x_end, length, run_length, channel, [&](A* z, int64_t n) { activated.values(z, n); },
+        [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA { store_at(y + begin + at, v); });
+  }
+
+  NK_MEMBER void normalize_runs(const Runs& runs, const SlabStats<A>& stats, int64_t c, int64_t step) const {
+    if (activated.is_curve()) {
+      if (runs.stride == runs.length) return curve_runs(runs.begin, runs.size(), runs.length, stats, c, step);
+      for (int64_t r = 0; r < runs.count; ++r) {
+        curve_runs(runs.begin + r * runs.stride, runs.length, runs.length, stats, c + r * step, step);
+      }
+      return;
+    }
+    for (int64_t k = 0; k < runs.count; ++k) {
+      const int64_t r = planes.turn(k, runs.count, sizeof(T));
+      normalize_run(runs.begin + r * runs.stride, planes.ahead(k, runs, sizeof(T)), runs.length, stats, c + r * step);
     }
   }
 
@@ -106,7 +135,7 @@ struct PlanesForward {
       for (int64_t i = runs.begin + r * runs.stride; i < runs.begin + r * runs.stride + runs.length; ++i) {
         const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
                          (residual == nullptr ? -0.0 : value_at(residual + i));
-        put_item(y + i, args.activation == Activation::kNone ? z : activated.value(z));
+        put_item(y + i, activated.value(z));
       }
     }
   }
@@ -119,10 +148,7 @@ struct PlanesForward {
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         const Runs runs = blocks.at(begin, i);
-        for (int64_t k = 0; k < runs.count; ++k) {
-          const int64_t r = planes.turn(k, runs.count, sizeof(T));
-          normalize_run(runs.begin + r * runs.stride, runs.length, stats, c + (runs.first + r) * step);
-        }
+        normalize_runs(runs, stats, c + runs.first * step, step);
       }
     });
   }
@@ -131,9 +157,14 @@ struct PlanesForward {
   void normalize_in_order() const {
     const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
     for_range(args.parallel_for, 0, args.shape.n_samples * channels, grain_for(plane), [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const SlabStats<A> stats = slab_stats<A>(args.stats, i % channels);
-        if (within_range(stats)) normalize_run(i * plane, plane, stats, i % channels);
+      for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
+        const SlabStats<A> stats = slab_stats<A>(args.stats, c);
+        if (!within_range(stats)) continue;
+        if (activated.is_curve()) {
+          curve_runs(i * plane, plane, plane, stats, c, 0);
+        } else {
+          normalize_run(i * plane, 512, plane, stats, c);
+        }
       }
     });
     for (int64_t c = 0; c < channels; ++c) {

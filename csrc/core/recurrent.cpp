@@ -1,3 +1,4 @@
+#include "batch_lstm.h"
 #include "recurrent.h"
 
 #include <initializer_list>
@@ -7,7 +8,8 @@
 namespace normkit {
 namespace {
 
-int64_t rows_of(const Recurrent& args) {
+template <class Args>
+int64_t rows_of(const Args& args) {
   int64_t rows = 0;
   for (int64_t t = 0; t < args.n_steps; ++t) rows += args.sizes[t];
   return rows;
@@ -24,15 +26,18 @@ void advise(int64_t values, std::initializer_list<float*> arrays) {
 
 void recurrent_forward(const RecurrentForward& args) {
   const int64_t rows = rows_of(args);
-  advise(rows * args.n_hidden, {args.y, args.c});
+  advise(rows * args.n_out, {args.y});
+  advise(rows * args.n_hidden, {args.c});
   advise(rows * args.gates(), {args.z});
   kernels().recurrent.forward(args);
 }
 
 void recurrent_backward(const RecurrentBackward& args) {
   const int64_t rows = rows_of(args);
-  advise(rows * args.n_hidden, {args.du});
-  advise(rows * args.gates(), {args.da, args.dz});
+  advise(rows * args.n_hidden, {args.du, args.m});
+  advise(rows * args.n_out, {args.dh});
+  advise(rows * args.gates(), {args.da});
+  if (args.dz != args.da) advise(rows * args.gates(), {args.dz});
   kernels().recurrent.backward(args);
 }
 
@@ -49,6 +54,23 @@ void gru_backward(const GruBackward& args) {
   advise(2 * units, {args.dout_rz, args.dq_rz});
   advise(3 * units, {args.dp});
   kernels().recurrent.gru_backward(args);
+}
+
+void batch_lstm_forward(const BatchLstmForward& args) {
+  const int64_t rows = rows_of(args);
+  advise(rows * args.n_out, {args.y});
+  advise(rows * args.n_hidden, {args.cells});
+  advise(4 * rows * args.n_hidden, {args.z});
+  kernels().batch_lstm.forward(args);
+}
+
+void batch_lstm_backward(const BatchLstmBackward& args) {
+  const int64_t rows = rows_of(args);
+  advise(rows * args.n_out, {args.dh});
+  advise(rows * args.n_hidden, {args.m});
+  advise(4 * rows * args.n_hidden, {args.du});
+  if (args.dz != args.du) advise(4 * rows * args.n_hidden, {args.dz});
+  kernels().batch_lstm.backward(args);
 }
 
 }  // namespace normkit

@@ -16,7 +16,7 @@ enum class RecurrentPlace : int32_t { kNone = 0, kProduct = 1, kSum = 2 };
 // Scalar math of a step, with N the norm at `place`, if any, and N_c that of an LSTM's cell:
 //   q = W_hh h                        z = q at kProduct, else p + q
 //   a = p + N(z) at kProduct, N(z) at kSum, else z
-//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(N_c(c'))
+//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = W_hr (sigmoid(o) tanh(N_c(c')))
 //   RNN:  h' = tanh(a), or relu(a)
 struct Recurrent {
   RecurrentCell cell;
@@ -24,18 +24,20 @@ struct Recurrent {
   RowNorm norm;
   bool has_norm_c;
   int64_t n_hidden;
+  int64_t n_out;  // P, the values of h: H, or what the projection leaves
   int64_t n_steps;
   int64_t n_sequences;
   const int64_t* sizes;  // [n_steps]
   double eps;
-  const float* w_hh;  // [G·H, H]
+  const float* w_hh;  // [G·H, P]
+  const float* w_hr;  // [P, H], of an LSTM alone; null without a projection
   ConstArray norm_w;  // [G·H]
   ConstArray norm_b;
   ConstArray norm_c_w;  // [H]
   ConstArray norm_c_b;
   const float* p;   // [R, G·H]; W_ih x and all biases
-  const float* h0;  // [N, H]
-  const float* c0;
+  const float* h0;  // [N, P]
+  const float* c0;  // [N, H]
   ParallelFor parallel_for;
 
   __attribute__((always_inline)) constexpr int64_t gates() const {
@@ -44,14 +46,14 @@ struct Recurrent {
 };
 
 struct RecurrentForward : Recurrent {
-  float* y;  // [R, H]: h'
+  float* y;  // [R, P]: h'
   // Kept for the backward; all null where there is none.
   float* z;        // [R, G·H]
   float* z_stats;  // [R, stats_per_row]; null without a norm at `place`
   float* c;        // [R, H]: c'
   float* c_stats;  // null without N_c
-  float* h_last;   // [N, H]: after the last step of each sequence
-  float* c_last;
+  float* h_last;   // [N, P]: after the last step of each sequence
+  float* c_last;   // [N, H]
 };
 
 struct RecurrentBackward : Recurrent {
@@ -60,14 +62,16 @@ struct RecurrentBackward : Recurrent {
   const float* c;
   const float* c_stats;
   const float* y;
-  const float* dy;       // [R, H]
-  const float* dh_last;  // [N, H]
-  const float* dc_last;
+  const float* dy;       // [R, P]
+  const float* dh_last;  // [N, P]
+  const float* dc_last;  // [N, H]
   float* da;   // [R, G·H]
   float* dz;   // [R, G·H]; da itself without a norm at `place`
   float* du;   // [R, H]: the gradient of N_c(c'); null without N_c
-  float* dh0;  // [N, H]
-  float* dc0;
+  float* dh;   // [R, P]: the gradient of h', dy and what the next step hands back; null without a projection
+  float* m;    // [R, H]: what is projected; null without a projection
+  float* dh0;  // [N, P]
+  float* dc0;  // [N, H]
 };
 
 // Scalar math of a GRU's step, whose r and z share a norm and whose n has one of its own, N and M:

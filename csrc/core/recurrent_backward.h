@@ -3,7 +3,7 @@
 // Scalar math (LSTM), with i, f, g, o after their activations, u = N_c(c'), s = tanh(u) and the gradients that the
 // next step hands back in dh and dc:
 //   dh += dy;  du = dh o (1 - s^2);  dc += N_c'(du);  da = (dc g i(1-i), dc c f(1-f), dc i (1-g^2), dh s o(1-o))
-//   dz = N'(da);  dc := dc f;  dh := dz W_hh
+//   dz = N'(da);  dc := dc f;  dh := dz W_hh;  with a projection dh W_hr takes the place of dh in du and da
 // RNN: da = dh (1 - h'^2), or dh where h' > 0.
 
 // du and the o part of da of a row.
@@ -38,14 +38,15 @@ static void rnn_hidden_backward(RecurrentCell cell, const float* h, const float*
 
 class BackwardBlock {
  public:
-  BackwardBlock(const RecurrentBackward& r, const Panels& w_hh, int64_t first, int64_t last)
-      : r_(r), w_hh_(w_hh), first_(first), n_hidden_(r.n_hidden), gates_(r.gates()), steps_(r, first, last),
-        memory_(steps_.capacity() * (gates_ + 4 * n_hidden_)) {
+  BackwardBlock(const RecurrentBackward& r, const RecurrentPanels& w, int64_t first, int64_t last)
+      : r_(r), w_(w), first_(first), n_hidden_(r.n_hidden), n_out_(r.n_out), gates_(r.gates()), steps_(r, first, last),
+        memory_(steps_.capacity() * (gates_ + 5 * n_hidden_)) {
     a_ = memory_.data();
     dh_ = a_ + steps_.capacity() * gates_;
     dc_ = dh_ + steps_.capacity() * n_hidden_;
     normed_ = dc_ + steps_.capacity() * n_hidden_;
     du_ = normed_ + steps_.capacity() * n_hidden_;
+    dm_ = du_ + steps_.capacity() * n_hidden_;
   }
 
   void run() {
@@ -57,12 +58,12 @@ class BackwardBlock {
       steps_.backward(t);
       const int64_t n = steps_.rows(t), at = steps_.at();
       for (int64_t i = alive; i < n; ++i) {  // sequences whose last step this is
-        copy_values(dh_ + i * n_hidden_, r_.dh_last + (first_ + i) * n_hidden_, n_hidden_);
+        copy_values(dh_ + i * n_out_, r_.dh_last + (first_ + i) * n_out_, n_out_);
         if (lstm) copy_values(dc_ + i * n_hidden_, r_.dc_last + (first_ + i) * n_hidden_, n_hidden_);
       }
       alive = n;
       if (n == 0) continue;
-      add_values(dh_, dh_, r_.dy + at * n_hidden_, n * n_hidden_);
+      add_values(dh_, dh_, r_.dy + at * n_out_, n * n_out_);
       float* const da = r_.da + at * gates_;
       if (lstm) {
         const int64_t back = t > 0 ? at - r_.sizes[t - 1] : 0;
@@ -74,9 +75,9 @@ class BackwardBlock {
       if (r_.place != RecurrentPlace::kNone) {
         norm_rows_backward(r_, da, r_.z + at * gates_, r_.z_stats + at * stats_per_row(r_.norm), n, gates_, r_.norm_w, dz);
       }
-      w_hh_.multiply(dz, gates_, n, dh_, n_hidden_);
+      w_.hh.multiply(dz, gates_, n, dh_, n_out_);
     }
-    copy_values(r_.dh0 + first_ * n_hidden_, dh_, steps_.capacity() * n_hidden_);
+    copy_values(r_.dh0 + first_ * n_out_, dh_, steps_.capacity() * n_out_);
     if (lstm) copy_values(r_.dc0 + first_ * n_hidden_, dc_, steps_.capacity() * n_hidden_);
   }
 
@@ -91,9 +92,10 @@ class BackwardBlock {
       normed = normed_;
       du = r_.du + at * n_hidden_;
     }
+    const float* const dm = project(at, n, a, normed);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t unit = i * n_hidden_, gate = i * gates_ + 3 * n_hidden_;
-      lstm_hidden_backward(a + gate, normed + unit, dh_ + unit, du + unit, da + gate, n_hidden_);
+      lstm_hidden_backward(a + gate, normed + unit, dm + unit, du + unit, da + gate, n_hidden_);
     }
     if (r_.has_norm_c) {
       norm_rows_backward(r_, du, c, r_.c_stats + at * stats_per_row(r_.norm), n, n_hidden_, r_.norm_c_w, du_);
@@ -105,15 +107,27 @@ class BackwardBlock {
     }
   }
 
+  // The gradient of what is projected; dh and the projected itself are kept for the weight's. Without one, dh.
+  const float* project(int64_t at, int64_t n, const float* a, const float* normed) {
+    if (r_.w_hr == nullptr) return dh_;
+    copy_values(r_.dh + at * n_out_, dh_, n * n_out_);
+    for (int64_t i = 0; i < n; ++i) {
+      lstm_hidden(a + i * gates_ + 3 * n_hidden_, normed + i * n_hidden_, r_.m + (at + i) * n_hidden_, n_hidden_);
+    }
+    w_.hr.multiply(dh_, n_out_, n, dm_, n_hidden_);
+    return dm_;
+  }
+
   const RecurrentBackward& r_;
-  const Panels& w_hh_;
-  int64_t first_, n_hidden_, gates_;
+  const RecurrentPanels& w_;
+  int64_t first_, n_hidden_, n_out_, gates_;
   BlockSteps steps_;
   Memory<float> memory_;
-  float *a_, *dh_, *dc_, *normed_, *du_;
+  float *a_, *dh_, *dc_, *normed_, *du_, *dm_;
 };
 
 static void recurrent_backward(const RecurrentBackward& r) {
-  const Panels w_hh(r.w_hh, r.gates(), r.n_hidden, r.n_hidden, 1);
-  each_block(r, [&](int64_t first, int64_t last) { BackwardBlock(r, w_hh, first, last).run(); });
+  const RecurrentPanels w = {Panels(r.w_hh, r.gates(), r.n_out, r.n_out, 1),
+                             Panels(r.w_hr, r.n_out, r.w_hr != nullptr ? r.n_hidden : 0, r.n_hidden, 1)};
+  each_block(r, [&](int64_t first, int64_t last) { BackwardBlock(r, w, first, last).run(); });
 }

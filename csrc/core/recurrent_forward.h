@@ -25,34 +25,35 @@ static void rnn_hidden(RecurrentCell cell, const float* a, float* h, int64_t n) 
 }
 
 // One block of sequences over all steps.
-static void recurrent_block(const RecurrentForward& r, const Panels& w_hh, int64_t first, int64_t last) {
-  const int64_t n_hidden = r.n_hidden, gates = r.gates();
+static void recurrent_block(const RecurrentForward& r, const RecurrentPanels& w, int64_t first, int64_t last) {
+  const int64_t n_hidden = r.n_hidden, n_out = r.n_out, gates = r.gates();
   const bool lstm = r.cell == RecurrentCell::kLstm;
   BlockSteps steps(r, first, last);
-  const Memory<float> memory(steps.capacity() * (2 * gates + 2 * n_hidden));
+  const Memory<float> memory(steps.capacity() * (2 * gates + 3 * n_hidden));
   float* const own_z = memory.data();
   float* const own_a = own_z + steps.capacity() * gates;
   float* const own_c = own_a + steps.capacity() * gates;
   float* const own_normed = own_c + steps.capacity() * n_hidden;
-  const float* h = r.h0 + first * n_hidden;
+  float* const own_m = own_normed + steps.capacity() * n_hidden;
+  const float* h = r.h0 + first * n_out;
   const float* c = lstm ? r.c0 + first * n_hidden : nullptr;
   int64_t before = steps.capacity();
   steps.begin();
   for (int64_t t = 0; t < r.n_steps; ++t) {
     const int64_t n = steps.rows(t), at = steps.at();
     for (int64_t i = n; i < before; ++i) {  // sequences that ended
-      copy_values(r.h_last + (first + i) * n_hidden, h + i * n_hidden, n_hidden);
+      copy_values(r.h_last + (first + i) * n_out, h + i * n_out, n_out);
       if (lstm) copy_values(r.c_last + (first + i) * n_hidden, c + i * n_hidden, n_hidden);
     }
     before = n;
     if (n == 0) return;
     float* const z = r.z != nullptr ? r.z + at * gates : own_z;
     const float* const p = r.p + at * gates;
-    w_hh.multiply(h, n_hidden, n, z, gates);
+    w.hh.multiply(h, n_out, n, z, gates);
     if (r.place != RecurrentPlace::kProduct) add_values(z, z, p, n * gates);
     float* const z_stats = r.z_stats != nullptr ? r.z_stats + at * stats_per_row(r.norm) : nullptr;
     const float* const a = pre_activation(r, p, z, n, own_a, z_stats);
-    float* const y = r.y + at * n_hidden;
+    float* const y = r.y + at * n_out;
     if (lstm) {
       float* const c_next = r.c != nullptr ? r.c + at * n_hidden : own_c;
       for (int64_t i = 0; i < n; ++i) lstm_cell(a + i * gates, c + i * n_hidden, c_next + i * n_hidden, n_hidden);
@@ -62,9 +63,11 @@ static void recurrent_block(const RecurrentForward& r, const Panels& w_hh, int64
         norm_rows(r, c_next, n, n_hidden, r.norm_c_w, r.norm_c_b, own_normed, c_stats);
         normed = own_normed;
       }
+      float* const m = r.w_hr != nullptr ? own_m : y;
       for (int64_t i = 0; i < n; ++i) {
-        lstm_hidden(a + i * gates + 3 * n_hidden, normed + i * n_hidden, y + i * n_hidden, n_hidden);
+        lstm_hidden(a + i * gates + 3 * n_hidden, normed + i * n_hidden, m + i * n_hidden, n_hidden);
       }
+      if (r.w_hr != nullptr) w.hr.multiply(m, n_hidden, n, y, n_out);
       c = c_next;
     } else {
       rnn_hidden(r.cell, a, y, n * n_hidden);
@@ -73,12 +76,13 @@ static void recurrent_block(const RecurrentForward& r, const Panels& w_hh, int64
     steps.forward(t);
   }
   for (int64_t i = 0; i < before; ++i) {
-    copy_values(r.h_last + (first + i) * n_hidden, h + i * n_hidden, n_hidden);
+    copy_values(r.h_last + (first + i) * n_out, h + i * n_out, n_out);
     if (lstm) copy_values(r.c_last + (first + i) * n_hidden, c + i * n_hidden, n_hidden);
   }
 }
 
 static void recurrent_forward(const RecurrentForward& r) {
-  const Panels w_hh(r.w_hh, r.n_hidden, r.gates(), 1, r.n_hidden);
-  each_block(r, [&](int64_t first, int64_t last) { recurrent_block(r, w_hh, first, last); });
+  const RecurrentPanels w = {Panels(r.w_hh, r.n_out, r.gates(), 1, r.n_out),
+                             Panels(r.w_hr, r.n_hidden, projected(r), 1, r.n_hidden)};
+  each_block(r, [&](int64_t first, int64_t last) { recurrent_block(r, w, first, last); });
 }

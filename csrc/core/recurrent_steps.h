@@ -88,6 +88,15 @@ static const float* pre_activation(const Recurrent& r, const float* p, const flo
   return a;
 }
 
+// The recurrent weight and that of the projection, which without one has no columns.
+struct RecurrentPanels {
+  Panels hh;
+  Panels hr;
+};
+
+// How many columns a projection gives to, in the forward.
+static int64_t projected(const Recurrent& a) { return a.w_hr != nullptr ? a.n_out : 0; }
+
 template <class Body>
 static void each_block(const Recurrent& a, const Body& body) {
   const Chunks blocks = sequence_blocks(a.n_sequences);

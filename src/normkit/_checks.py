@@ -26,8 +26,13 @@ def as_call(call: str, function: Callable[..., T], *args: object, **options: obj
     try:
         return function(*args, **options)
     except NormkitError as error:
-        _, _, rest = str(error).partition(":")
-        raise type(error)(f"{call}:{rest}") from None
+        raise of_call(call, error) from None
+
+
+def of_call(call: str, error: NormkitError) -> NormkitError:
+    """The error, naming ``call``."""
+    _, _, rest = str(error).partition(":")
+    return type(error)(f"{call}:{rest}")
 
 
 def tensor(call: str, name: str, value: object) -> None:
@@ -166,9 +171,10 @@ def _nearest_divisors(n: int, wanted: int) -> str:
 
 def rank(call: str, x: Tensor, layouts: tuple[str, ...]) -> None:
     """x has as many axes as one of the layouts names: "N, C, L" stands for three."""
+    for layout in layouts:
+        if x.dim() == layout.count(",") + 1:
+            return
     ranks = {layout.count(",") + 1: layout for layout in layouts}
-    if x.dim() in ranks:
-        return
     expected = " or ".join(f"{r}-d ({layout})" for r, layout in ranks.items())
     if x.dim() + 1 in ranks:
         advice = "add the missing axis, for one sample with .unsqueeze(0)"

@@ -8,7 +8,7 @@ import numpy
 import torch
 
 from normkit._version import __version__
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
 
 
 def info() -> str:
@@ -33,4 +33,4 @@ def _path() -> str:
     everywhere = "composite (torch operations, every device and dtype)"
     if cpu.LIBRARY is None:
         return f"{everywhere}; {cpu.DESCRIPTION}"
-    return f"{cpu.DESCRIPTION} on the CPU; elsewhere {everywhere}"
+    return f"{cpu.DESCRIPTION} on the CPU, {eager.DESCRIPTION}; elsewhere {everywhere}"

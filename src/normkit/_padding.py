@@ -34,7 +34,13 @@ class Positions(NamedTuple):
     """What is known of the positions; each broadcasts to the input."""
 
     kept: Tensor  # [N, 1, *], bool
-    weights: Tensor  # the same shape; the number of times a position counts, 0 where it is not kept
+    counts: Tensor | None  # the same shape; how often a position counts, 0 where it is not kept. None: once
+    dtype: torch.dtype
+
+    @property
+    def weights(self) -> Tensor:
+        """How often each position counts."""
+        return self.kept.to(self.dtype) if self.counts is None else self.counts
 
 
 def padding_of(mask: Tensor | None, weights: Tensor | None, lengths: Tensor | Sequence[int] | None) -> Padding | None:
@@ -66,12 +72,10 @@ def positions_of(call: str, x: Tensor, padding: Padding) -> Positions:
         kept = kept & _within(call, lengths, shape, x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if weights is None:
-        counts = kept.to(dtype)
-    else:
-        _weights(call, weights, shape, x)
-        kept = kept & (weights > 0)
-        counts = torch.where(kept, weights, 0).to(dtype)
-    return Positions(kept.unsqueeze(1), counts.unsqueeze(1))
+        return Positions(kept.unsqueeze(1), None, dtype)
+    _weights(call, weights, shape, x)
+    kept = kept & (weights > 0)
+    return Positions(kept.unsqueeze(1), torch.where(kept, weights, 0).to(dtype).unsqueeze(1), dtype)
 
 
 def visible() -> bool:
@@ -91,10 +95,8 @@ def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_samp
     """
     if x.numel() == 0 or x.is_meta or not visible():
         return
-    n_kept = positions.kept.flatten(1).sum(1) * (per_sample or 1)
-    total = positions.weights.detach().double().flatten(1).sum(1)
-    if per_sample is None:
-        n_kept, total = n_kept.sum(0, keepdim=True), total.sum(0, keepdim=True)
+    axes = (1,) if per_sample is not None else (0, 1)  # of [N, positions]
+    n_kept = positions.kept.flatten(1).sum(axes) * (per_sample or 1)
     if not bool(n_kept.any()):
         raise ArgumentError(
             f"{call}: expected at least one sample that is not all padding, got none in input of shape "
@@ -105,8 +107,11 @@ def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_samp
             f"{call}: expected more than 1 value per {unit} beside the padding, got 1 in input of shape "
             f"{list(x.shape)}; the output would not depend on the input; leave it out, or use more."
         )
+    if not keeps or positions.counts is None:
+        return
+    total = positions.counts.detach().double().flatten(1).sum(axes)
     few = total[(n_kept > 0) & (total <= 1)]
-    if keeps and len(few):
+    if len(few):
         raise ArgumentError(
             f"{call}: expected weights that add up to more than 1 per {unit} where running statistics are kept, got "
             f"{few[0].item():.3g}; weights count occurrences: scale them."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from operator import index
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 def projection(call: str, proj_size: object, hidden_size: int) -> None:
     """proj_size is 0 for none, or smaller than hidden_size."""
-    _checks.size(call, "proj_size", proj_size)
+    whole_number(call, "proj_size", proj_size, "0 projects nothing")
     if not proj_size < hidden_size:  # type: ignore[operator]
         raise ArgumentError(
             f"{call}: expected proj_size smaller than hidden_size, got {proj_size} and {hidden_size}; "
@@ -21,9 +22,22 @@ def projection(call: str, proj_size: object, hidden_size: int) -> None:
         )
 
 
+def whole_number(call: str, name: str, value: object, advice: str) -> None:
+    """An integer, not negative."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise DtypeError(f"{call}: expected {name} to be an integer, got {value!r}; {advice}.")
+    if value.__index__() < 0:
+        raise ShapeError(f"{call}: expected {name} of at least 0, got {value!r}; {advice}.")
+
+
 def padded(call: str, x: Tensor, layout: str) -> int:
     """A batch of sequences, or one without the batch axis; the number of steps, of which there is at least one."""
     _checks.tensor(call, "input", x)
+    if x.is_nested:
+        raise DtypeError(
+            f"{call}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) "
+            f"and give lengths."
+        )
     _checks.rank(call, x, (layout, "T, C"))
     n_steps = x.shape[layout.split(", ").index("T") if x.dim() == 3 else 0]
     if n_steps == 0:
@@ -47,22 +61,27 @@ def packed(call: str, data: Tensor, batch_sizes: Tensor, lengths: object) -> Non
             f"pack sequences of vectors."
         )
     sizes = batch_sizes.tolist()
-    if sum(sizes) != data.shape[0] or sorted(sizes, reverse=True) != sizes or min(sizes) < 1:
+    if sum(sizes) != data.shape[0] or sorted(sizes, reverse=True) != sizes or min(sizes, default=0) < 1:
         raise ShapeError(
             f"{call}: expected a PackedSequence whose batch_sizes never grow and add up to its {data.shape[0]} rows, "
             f"got {sizes}; sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it."
         )
 
 
-def lengths(call: str, value: Tensor | Sequence[int], n_sequences: int | None, n_steps: int) -> list[int]:
+def lengths(call: str, value: object, n_sequences: int | None, n_steps: int) -> list[int]:
     """The length of each sequence of a padded batch, at least 1 and at most its steps."""
     if n_sequences is None:
         raise ShapeError(
             f"{call}: expected lengths only with a batch of sequences, got unbatched input; cut it at its length."
         )
-    found = value.tolist() if isinstance(value, Tensor) else list(value)
-    if not all(isinstance(n, int) for n in found) or len(found) != n_sequences:
-        raise ShapeError(f"{call}: expected lengths of {n_sequences} integers, got {found}; give one a sequence.")
+    given = value.tolist() if isinstance(value, Tensor) else list(value) if isinstance(value, Iterable) else value
+    if (
+        not isinstance(given, list)
+        or len(given) != n_sequences
+        or any(isinstance(n, bool) or not hasattr(n, "__index__") for n in given)
+    ):
+        raise ShapeError(f"{call}: expected lengths of {n_sequences} integers, got {given}; give one a sequence.")
+    found = [index(n) for n in given]
     wrong = [(i, n) for i, n in enumerate(found) if not 1 <= n <= n_steps]
     if wrong:
         raise ShapeError(

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from normkit import _call_checks, _channel_norms, _checks, _masked_norms, composite
 from normkit._padding import keywords, padding_of
 from normkit._with_statistics import batch_norm_with_statistics as batch_norm_with_statistics
 from normkit._with_statistics import instance_norm_with_statistics as instance_norm_with_statistics
 from normkit.composite import Activation
-from normkit.kernels import channels, choose, rows
+from normkit.kernels import channels, choose, eager, rows
 from normkit.kernels import layer_norm2d as layer_norm2d_kernel
 
 __all__ = [
@@ -50,6 +51,10 @@ def layer_norm(
         tensor([[-1.0000,  1.0000],
                 [-1.0000,  1.0000]])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.layer_norm(input, normalized_shape, weight, bias, eps)
+        if y is not None:
+            return y
     if choose.accepts_row_norm(input, normalized_shape, weight, bias, eps):
         if out is None:
             return rows.by_kernel("layer_norm", input, normalized_shape, weight, bias, eps)
@@ -81,6 +86,10 @@ def rms_norm(
         >>> rms_norm(torch.tensor([3.0, 4.0]), 2)
         tensor([0.8485, 1.1314])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.rms_norm(input, normalized_shape, weight, eps)
+        if y is not None:
+            return y
     if eps is None:
         eps = _rms_eps(input)
     if choose.accepts_row_norm(input, normalized_shape, weight, None, eps):
@@ -132,6 +141,12 @@ def batch_norm(
                 [ 1.0000]])
     """
     padding = padding_of(mask, weights, lengths)
+    if padding is None and out is None and not is_dynamo_compiling():
+        done: Tensor | None = eager.LIBRARY.batch_norm(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+        )
+        if done is not None:
+            return done
     if (
         not training
         and residual is None
@@ -194,8 +209,14 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
-    eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     padding = padding_of(mask, weights, lengths)
+    if padding is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+        if y is not None:
+            return y
+    eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting() and padding is None:
         return torch.nn.functional.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -238,6 +259,10 @@ def group_norm(
         tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
     padding = padding_of(mask, weights, lengths)
+    if padding is None and out is None and not is_dynamo_compiling():
+        done: Tensor | None = eager.LIBRARY.group_norm(input, num_groups, weight, bias, eps, activation)
+        if done is not None:
+            return done
     if (
         padding is None
         and activation in composite.ACTIVATIONS_OR_NONE
@@ -281,6 +306,10 @@ def layer_norm2d(
         >>> layer_norm2d(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
         tensor([-1.0000,  1.0000])
     """
+    if out is None and not is_dynamo_compiling():
+        y: Tensor | None = eager.LIBRARY.layer_norm2d(input, weight, bias, eps)
+        if y is not None:
+            return y
     if choose.accepts_channel_norm(input, weight, bias, eps) and input.dim() == 4:
         if out is None:
             return layer_norm2d_kernel.layer_norm2d(input, weight, bias, eps)
@@ -322,6 +351,12 @@ def add_layer_norm(
         >>> y, total
         (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
+    if dropout_p == 0.0 and not is_dynamo_compiling():
+        both: tuple[Tensor, Tensor] | None = eager.LIBRARY.add_layer_norm(
+            input, residual, normalized_shape, weight, bias, eps, 0.0, 0
+        )
+        if both is not None:
+            return both
     if (
         dropout_p == 0.0
         and choose.accepts_row_norm(input, normalized_shape, weight, bias, eps)
@@ -352,6 +387,12 @@ def add_rms_norm(
         >>> y, total
         (tensor([0.8485, 1.1314]), tensor([3., 4.]))
     """
+    if dropout_p == 0.0 and not is_dynamo_compiling():
+        both: tuple[Tensor, Tensor] | None = eager.LIBRARY.add_rms_norm(
+            input, residual, normalized_shape, weight, eps, 0.0, 0
+        )
+        if both is not None:
+            return both
     if eps is None:
         eps = _rms_eps(input)
     if (

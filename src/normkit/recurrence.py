@@ -88,11 +88,14 @@ class Norms(NamedTuple):
 
 
 class Cell(Protocol):
-    """The maths of a layer: what x gives to every step, and one step."""
+    """The maths of a layer: what x gives to every step, one step, and all steps by a kernel."""
 
     def inputs(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor: ...
 
     def step(self, p: Tensor, state: State, step: int) -> State: ...
+
+    def by_kernel(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+        """h after every step and the last states, or None where there is no kernel for the call."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class LSTM:
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(_normed(self.norms.c, c, step))
         return (h if self.w.hr is None else linear(h, self.w.hr)), c
+
+    def by_kernel(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+        return _by_kernel(self, x, sizes, state)
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,9 @@ class GRU:
         n = torch.tanh(_normed(sum_n, p_n + r * q_n, step))
         return ((1 - z) * n + z * h,)
 
+    def by_kernel(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+        return _by_kernel(self, x, sizes, state)
+
 
 @dataclass(frozen=True)
 class RNN:
@@ -152,10 +161,13 @@ class RNN:
         a = _normed(self.norms.sum, p + _recurrent(self.w, self.norms, h, step), step)
         return (torch.tanh(a) if self.nonlinearity == "tanh" else torch.relu(a),)
 
+    def by_kernel(self, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State] | None:
+        return _by_kernel(self, x, sizes, state)
+
 
 def run(cell: Cell, x: Tensor, sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
     """h after every step, as rows like those of x, and the state of each sequence after its last."""
-    found = _by_kernel(cell, x, sizes, state) if isinstance(cell, LSTM | GRU | RNN) else None
+    found = cell.by_kernel(x, sizes, state)
     return step_after_step(cell, cell.inputs(x, sizes), sizes, state) if found is None else found
 
 
@@ -179,7 +191,7 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
     """The same with the time loop compiled, or None where there is no kernel for it."""
     w, norms = cell.w, cell.norms
     of_rows = [norm for norm in norms if isinstance(norm, RowNorm)]
-    if w.hr is not None or len(of_rows) < sum(norm is not None for norm in norms):
+    if len(of_rows) < sum(norm is not None for norm in norms):
         return None
     a_norm, c_norm = _row_norm(norms.hh or norms.sum), _row_norm(norms.c)
     own = tuple(t for norm in (a_norm, c_norm) for t in ((None, None) if norm is None else (norm.weight, norm.bias)))
@@ -199,14 +211,16 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
     merged = replace(cell, w=w._replace(b_ih=_sum(w.b_ih, w.b_hh), b_hh=None))
     h, c = state[0], state[1] if len(state) == 2 else None
 
-    def composite(p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, *own: Tensor | None) -> tuple[Tensor, ...]:
-        again = replace(merged, w=merged.w._replace(hh=w_hh), norms=_with_parameters(norms, own))
+    def composite(
+        p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, *own: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        again = replace(merged, w=merged.w._replace(hh=w_hh, hr=w_hr), norms=_with_parameters(norms, own))
         y, last = step_after_step(again, p, sizes, (h,) if c is None else (h, c))
         return y, *last
 
     p = _inputs_merged(merged, x, sizes)
     a_w, a_b, c_w, c_b = own
-    y, *last = recurrent.run(loop, (p, h, c, w.hh, a_w, a_b, c_w, c_b), composite)
+    y, *last = recurrent.run(loop, (p, h, c, w.hh, w.hr, a_w, a_b, c_w, c_b), composite)
     return y, tuple(last)
 
 

@@ -16,7 +16,15 @@ from normkit.bench.cases import DTYPES, OPS, Layout, Mode, Workload, n_groups
 from normkit.bench.contenders import Contender, Side, contender
 from normkit.bench.gate import check, error_share
 from normkit.bench.problem import TOLERANCES, pose, solve
-from normkit.bench.sides import LAYER_NORM2D_EPS, RMS_EPS, FusedResidual, NormAddAct, added_and_activated, is_trained
+from normkit.bench.sides import (
+    LAYER_NORM2D_EPS,
+    RMS_EPS,
+    FusedResidual,
+    NormAddAct,
+    added_and_activated,
+    is_trained,
+    scattered_mask,
+)
 
 
 def workload(op: str, dtype: Any = "float32", layout: Layout = "contiguous") -> Workload:
@@ -34,6 +42,10 @@ def by_reference(op: str, inputs: list[np.ndarray], values: dict[str, np.ndarray
         return reference.rms_norm(x, x.shape[-1], w, RMS_EPS)[0]
     if op == "batch_norm_eval":
         return reference.batch_norm_inference(x, values["running_mean"], values["running_var"], w, b)[0]
+    if op == "batch_norm_masked":
+        mask, y = scattered_mask(x.shape).numpy(), np.zeros_like(x)
+        np.moveaxis(y, 1, -1)[mask] = reference.batch_norm(np.moveaxis(x, 1, -1)[mask], w, b)[0]
+        return y
     if op.startswith("batch_norm"):
         y = reference.batch_norm(x, w, b)[0]
         if op == "batch_norm_add_relu":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.example import PROVENANCE, record, recurrent
+from bench.example import BATCH_NORM, PROVENANCE, cell, record, recurrent
 from normkit.bench.markdown import every_cell, summary, update
 from normkit.bench.results import Record
 from normkit.errors import BenchError
@@ -57,6 +58,25 @@ def test_what_was_not_timed_is_listed_with_the_reason_and_bars_stay_text() -> No
     assert row(text, "batch_norm 32x64x56x56 channels_last bfloat16 fwd+bwd")[1:] == ["red", "normkit: output 0 is off"]
 
 
+def test_what_masks_cost_has_a_table_that_says_where_the_bar_is_missed() -> None:
+    masked = replace(BATCH_NORM, op="batch_norm_masked")
+    shown = summary(
+        Record(
+            record().provenance,
+            tuple(
+                cell(workload, mode, torch=970, normkit=us)
+                for mode, times in (("fwd", (100, 125)), ("fwd+bwd", (100, 140)))
+                for workload, us in zip((BATCH_NORM, masked), times, strict=True)
+            ),
+        ),
+        "a.json",
+    )
+    assert "The bar: at most 1.3." in shown
+    assert "| batch_norm_masked 32x64x56x56 channels_last bfloat16 fwd | 0.125 | 1.25 |" in shown
+    assert "| batch_norm_masked 32x64x56x56 channels_last bfloat16 fwd+bwd | 0.14 | **1.40** |" in shown
+    assert "What a mask costs" not in summary(record(), "a.json")
+
+
 def test_models_and_calls_have_tables_of_their_own() -> None:
     text = summary(record(), "")
     assert row(text, "llama") == ["llama", "9 of 10", "3", "2", "1.50"]
@@ -69,8 +89,8 @@ def test_recurrent_layers_have_a_table_that_says_where_the_bar_is_missed() -> No
     bars = "at most 1.25 times the plain layer's time, and at least 4 times the loop's speed."
     assert f"{bars} One or both are missed in 1 of 2 (bold).\n" in text
     assert "**2.00**" in row(text, "lstm 50x1x128x128 fwd+bwd")
-    assert row(text, "lstm 50x1x128x128 fwd")[1:] == ["1", "4", "1", "1.00", "4.00"]
-    assert row(text, "gru 5x4x3x2 fwd")[1:] == ["–", "–", "–", "–", "red: normkit is off"]
+    assert row(text, "lstm 50x1x128x128 fwd")[1:] == ["1", "4", "3", "1", "1.00", "4.00", "3.00"]
+    assert row(text, "gru 5x4x3x2 fwd")[1:] == [*["–"] * 6, "red: normkit is off"]
     assert "Met in all 1." in summary(Record(PROVENANCE, recurrent=recurrent()[:1]), "")
     assert "1.25 in all." in text  # the mean is that of the norms
 

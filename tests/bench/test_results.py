@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.example import BATCH_NORM, LAYER_NORM, cell, record
-from normkit.bench.results import COPY, CellResult, Record, below_par, geometric_mean
+from normkit.bench.results import COPY, CellResult, Record, below_par, costs_of_masks, geometric_mean
 
 
 def test_the_ratio_is_against_the_faster_of_eager_and_compiled() -> None:
@@ -35,6 +37,18 @@ def test_the_slower_cells_are_listed_worst_first() -> None:
         ("layer_norm 512x768 float32 fwd+bwd", 0.5),
         ("batch_norm 32x64x56x56 channels_last bfloat16 fwd", 0.97),
     ]
+
+
+def test_a_mask_costs_what_the_same_cell_takes_longer() -> None:
+    masked = replace(BATCH_NORM, op="batch_norm_masked")
+    cells = [
+        cell(BATCH_NORM, "fwd", torch=97, normkit=100),
+        cell(masked, "fwd", torch=970, normkit=125),
+        cell(masked, "fwd+bwd", torch=970, normkit=125),  # nothing to compare with
+        cell(replace(masked, layout="contiguous"), "fwd", torch=970, normkit=125),
+        CellResult(cell(masked, "fwd").cell, "red", 1),
+    ]
+    assert costs_of_masks(cells) == [(cells[1], 1.25)]
 
 
 def test_the_mean_is_geometric_and_over_what_is_known() -> None:

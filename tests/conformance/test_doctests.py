@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,6 +15,7 @@ from normkit.nn import (
     add_norm,
     batch_norm,
     batch_norm_lstm,
+    gradient_accumulation,
     group_norm,
     gru,
     instance_norm,
@@ -34,6 +36,7 @@ MODULES = (
     add_norm,
     batch_norm,
     batch_norm_lstm,
+    gradient_accumulation,
     group_norm,
     gru,
     instance_norm,
@@ -51,6 +54,15 @@ def test_examples(module: ModuleType) -> None:
     result = doctest.testmod(module, extraglobs={"normkit": normkit, "torch": torch})
     assert result.failed == 0
     assert result.attempted > 0
+
+
+PAGES = [page for page in Path(__file__).parents[2].glob("docs/**/*.md") if ">>>" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages(page: Path) -> None:
+    result = doctest.testfile(str(page), module_relative=False, globs={"normkit": normkit, "torch": torch})
+    assert result.failed == 0
 
 
 DOCUMENTED = [getattr(normkit.nn, name) for name in normkit.nn.__all__] + [

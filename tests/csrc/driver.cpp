@@ -1,6 +1,7 @@
 // Runs every kernel of every instruction set that this processor has over heap blocks of exactly the size that a
 // call may touch, so that AddressSanitizer sees any access beyond, and compares the bits between them.
 // Prints "ok" and what it ran, or says what differed and returns 1.
+#include "batch_lstm.h"
 #include "channels.h"
 #include "pixels.h"
 #include "recurrent.h"
@@ -15,9 +16,10 @@ int main() {
   const int of_channels = channels::check(all);
   const int of_pixels = pixels::check(all);
   const int of_recurrent = recurrent::check(all);
-  if (of_rows < 0 || of_channels < 0 || of_pixels < 0 || of_recurrent < 0) return 1;
-  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, %d recurrent, on", of_rows, of_channels, of_pixels,
-              of_recurrent);
+  const int of_batch_lstm = batch_lstm::check(all);
+  if (of_batch_lstm < 0 || of_rows < 0 || of_channels < 0 || of_pixels < 0 || of_recurrent < 0) return 1;
+  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, %d recurrent, %d of BatchNormLSTM, on", of_rows,
+              of_channels, of_pixels, of_recurrent, of_batch_lstm);
   for (const Kernels* kernels : all) std::printf(" %s", kernels->isa);
   std::printf("\n");
 }

@@ -10,7 +10,7 @@ struct Case {
   RecurrentPlace place;
   RowNorm norm;
   bool has_norm_c, affine, hard;
-  int64_t n_hidden, n_sequences, n_steps;
+  int64_t n_hidden, n_out, n_sequences, n_steps;  // n_out < n_hidden: a projection
 };
 
 using Floats = std::vector<float>;
@@ -34,7 +34,7 @@ inline float* at(Floats& values) { return values.empty() ? nullptr : values.data
 struct Inputs {
   std::vector<int64_t> sizes;
   int64_t n_rows = 0;
-  Floats w_hh, b_hh, norm_w, norm_b, norm_c_w, norm_c_b, p, h0, c0, dy, dh_last, dc_last;
+  Floats w_hh, w_hr, b_hh, norm_w, norm_b, norm_c_w, norm_c_b, p, h0, c0, dy, dh_last, dc_last;
 
   explicit Inputs(const Case& c) {
     for (int64_t t = 0; t < c.n_steps; ++t) {
@@ -44,17 +44,19 @@ struct Inputs {
     const bool lstm = c.cell == RecurrentCell::kLstm, norm_c = lstm && c.has_norm_c && c.affine;
     const bool norm = c.place != RecurrentPlace::kNone && c.affine, gru = c.cell == RecurrentCell::kGru;
     const int64_t h = c.n_hidden, gates = (lstm ? 4 : gru ? 3 : 1) * h, states = c.n_sequences * h;
-    w_hh = floats(gates * h, 1, false), b_hh = floats(gru && c.affine ? gates : 0, 2, false);
+    const int64_t out = c.n_out, outs = c.n_sequences * out;
+    w_hh = floats(gates * out, 1, false), w_hr = floats(out < h ? out * h : 0, 13, false);
+    b_hh = floats(gru && c.affine ? gates : 0, 2, false);
     norm_w = floats(norm ? gates : 0, 3, false), norm_b = floats(norm ? gates : 0, 4, false);
     norm_c_w = floats(norm_c ? h : 0, 5, false), norm_c_b = floats(norm_c ? h : 0, 6, false);
-    p = floats(n_rows * gates, 7, c.hard), h0 = floats(states, 8, false), c0 = floats(lstm ? states : 0, 9, false);
-    dy = floats(n_rows * h, 10, false), dh_last = floats(states, 11, false), dc_last = floats(lstm ? states : 0, 12, false);
+    p = floats(n_rows * gates, 7, c.hard), h0 = floats(outs, 8, false), c0 = floats(lstm ? states : 0, 9, false);
+    dy = floats(n_rows * out, 10, false), dh_last = floats(outs, 11, false), dc_last = floats(lstm ? states : 0, 12, false);
   }
 
   void put(const Case& c, ParallelFor parallel_for, Recurrent& r) {
     r.cell = c.cell, r.place = c.place, r.norm = c.norm, r.has_norm_c = c.has_norm_c;
-    r.n_hidden = c.n_hidden, r.n_steps = c.n_steps, r.n_sequences = c.n_sequences, r.sizes = sizes.data(), r.eps = 1e-5;
-    r.w_hh = at(w_hh), r.norm_w.data = at(norm_w), r.norm_b.data = at(norm_b), r.norm_c_w.data = at(norm_c_w);
+    r.n_hidden = c.n_hidden, r.n_out = c.n_out, r.n_steps = c.n_steps, r.n_sequences = c.n_sequences, r.sizes = sizes.data(), r.eps = 1e-5;
+    r.w_hh = at(w_hh), r.w_hr = at(w_hr), r.norm_w.data = at(norm_w), r.norm_b.data = at(norm_b), r.norm_c_w.data = at(norm_c_w);
     r.norm_c_b.data = at(norm_c_b), r.p = at(p), r.h0 = at(h0), r.c0 = at(c0), r.parallel_for = parallel_for;
   }
 };
@@ -75,8 +77,9 @@ inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, Paral
   const bool lstm = c.cell == RecurrentCell::kLstm, norm = c.place != RecurrentPlace::kNone;
   const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
   const int64_t gates = rows * f.gates(), stats = rows * stats_per_row(c.norm);
-  Floats y = zeros(units), again = y, z = zeros(gates), z_stats = zeros(norm ? stats : 0), cell = zeros(lstm ? units : 0);
-  Floats c_stats = zeros(c.has_norm_c ? stats : 0), h_last = zeros(states), c_last = zeros(lstm ? states : 0);
+  const int64_t outs = rows * c.n_out, out_states = c.n_sequences * c.n_out, projected = in.w_hr.empty() ? 0 : 1;
+  Floats y = zeros(outs), again = y, z = zeros(gates), z_stats = zeros(norm ? stats : 0), cell = zeros(lstm ? units : 0);
+  Floats c_stats = zeros(c.has_norm_c ? stats : 0), h_last = zeros(out_states), c_last = zeros(lstm ? states : 0);
   f.y = at(again), f.h_last = at(h_last), f.c_last = at(c_last);
   kernels.recurrent.forward(f);
   f.y = at(y), f.z = at(z), f.z_stats = at(z_stats), f.c = at(cell), f.c_stats = at(c_stats);
@@ -85,12 +88,12 @@ inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, Paral
   RecurrentBackward g{};
   in.put(c, parallel_for, g);
   Floats da = zeros(gates), dz = zeros(norm ? gates : 0), du = zeros(c.has_norm_c ? units : 0);
-  Floats dh0 = zeros(states), dc0 = zeros(lstm ? states : 0);
+  Floats dh = zeros(projected * outs), m = zeros(projected * units), dh0 = zeros(out_states), dc0 = zeros(lstm ? states : 0);
   g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
   g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dc_last = at(in.dc_last);
-  g.da = at(da), g.dz = norm ? at(dz) : g.da, g.du = at(du), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  g.da = at(da), g.dz = norm ? at(dz) : g.da, g.du = at(du), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
   kernels.recurrent.backward(g);
-  return bits_of({&again, &y, &z, &z_stats, &cell, &c_stats, &h_last, &c_last, &da, &dz, &du, &dh0, &dc0});
+  return bits_of({&again, &y, &z, &z_stats, &cell, &c_stats, &h_last, &c_last, &da, &dz, &du, &dh, &m, &dh0, &dc0});
 }
 
 inline std::vector<Bytes> run_gru(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
@@ -132,9 +135,11 @@ inline int check(const std::vector<const Kernels*>& all) {
     for (RecurrentPlace place : {RecurrentPlace::kNone, RecurrentPlace::kProduct, RecurrentPlace::kSum}) {
       for (RowNorm norm : {RowNorm::kLayerNorm, RowNorm::kRmsNorm}) {
         for (const Sizes s : {Sizes{1, 1, 1}, Sizes{5, 3, 7}, Sizes{16, 17, 3}, Sizes{33, 2, 4}, Sizes{131, 14, 2}}) {
-          for (int variant = 0; variant < 3; ++variant) {
-            const bool norm_c = cell == RecurrentCell::kLstm && variant != 0;
-            const Case c{cell, place, norm, norm_c, variant != 2, variant == 1, s.n_hidden, s.n_sequences, s.n_steps};
+          for (int variant = 0; variant < 4; ++variant) {
+            const bool lstm = cell == RecurrentCell::kLstm, norm_c = lstm && variant != 0;
+            if (variant == 3 && (!lstm || s.n_hidden == 1)) continue;
+            const int64_t n_out = variant == 3 ? s.n_hidden / 2 : s.n_hidden;
+            const Case c{cell, place, norm, norm_c, variant != 2, variant == 1, s.n_hidden, n_out, s.n_sequences, s.n_steps};
             const std::vector<Bytes> expected = run(*all[0], c, serial);
             for (const Kernels* kernels : all) {
               if (run(*kernels, c, s.n_sequences > 16 ? three_threads : serial) == expected) continue;

@@ -18,7 +18,9 @@ from kernels.row_norms import DTYPES
 from normkit import composite, reference
 from normkit import functional as F
 from normkit.errors import ArgumentError, DtypeError, ShapeError
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
+
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
 
 Array = np.ndarray
 ACTIVATIONS: tuple[composite.Activation, ...] = ("relu", "silu", "gelu")
@@ -33,6 +35,9 @@ CASES = (
     ((5, 4, 7, 7), 2, False),
     ((3, 4, 7, 7), 0, True),
     ((1, 2, 33, 65), 1, False),
+    ((2, 48, 7, 7), 2, False),  # channels cut where curves take their piece of values
+    ((2, 4104, 3), 0, False),  # more columns than are taken at once, and a last vector that is not whole
+    ((2, 4104, 3), 2, False),
 )
 
 
@@ -155,6 +160,19 @@ def test_activations_of_infinity(activation: composite.Activation) -> None:
         assert got[[0, 3, 4]].tolist() == [torch.inf, z[3].item(), 0.0]
 
 
+@layouts
+def test_relu_stops_any_gradient_where_it_is_flat(channels_last: bool) -> None:
+    """An infinite dy does not come through as infinity times 0, which is no number."""
+    x = torch.tensor([-1.0, 2.0, -3.0, 4.0]).view(1, 2, 2, 1)
+    x = in_channels_last(x) if channels_last else x
+    dy = torch.where(x < 0, torch.inf, 1.0)
+    zero, one = torch.zeros(2), torch.ones(2)
+    x.requires_grad_()
+    F.batch_norm(x, zero, one, None, None, eps=0.0, activation="relu").backward(dy)
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.where(x < 0, 0.0, 1.0))
+
+
 STATISTICS = (torch.tensor([0.5, -1.0, 0.1, 2.0]).double(), torch.tensor([0.7, 1.3, 0.6, 2.0]).double())
 
 Call = Callable[..., Tensor]
@@ -227,6 +245,7 @@ def test_the_residual_is_added_in_the_pass(
 ) -> None:
     seen: list[bool] = []
     kernel = cpu.channel_norm
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     monkeypatch.setattr(
         cpu, "channel_norm", lambda *a, **k: (seen.append(k.get("residual") is not None), kernel(*a, **k))[1]
     )

@@ -8,6 +8,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from kernels.row_norms import DTYPES, NORMS, same_bits
 from normkit.kernels import cpu, rows
 
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
+
 norms = pytest.mark.parametrize("norm", NORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

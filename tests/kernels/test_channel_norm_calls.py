@@ -12,7 +12,9 @@ import normkit
 from kernels.channel_norms import in_channels_last
 from normkit import composite
 from normkit import functional as F
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
+
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 SHAPE = (3, 4, 5, 2)
@@ -55,6 +57,7 @@ def _inputs(channels_last: bool = False) -> list[Tensor]:
 def test_the_call_takes_the_kernel(call: Call, expected: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     kernel = cpu.channel_norm
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     monkeypatch.setattr(cpu, "channel_norm", lambda *args, **kwargs: (taken.append(1), kernel(*args, **kwargs))[1])
     call(*_inputs())
     assert taken == [1]
@@ -146,8 +149,9 @@ def test_running_statistics_as_composite_keeps_them(
     x = (torch.randn(6, 4, 5, 7) * 3 + 10).to(dtype)
     x = in_channels_last(x) if channels_last else x
     kept = []
-    for library in (cpu.LIBRARY, None):
+    for library, calls in ((cpu.LIBRARY, eager.LIBRARY), (None, eager.ABSENT)):
         monkeypatch.setattr(cpu, "LIBRARY", library)
+        monkeypatch.setattr(eager, "LIBRARY", calls)
         mean, var = (t.to(buffers) for t in _statistics())
         versions = mean._version, var._version
         for _ in range(3):

@@ -4,29 +4,48 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import normkit
-from normkit.kernels import choose, cpu
+from normkit.kernels import choose, cpu, eager
+
+
+class Recorder:
+    """A library whose functions write down under which kernel's name they computed something."""
+
+    def __init__(self, library: Any, reached: list[str]) -> None:
+        self._library, self._reached = library, reached
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        function: Callable[..., object] = getattr(self._library, name)
+
+        def recorded(*args: object) -> object:
+            result = function(*args)
+            if name.endswith("ward"):
+                self._reached.append(name)
+            elif name in vars(eager.ABSENT) and result is not None:
+                self._reached.append(_KERNELS.get(name, "channel_norm_forward"))
+            return result
+
+        return recorded
+
+
+_KERNELS = {
+    **dict.fromkeys(("layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm"), "row_norm_forward"),
+    "layer_norm2d": "layer_norm2d_forward",
+}
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls(monkeypatch: pytest.MonkeyPatch, each_way_to_call: str) -> list[str]:
     """The calls that reached a kernel of the compiled library."""
     reached: list[str] = []
-    library = cpu.LIBRARY
-
-    class Library:
-        def __getattr__(self, name: str) -> Callable[..., object]:
-            function: Callable[..., object] = getattr(library, name)
-            if not name.endswith("ward"):
-                return function
-            return lambda *args: (reached.append(name), function(*args))[1]
-
-    monkeypatch.setattr(cpu, "LIBRARY", Library())
+    monkeypatch.setattr(cpu, "LIBRARY", Recorder(cpu.LIBRARY, reached))
+    monkeypatch.setattr(eager, "LIBRARY", Recorder(eager.LIBRARY, reached))
     return reached
 
 
@@ -150,6 +169,7 @@ def test_description_names_the_instruction_set() -> None:
 @pytest.mark.needs_no_library
 def test_without_the_library_composite_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "LIBRARY", None)
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     monkeypatch.setattr(cpu, "DESCRIPTION", "the compiled library is not there: no compiler")
     assert choose.why_not(x) == "the compiled library is not there: no compiler"
     y = normkit.functional.layer_norm(x, 8, w, b)

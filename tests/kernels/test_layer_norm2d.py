@@ -21,6 +21,8 @@ from normkit import composite, reference
 from normkit import functional as F
 from normkit.kernels import cpu
 
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
+
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # One position, fewer than a vector, around one, several tiles; one channel to more than a block of them.
 SHAPES = (

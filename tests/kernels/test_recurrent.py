@@ -23,8 +23,8 @@ PLACES = ("none", "sum", "separate", "input", "rms_sum", "rms_separate")
 EQUAL, SHORTER = "equal lengths", "ever fewer"
 
 
-def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A cell with random parameters; the same numbers, rounded to float32, for each dtype."""
+def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype, seed: int = 0, n_out: int = 0) -> Any:
+    """A cell with random parameters; the same numbers, rounded to float32, for each dtype. ``n_out``: a projection."""
     generator = torch.Generator().manual_seed(seed)
     gates = {"lstm": 4, "gru": 3}.get(name, 1) * n_hidden
 
@@ -39,7 +39,11 @@ def cell_of(name: str, place: str, n_in: int, n_hidden: int, dtype: torch.dtype,
         return RowNorm(kind, leaf(size, scale=0.3, offset=1), bias, 1e-5, stretches)
 
     weights = Weights(
-        leaf(gates, n_in, scale=n_in**-0.5), leaf(gates, n_hidden, scale=n_hidden**-0.5), leaf(gates), leaf(gates)
+        leaf(gates, n_in, scale=n_in**-0.5),
+        leaf(gates, n_out or n_hidden, scale=n_hidden**-0.5),
+        leaf(gates),
+        leaf(gates),
+        leaf(n_out, n_hidden, scale=n_hidden**-0.5) if n_out else None,
     )
     where = place.removeprefix("rms_")
     norms = Norms(
@@ -62,14 +66,16 @@ def sizes_of(how: str, steps: int, n: int) -> list[int]:
     return [n] * steps if how == EQUAL else [max(1, n - n * t // steps) for t in range(steps)]
 
 
-def run(name: str, place: str, sizes: list[int], n_in: int, n_hidden: int, dtype: torch.dtype) -> list[Tensor]:
+def run(
+    name: str, place: str, sizes: list[int], n_in: int, n_hidden: int, dtype: torch.dtype, n_out: int = 0
+) -> list[Tensor]:
     """Outputs, final states, and the gradients of everything, by whichever path takes the dtype."""
-    cell = cell_of(name, place, n_in, n_hidden, dtype)
+    cell = cell_of(name, place, n_in, n_hidden, dtype, n_out=n_out)
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(sum(sizes), n_in, generator=generator).to(dtype).requires_grad_()]
     inputs += [
-        (0.5 * torch.randn(sizes[0], n_hidden, generator=generator)).to(dtype).requires_grad_()
-        for _ in range(2 if name == "lstm" else 1)
+        (0.5 * torch.randn(sizes[0], size, generator=generator)).to(dtype).requires_grad_()
+        for size in ((n_out or n_hidden, n_hidden) if name == "lstm" else (n_hidden,))
     ]
     y, state = recurrence.run(cell, inputs[0], sizes, tuple(inputs[1:]))
     outputs = [y, *state]
@@ -95,10 +101,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[recurrent.Loop]]:
     assert seen, "no call has reached the kernel"
 
 
-def check_close(name: str, place: str, sizes: list[int], n_in: int, n_hidden: int) -> None:
+def check_close(name: str, place: str, sizes: list[int], n_in: int, n_hidden: int, n_out: int = 0) -> None:
     """Errors are a few units of float32, of the largest value, once for each step that they pass through."""
-    got = run(name, place, sizes, n_in, n_hidden, torch.float32)
-    want = run(name, place, sizes, n_in, n_hidden, torch.float64)
+    got = run(name, place, sizes, n_in, n_hidden, torch.float32, n_out)
+    want = run(name, place, sizes, n_in, n_hidden, torch.float64, n_out)
     bound = 16 * (len(sizes) + math.sqrt(sum(sizes))) * 2.0**-24
     for number, (a, b) in enumerate(zip(got, want, strict=True)):
         off = (a.double() - b).abs().max().item()
@@ -122,6 +128,14 @@ def test_every_width(n_hidden: int, calls: list[Any], poisoned_memory: None) -> 
 def test_every_batch(n: int, calls: list[Any], poisoned_memory: None) -> None:
     for name in ("lstm", "gru"):
         check_close(name, "separate", sizes_of(SHORTER, 4, n), 2, 18)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("n_out", [3, 7, 16, 19], ids=str)
+def test_a_projection(n_out: int, place: str, calls: list[Any], poisoned_memory: None) -> None:
+    """Not onto one value: an RMSNorm of its multiples leaves the sign, which near 0 is a matter of rounding."""
+    for how in (EQUAL, SHORTER):
+        check_close("lstm", place, sizes_of(how, 5, 18), 3, 20, n_out)
 
 
 def test_one_step(calls: list[Any]) -> None:
@@ -168,7 +182,7 @@ def of_the_loop(place: str, rows: slice = slice(None)) -> bytes:
     own = [
         None if norm is None else t for norm in (norm, cell.norms.c) for t in (norm and norm.weight, norm and norm.bias)
     ]
-    y, *state = recurrent.run(loop, (p, h, c, cell.w.hh, *own), lambda *_: ())
+    y, *state = recurrent.run(loop, (p, h, c, cell.w.hh, None, *own), lambda *_: ())
     (dp,) = torch.autograd.grad(y, p, dy)
     return b"".join(t.detach().unflatten(0, (-1, h.shape[0])).numpy().tobytes() for t in (y, dp)) + b"".join(
         s.detach().numpy().tobytes() for s in state
@@ -227,14 +241,14 @@ def test_tanh_and_sigmoid_err_by_a_few_units() -> None:
     exact = torch.tanh(a.double())
     loop = recurrent.Loop("tanh", "none", "layer_norm", False, 0.0, [len(a)])
     state = torch.zeros(len(a), 1)
-    y, _ = recurrent.run(loop, (a[:, None], state, None, zero, None, None, None, None), lambda *_: ())
+    y, _ = recurrent.run(loop, (a[:, None], state, None, zero, None, None, None, None, None), lambda *_: ())
     assert ((y[:, 0].double() - exact).abs() <= 4 * 2.0**-24 * exact.abs()).all()
 
     p = torch.zeros(len(a), 4)
     p[:, 1] = a
     loop = recurrent.Loop("lstm", "none", "layer_norm", False, 0.0, [len(a)])
     _, _, c = recurrent.run(
-        loop, (p, state, torch.ones_like(state), torch.zeros(4, 1), None, None, None, None), lambda *_: ()
+        loop, (p, state, torch.ones_like(state), torch.zeros(4, 1), None, None, None, None, None), lambda *_: ()
     )
     exact = torch.sigmoid(a.double())
     off = (c[:, 0].double() - exact).abs()

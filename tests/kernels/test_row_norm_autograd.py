@@ -12,6 +12,8 @@ from kernels.row_norms import NORMS
 from normkit import composite
 from normkit.kernels import choose, cpu, rows
 
+pytestmark = pytest.mark.usefixtures("each_way_to_call")
+
 norms = pytest.mark.parametrize("norm", NORMS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -30,6 +31,13 @@ CONSTRUCTORS: list[tuple[Recurrent, tuple[Any, ...], dict[str, Any], type[Except
         {"proj_size": 5},
         ArgumentError,
         "LayerNormLSTM: expected proj_size smaller than hidden_size, got 5 and 5; 0 projects nothing.",
+    ),
+    (
+        LSTM,
+        (4, 5),
+        {"proj_size": -1},
+        ShapeError,
+        "LayerNormLSTM: expected proj_size of at least 0, got -1; 0 projects nothing.",
     ),
     (
         LSTM,
@@ -167,6 +175,27 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] =
         "expected lengths of 3 integers, got [5, 2]; give one a sequence.",
     ),
     (
+        "one length for all",
+        (x,),
+        {"lengths": 5},
+        ShapeError,
+        "expected lengths of 3 integers, got 5; give one a sequence.",
+    ),
+    (
+        "a mask in place of lengths",
+        (x,),
+        {"lengths": torch.tensor([True, True, False])},
+        ShapeError,
+        "expected lengths of 3 integers, got [True, True, False]; give one a sequence.",
+    ),
+    (
+        "fractions of steps",
+        (x,),
+        {"lengths": [2.5, 3, 1]},
+        ShapeError,
+        "expected lengths of 3 integers, got [2.5, 3, 1]; give one a sequence.",
+    ),
+    (
         "lengths of one sequence",
         (x[:, 0],),
         {"lengths": [5]},
@@ -186,6 +215,14 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] =
         {},
         ShapeError,
         "expected a PackedSequence whose batch_sizes never grow and add up to its 6 rows, got [1, 2, 3]; sort the "
+        "sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+    ),
+    (
+        "packed nothing",
+        (PackedSequence(torch.randn(0, 4), torch.tensor([], dtype=torch.int64)),),
+        {},
+        ShapeError,
+        "expected a PackedSequence whose batch_sizes never grow and add up to its 0 rows, got []; sort the "
         "sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
     ),
     (
@@ -269,6 +306,33 @@ def test_cells(case: Recurrent) -> None:
     h = torch.zeros(4, 5)
     with pytest.raises(ShapeError, match=rf"{name}: expected h_0 of shape \[3, 5\] .* got \[4, 5\]"):
         cell(x[0], (h, h) if case.has_c else h, **step)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor(case: Recurrent) -> None:
+    with pytest.raises(DtypeError) as caught:
+        case.layer(4, 5)(torch.nested.nested_tensor([x[:, 0], x[:3, 1]]))
+    assert str(caught.value) == (
+        f"{case}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) and "
+        "give lengths."
+    )
+
+
+def test_a_step_before_the_first() -> None:
+    with pytest.raises(ShapeError) as caught:
+        nn.BatchNormLSTMCell(4, 5)(x[0], step=-1)
+    assert str(caught.value) == (
+        "BatchNormLSTMCell: expected step of at least 0, got -1; give the number of the time step, from 0."
+    )
+
+
+def test_lengths_of_numpy_are_integers() -> None:
+    lengths = (5, 3, 1)
+    layer = nn.LayerNormLSTM(4, 5)
+    want = layer(x, lengths=list(lengths))[0]
+    assert torch.equal(layer(x, lengths=np.array(lengths))[0], want)
+    assert torch.equal(layer(x, lengths=list(np.array(lengths)))[0], want)
 
 
 def test_a_training_batch_of_one_sequence() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +26,15 @@ ON_TWO = (
     "a_rank_is_at_another_layer",
     "ranks_with_different_models",
     "a_rank_fails_to_recalibrate",
+    "frozen_in_parallel",
 )
-ON_FOUR = ("twenty_steps", "derivatives", "a_rank_skips_a_layer", "a_rank_is_killed_in_its_backward")
+ON_FOUR = (
+    "twenty_steps",
+    "derivatives",
+    "a_rank_skips_a_layer",
+    "a_rank_is_killed_in_its_backward",
+    "a_rank_is_killed_while_it_recalibrates",
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +59,39 @@ def found(ranks: Found) -> list[Any]:
 
 def test_twenty_steps_are_those_of_one_process_with_the_whole_batch(ranks: Found) -> None:
     steps = ranks["twenty_steps"]
-    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-        losses, state = scenarios.alone(len(steps), dtype)
-        results = [rank[str(dtype)] for rank in steps]
-        together = torch.stack([torch.stack(theirs) for theirs, _ in results]).sum(0)
-        torch.testing.assert_close(together, torch.stack(losses), rtol=tolerance, atol=tolerance)
-        for _, theirs in results:
-            torch.testing.assert_close(theirs, state, rtol=tolerance, atol=tolerance)
-            for name, value in results[0][1].items():
-                assert torch.equal(theirs[name], value), name  # the same bits on every rank
+    losses, state = scenarios.alone(len(steps), torch.float64)
+    together, theirs = one_result(steps, torch.float64)
+    torch.testing.assert_close(together, torch.stack(losses), **EXACT)
+    torch.testing.assert_close(theirs, state, **EXACT)
+
+
+def test_twenty_steps_in_float32(ranks: Found) -> None:
+    """No further from the exact result than 4 times as far as one process is; weights on 4 ranks within 1e-6 of its.
+
+    A sum over the ranks rounds in another order than one over the batch. One process is as far from itself when its
+    samples come in another order, and its losses are up to 2.8e-6 of themselves from those of float64 (measured): that
+    the losses agree to 1e-6 is not for float32 to promise. In float64 they agree to 1e-10 (above).
+    """
+    steps = ranks["twenty_steps"]
+    exact_losses, exact = scenarios.alone(len(steps), torch.float64)
+    losses, state = scenarios.alone(len(steps), torch.float32)
+    together, theirs = one_result(steps, torch.float32)
+    pairs = {"losses": (together, torch.stack(losses), torch.stack(exact_losses))}
+    pairs |= {name: (theirs[name], state[name], exact[name]) for name in state if state[name].is_floating_point()}
+    for name, (ours, usual, right) in pairs.items():
+        far = (usual.double() - right).abs().max().item()
+        torch.testing.assert_close(ours.double(), right, rtol=1e-6, atol=1e-6 + 4 * far)
+        if len(steps) == 4 and name != "losses":
+            torch.testing.assert_close(ours, usual, rtol=1e-6, atol=1e-6)
+
+
+def one_result(steps: list[Any], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses of all ranks together, and the state that each of them has to the bit."""
+    results = [rank[str(dtype)] for rank in steps]
+    for _, theirs in results:
+        for name, value in results[0][1].items():
+            assert torch.equal(theirs[name], value), name
+    return torch.stack([torch.stack(losses) for losses, _ in results]).sum(0), results[0][1]
 
 
 def parts(found: list[Any], what: str, which: int) -> list[Tensor]:
@@ -138,6 +171,23 @@ def test_padding_counts_on_no_rank(found: list[Any]) -> None:
         torch.testing.assert_close(rank["masked"][2:], [layer.running_mean, layer.running_var], **EXACT)
 
 
+def test_nothing_but_padding_on_every_rank_is_an_error_and_changes_nothing(found: list[Any]) -> None:
+    for rank in found:
+        assert rank["all padding"][0] == "ArgumentError"
+        assert str(rank["all padding"][1]).startswith(
+            "SyncBatchNorm(2): expected a position that is not padding on some rank, got none on any"
+        )
+        assert rank["wrong mask"][0] == "ShapeError"
+        assert rank["nothing"][1] == 1  # one batch was counted before those, and none since
+
+
+def test_recalibration_pools_what_is_not_padding(found: list[Any]) -> None:
+    shards = [scenarios.some_padded(len(found), rank) for rank in range(len(found))]
+    values = torch.cat([x.movedim(1, -1)[mask] for x, mask in shards])
+    for rank in found:
+        torch.testing.assert_close(rank["recalibrated, masked"], [values.mean(0), values.var(0)], **EXACT)
+
+
 def test_many_channels(found: list[Any]) -> None:
     x = torch.arange(1400.0, dtype=torch.float64).view(2, 700)
     expected = nn.BatchNorm1d(700, dtype=torch.float64)(torch.cat([x * (rank + 1) for rank in range(len(found))]))
@@ -208,6 +258,26 @@ def test_recalibration_that_fails_on_one_rank_fails_on_all(two: Found) -> None:
     assert [same for *_, same in results] == [True, True]
 
 
+def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
+    results = four["a_rank_is_killed_while_it_recalibrates"]
+    assert results[1] is None
+    for rank in (0, 2, 3):
+        kind, message, _, same = results[rank]
+        assert kind == "RankError"
+        # A rank that is not its neighbour learns of it late, and may have given no word either by then.
+        assert message.startswith("recalibrate: expected all 4 ranks to take part, got no word from ")
+        assert "rank 1" in message.split("(")[0]
+        assert same
+
+
+def test_frozen_norms_stay_so_on_every_rank(two: Found) -> None:
+    results = two["frozen_in_parallel"]
+    for before, after, counted in results:
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert counted == 3
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
 def test_the_layer_loads_no_compiler() -> None:
     """torch.compiler.disable as a decorator would: two seconds for everyone who imports the layers."""
     code = "import normkit.nn, sys; sys.exit('torch._dynamo' in sys.modules)"
@@ -218,3 +288,19 @@ def test_the_layer_loads_no_compiler() -> None:
 def test_a_wrong_timeout(timeout: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"SyncBatchNorm: expected timeout in seconds, more than 0, got"):
         nn.SyncBatchNorm(3, timeout=timeout)
+
+
+def test_under_torchrun(tmp_path: Path) -> None:
+    """The process group comes from the environment that torchrun sets; the ranks get what one process gets."""
+    script = Path(scenarios.__file__).with_name("under_torchrun.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[1]), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path)], capture_output=True, text=True, timeout=200, env=env, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses, state = scenarios.alone(2, torch.float64)
+    results = [torch.load(tmp_path / str(rank), weights_only=False) for rank in range(2)]
+    together, theirs = one_result(results, torch.float64)
+    torch.testing.assert_close(together, torch.stack(losses), **EXACT)
+    torch.testing.assert_close(theirs, state, **EXACT)

@@ -75,6 +75,23 @@ def test_contexts_nest_and_exceptions_end_them() -> None:
     assert model[1].num_batches_tracked == 1
 
 
+def test_contexts_end_in_any_order() -> None:
+    """As those of two coroutines do. The end of the first let go of the layer of the second, and held its own on."""
+    layers, x = (bn(), bn()), torch.randn(6, 4)
+    first, second = (normkit.no_stat_update(layer) for layer in layers)
+    first.__enter__()
+    second.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    for layer in layers:
+        layer(x)
+    assert [int(layer.num_batches_tracked) for layer in layers] == [1, 0]
+    second.__exit__(None, None, None)
+    layers[1](x)
+    assert layers[1].num_batches_tracked == 1
+
+
 def test_another_thread_goes_on_updating() -> None:
     """Two threads share a layer: the one inside the context leaves the statistics alone, the other counts."""
     layer, inside, done = bn(), threading.Event(), threading.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -122,6 +122,14 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         one(torch.ones(1 if rank == 1 else 0, 2, dtype=torch.float64))
     except NormkitError as error:
         found["one value"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    try:
+        one(torch.ones(3, 2, dtype=torch.float64), mask=torch.zeros(3, dtype=torch.bool))
+    except NormkitError as error:
+        found["all padding"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    try:
+        one(torch.ones(3, 2, dtype=torch.float64), mask=torch.zeros(2 + rank % 2 * 2, dtype=torch.bool))
+    except NormkitError as error:
+        found["wrong mask"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
     nothing = one(torch.ones(0, 2, dtype=torch.float64))
     found["nothing"] = [nothing.detach(), one.num_batches_tracked]
     pooled = nn.BatchNorm2d(2, dtype=torch.float64)
@@ -129,7 +137,16 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         pooled, [s for s in torch.split(shards[rank], 2) if len(s)] or [shards[rank]], process_group=dist.group.WORLD
     )
     found["recalibrated"] = [pooled.running_mean, pooled.running_var, pooled.num_batches_tracked]
+    pooled = nn.BatchNorm2d(2, dtype=torch.float64)
+    recalibrate(pooled, [some_padded(n, rank)], forward=lambda m, b: m(b[0], mask=b[1]), process_group=dist.group.WORLD)
+    found["recalibrated, masked"] = [pooled.running_mean, pooled.running_var]
     return found
+
+
+def some_padded(n: int, rank: int) -> tuple[Tensor, Tensor]:
+    """As ``padded``, but the last rank has no padding."""
+    x, mask = padded(n, rank)
+    return (batch(1, n, torch.float64)[rank], mask | True) if rank == n - 1 else (x, mask)
 
 
 def padded(n: int, rank: int) -> tuple[Tensor, Tensor]:
@@ -200,3 +217,34 @@ def a_rank_fails_to_recalibrate(rank: int, n: int) -> Any:
     result = caught(lambda: recalibrate(model, loader, process_group=dist.group.WORLD))
     same = all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     return *result, same
+
+
+def a_rank_is_killed_while_it_recalibrates(rank: int, n: int) -> Any:
+    model = nn.BatchNorm1d(3)
+    before = copy.deepcopy(model.state_dict())
+
+    def loader() -> Iterator[Tensor]:
+        yield torch.randn(4, 3)
+        if rank == 1:
+            os._exit(KILLED)
+
+    result = caught(lambda: recalibrate(model, loader(), process_group=dist.group.WORLD))
+    same = all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    return *result, same
+
+
+def frozen_in_parallel(rank: int, n: int) -> Any:
+    """Three steps of DistributedDataParallel over a model with a frozen norm and one that goes on."""
+    torch.manual_seed(rank)
+    model = torch.nn.Sequential(nn.BatchNorm1d(3), torch.nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model[0](torch.randn(8, 3) + 1 + rank)
+    normkit.surgery.freeze(model, "0", "both")
+    before: list[Tensor] = []
+    parallel = DistributedDataParallel(model)  # which gives all ranks the state of the first
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        before = before or [t.detach().clone() for t in model[0].state_dict().values()]
+        optimizer.zero_grad()
+        parallel.train()(torch.randn(8, 3) + rank).pow(3).sum().backward()
+        optimizer.step()
+    return before, [*model[0].state_dict().values()], int(model[2].num_batches_tracked)

@@ -10,6 +10,7 @@ from normkit.bench.results import (
     Record,
     RecurrentResult,
     below_par,
+    costs_of_masks,
     geometric_mean,
 )
 from normkit.bench.runner import Options, Progress, run
@@ -30,6 +31,7 @@ __all__ = [
     "RecurrentResult",
     "Timing",
     "below_par",
+    "costs_of_masks",
     "geometric_mean",
     "measure_models",
     "measure_overheads",

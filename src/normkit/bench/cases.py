@@ -22,7 +22,7 @@ ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
 
 ROW_SHAPES = ((32, 768), (512, 768), (4096, 768), (4096, 4096))
 MAP_SHAPES = ((32, 64, 56, 56), (32, 256, 14, 14), (8, 512, 7, 7))
-RECURRENT_OPS = ("lstm", "gru", "rnn")
+RECURRENT_OPS = ("lstm", "gru", "rnn", "batch_lstm")
 SEQUENCE_SHAPES = ((50, 1, 128, 128), (50, 32, 128, 128), (100, 64, 256, 256), (100, 32, 512, 512))
 
 # A statistic whose values fit a core's own cache needs no second read from memory. 1 MiB is the second-level cache
@@ -67,6 +67,7 @@ OPS = {
         Op("add_layer_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("add_rms_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("batch_norm", "channel", *_ONE_INPUT),
+        Op("batch_norm_masked", "channel", *_ONE_INPUT),  # one position in eight is padding
         Op("batch_norm_eval", "channel", *_PER_ROW),  # no statistic to compute
         Op("batch_norm_relu", "channel", *_ONE_INPUT, has_kink=True),
         Op("batch_norm_add_relu", "channel", *_ADD_RELU, has_residual=True, has_kink=True),
@@ -184,13 +185,18 @@ class Grid:
         )
 
     def recurrent(self) -> tuple[Sequences, ...]:
-        """Every recurrent layer on every shape of sequences; float32 only.
+        """Every recurrent layer on every shape of sequences; float32 only, BatchNorm not of one sequence alone.
 
         Raises:
             ArgumentError: an unknown operation.
         """
         ops = [name for name in map(_known, self.ops) if name in RECURRENT_OPS]
-        return tuple(Sequences(op, shape) for op in ops for shape in self.sequences if "float32" in self.dtypes)
+        return tuple(
+            Sequences(op, shape)
+            for op in ops
+            for shape in self.sequences
+            if "float32" in self.dtypes and not (op == "batch_lstm" and shape[1] == 1)
+        )
 
 
 GRIDS = {

@@ -9,10 +9,12 @@ from normkit.bench.cases import DTYPES, MODES
 from normkit.bench.results import (
     LEAST_TIMES_LOOP,
     MOST_TIMES_PLAIN,
+    MOST_TIMES_UNMASKED,
     NOISE,
     CellResult,
     Record,
     below_par,
+    costs_of_masks,
     geometric_mean,
 )
 from normkit.errors import BenchError
@@ -53,7 +55,7 @@ def summary(record: Record, source: str) -> str:
     """Where it was measured, the ratios by operation, where torch is faster, recurrent layers, steps and calls."""
     sections = [_measured_on(record, source)]
     if record.cells:
-        sections += [_by_operation(record), _slower(record), _not_timed(record)]
+        sections += [_by_operation(record), _slower(record), _masks(record), _not_timed(record)]
     if record.recurrent:
         sections.append(_recurrent(record))
     if record.models:
@@ -156,6 +158,22 @@ def _slower(record: Record) -> str:
     return f"<details>\n<summary>{said} all of them</summary>\n\n{table.rstrip()}\n\n</details>\n"
 
 
+def _masks(record: Record) -> str:
+    rows = [
+        (
+            str(r.cell),
+            _ms(r.times["normkit"].median_ns),
+            f"{cost:.2f}" if cost <= MOST_TIMES_UNMASKED else f"**{cost:.2f}**",
+        )
+        for r, cost in costs_of_masks(record.cells)
+    ]
+    said = (
+        "What a mask costs where one position in eight is padding: normkit's time over its own without a mask. The "
+        f"bar: at most {MOST_TIMES_UNMASKED}.\n\n"
+    )
+    return said + _table(("cell", "normkit ms", "of unmasked's time"), rows) if rows else ""
+
+
 def _not_timed(record: Record) -> str:
     rows = [(str(r.cell), r.status, r.message) for r in record.cells if r.status != "timed"]
     return "Not timed:\n\n" + _table(("cell", "status", "why"), rows) if rows else ""
@@ -165,24 +183,38 @@ def _recurrent(record: Record) -> str:
     rows = []
     for r in record.recurrent:
         if r.status == "timed":
-            times = (_ms(r.times[side].median_ns) for side in ("torch", "loop", "normkit"))
+            sides = ("torch", "usual", "loop", "normkit")
+            times = (_ms(r.times[side].median_ns) if side in r.times else "–" for side in sides)
             plain, loop = _ratio(r.times_plain), _ratio(r.times_loop)
             if r.times_plain is not None and r.times_plain > MOST_TIMES_PLAIN:
                 plain = f"**{plain}**"
             if r.times_loop is not None and r.times_loop < LEAST_TIMES_LOOP:
                 loop = f"**{loop}**"
-            rows.append((str(r), *times, plain, loop))
+            rows.append((str(r), *times, plain, loop, _ratio(r.times_careful)))
         else:
-            rows.append((str(r), *("–",) * 4, f"{r.status}: {r.message}"))
+            rows.append((str(r), *("–",) * 6, f"{r.status}: {r.message}"))
     n_timed = sum(r.status == "timed" for r in record.recurrent)
     n_missed = sum(bool(r.misses) for r in record.recurrent)
     return (
-        "LayerNorm in an LSTM, GRU and RNN (steps x sequences x inputs x hidden, float32), beside torch's layer, which "
-        "has no norm, and a Python loop of the same maths in torch's operations. The bar: at most "
+        "LayerNorm in an LSTM, GRU and RNN, BatchNorm in an LSTM (steps x sequences x inputs x hidden, float32), "
+        "beside torch's layer, which has no norm, and Python loops of the same maths in torch's operations: the usual "
+        "one, step by step, and a careful one that takes the products with the input before the loop. The bar: at most "
         f"{MOST_TIMES_PLAIN} times the plain layer's time, and at least {LEAST_TIMES_LOOP:g} times the loop's speed. "
         + (f"One or both are missed in {n_missed} of {n_timed} (bold)." if n_missed else f"Met in all {n_timed}.")
         + "\n\n"
-        + _table(("layer", "nn's, plain ms", "loop ms", "normkit ms", "of plain's time", "of the loop's speed"), rows)
+        + _table(
+            (
+                "layer",
+                "nn's, plain ms",
+                "loop ms",
+                "careful ms",
+                "normkit ms",
+                "of plain's time",
+                "of the loop's speed",
+                "of the careful one's",
+            ),
+            rows,
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""The recurrent layers beside torch's, which have no norm, and beside a loop of the same maths: gate, then clock."""
+"""The recurrent layers beside torch's, which have no norm, and beside loops of the same maths: gate, then clock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import normkit.nn as nk
 from normkit.bench.cases import MODES, Mode, Sequences
 from normkit.bench.gate import FLOAT32_ROUNDOFF
-from normkit.bench.loops import LOOPS
+from normkit.bench.loops import LOOPS, USUAL_LOOPS
 from normkit.bench.problem import SEED
 from normkit.bench.results import RecurrentResult
 from normkit.bench.timing import Call, Plan, take_turns
 
-GATED = ("loop", "normkit")  # torch's layer does other maths: a yardstick, as the copy is elsewhere
+GATED = ("usual", "loop", "normkit")  # torch's layer does other maths: a yardstick, as the copy is elsewhere
 # Each of T steps rounds products of H terms, by u·√H of the largest value, and norms and gates by a few u more. Where
 # the recurrence neither damps nor amplifies, T of these add up to u·√(T·H); four times that is left to the worst of
 # all values.
@@ -30,10 +30,10 @@ TOLERANCE = 4.0 * FLOAT32_ROUNDOFF
 NORM_WEIGHT = 0.3
 
 _PLAIN: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
-    {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+    {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN, "batch_lstm": nn.LSTM}
 )
 _OURS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
-    {"lstm": nk.LayerNormLSTM, "gru": nk.LayerNormGRU, "rnn": nk.LayerNormRNN}
+    {"lstm": nk.LayerNormLSTM, "gru": nk.LayerNormGRU, "rnn": nk.LayerNormRNN, "batch_lstm": nk.BatchNormLSTM}
 )
 
 
@@ -60,7 +60,7 @@ class Runner:
 
 
 def runners(case: Sequences) -> dict[str, Runner]:
-    """Every side, on the same input; the loop shares the parameters of the layer."""
+    """Every side, on the same input and in training; the loops share the parameters of the layer."""
     n_steps, n_sequences, n_inputs, n_hidden = case.shape
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(SEED)
@@ -72,6 +72,7 @@ def runners(case: Sequences) -> dict[str, Runner]:
                 nn.init.normal_(p, NORM_WEIGHT if "weight" in name else 0.0, 0.05)
     return {
         "torch": Runner(plain, _flat, x, dy),
+        "usual": Runner(ours, USUAL_LOOPS[case.op], x, dy),
         "loop": Runner(ours, LOOPS[case.op], x, dy),
         "normkit": Runner(ours, _flat, x, dy),
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from normkit.bench.cases import Cell, Mode, Sequences
@@ -14,6 +14,7 @@ Status = Literal["timed", "red", "skipped"]
 COPY = "copy"
 MOST_TIMES_PLAIN = 1.25  # what a normalized recurrent layer may take, of the time of torch's without a norm
 LEAST_TIMES_LOOP = 4.0  # how many times as fast as a Python loop of the same maths it must be
+MOST_TIMES_UNMASKED = 1.3  # what a masked BatchNorm may take, of the time of the same without a mask
 NOISE = 0.95  # a ratio from here to 1 is within what two runs on the same machine differ by
 
 
@@ -89,13 +90,13 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class RecurrentResult:
-    """A recurrent layer beside torch's plain one and a loop of the same maths. A red one has no times."""
+    """A recurrent layer beside torch's plain one and loops of the same maths. A red one has no times."""
 
     case: Sequences
     mode: Mode
     status: Status
     message: str = ""
-    times: dict[str, Timing] = field(default_factory=dict)  # "torch", "loop", "normkit"
+    times: dict[str, Timing] = field(default_factory=dict)  # "torch", the "usual" and the careful "loop", "normkit"
     error_shares: dict[str, float] = field(default_factory=dict)  # as a cell's
 
     def __str__(self) -> str:
@@ -108,7 +109,13 @@ class RecurrentResult:
 
     @property
     def times_loop(self) -> float | None:
-        """How many times as fast as the loop."""
+        """How many times as fast as the loop that is usually written, or, in records without it, the careful one."""
+        usual = self.times.get("usual", self.times.get("loop"))
+        return usual.median_ns / self.times["normkit"].median_ns if usual else None
+
+    @property
+    def times_careful(self) -> float | None:
+        """How many times as fast as the careful loop."""
         return self.times["loop"].median_ns / self.times["normkit"].median_ns if self.times else None
 
     @property
@@ -158,3 +165,14 @@ def below_par(cells: Iterable[CellResult]) -> list[tuple[CellResult, float]]:
     """The cells where torch is faster, the worst first."""
     slower = [(cell, cell.ratio) for cell in cells if cell.ratio is not None and cell.ratio < 1]
     return sorted(slower, key=lambda pair: pair[1])
+
+
+def costs_of_masks(cells: Sequence[CellResult]) -> list[tuple[CellResult, float]]:
+    """The masked cells, and how many times as long as without a mask normkit takes; of those where both were timed."""
+    timed = {result.cell: result for result in cells if "normkit" in result.times}
+    found = []
+    for cell, result in timed.items():
+        plain = timed.get(replace(cell, workload=replace(cell.workload, op="batch_norm")))
+        if cell.workload.op == "batch_norm_masked" and plain is not None:
+            found.append((result, result.times["normkit"].median_ns / plain.times["normkit"].median_ns))
+    return found

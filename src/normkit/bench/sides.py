@@ -68,6 +68,42 @@ class ChannelsLastNorm(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
+class WrittenOut(nn.BatchNorm2d):
+    """BatchNorm under a mask, as its users write it in torch's operations."""
+
+    mask: Tensor
+
+    def __init__(self, num_features: int, mask: Tensor) -> None:
+        super().__init__(num_features)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding, n = ~self.mask.unsqueeze(1), self.mask.sum()
+        mean = x.masked_fill(padding, 0).sum((0, 2, 3), keepdim=True) / n
+        d = (x - mean).masked_fill(padding, 0)
+        var = (d * d).sum((0, 2, 3), keepdim=True) / n
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.lerp_(mean.detach().flatten(), 0.1)
+            self.running_var.lerp_((var.detach() * n / (n - 1)).flatten(), 0.1)
+        scale, shift = (p.view(-1, 1, 1) for p in (self.weight, self.bias))
+        return (d * torch.rsqrt(var + self.eps) * scale + shift).masked_fill(padding, 0)
+
+
+class Masked(nn.Module):
+    """A norm that is given the mask with each input."""
+
+    mask: Tensor
+
+    def __init__(self, norm: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.norm = norm
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x, mask=self.mask)
+        return y
+
+
 class FusedResidual(nn.Module):
     """A norm that adds the residual before its activation."""
 
@@ -89,6 +125,7 @@ def torch_side(workload: Workload) -> nn.Module:
         "add_layer_norm": lambda: AddThenNorm(nn.LayerNorm(c)),
         "add_rms_norm": lambda: AddThenNorm(nn.RMSNorm(c, RMS_EPS)),
         "batch_norm": lambda: nn.BatchNorm2d(c),
+        "batch_norm_masked": lambda: WrittenOut(c, scattered_mask(workload.shape)),
         "batch_norm_eval": lambda: nn.BatchNorm2d(c).eval(),
         "batch_norm_relu": lambda: NormThenAct(nn.BatchNorm2d(c), nn.ReLU(inplace=True)),
         "batch_norm_add_relu": lambda: NormAddAct(nn.BatchNorm2d(c), nn.ReLU(inplace=True)),
@@ -109,6 +146,7 @@ def normkit_side(workload: Workload) -> nn.Module:
         "add_layer_norm": lambda: nk.AddLayerNorm(c),
         "add_rms_norm": lambda: nk.AddRMSNorm(c, RMS_EPS),
         "batch_norm": lambda: nk.BatchNorm2d(c),
+        "batch_norm_masked": lambda: Masked(nk.BatchNorm2d(c), scattered_mask(workload.shape)),
         "batch_norm_eval": lambda: nk.BatchNorm2d(c).eval(),
         "batch_norm_relu": lambda: activated(nk.BatchNorm2d, (c,), "relu", nn.ReLU(inplace=True)),
         "batch_norm_add_relu": lambda: added_and_activated(nk.BatchNorm2d, (c,), "relu", nn.ReLU(inplace=True)),
@@ -141,6 +179,12 @@ def fill(module: nn.Module, values: dict[str, Tensor]) -> None:
             last = name.rpartition(".")[2]
             if last in values:
                 tensor.copy_(values[last])
+
+
+def scattered_mask(shape: tuple[int, ...]) -> Tensor:
+    """A mask [N, H, W] without any order, the hardest for a kernel: seven positions in eight count."""
+    chance = torch.rand(shape[0], *shape[2:], generator=torch.Generator().manual_seed(8))
+    return chance < 7 / 8
 
 
 def dtype_of(workload: Workload) -> torch.dtype:

@@ -188,12 +188,14 @@ def _measured(
         run,
         thread_count,
     )
+    from normkit.bench.heap import keep_freed_memory
     from normkit.bench.records import provenance
     from normkit.lab.provenance import available_cores, environment, timestamp
 
     cells: list[CellResult] = []
     plan = Plan(slice_s=grid.slice_s)
     options = {"grid": grid.name, "slice_s": grid.slice_s, "compile": compiles, "models": has_models}
+    options["keeps_freed_memory"] = keep_freed_memory()
     with thread_count(threads):
         record = Record(provenance(environment(), timestamp(), options))
         try:

@@ -19,6 +19,7 @@ from normkit.bench import (
     Record,
     RecurrentResult,
     below_par,
+    costs_of_masks,
     geometric_mean,
 )
 
@@ -30,7 +31,7 @@ def bench_tables(record: Record) -> Group:
     """Every cell, the cells that are slower than torch's best or wrong, then models, calls and the mean."""
     parts: list[RenderableType] = []
     if record.cells:
-        parts += [_cells(record.cells), "", *_slower(record.cells), *_not_timed(record)]
+        parts += [_cells(record.cells), "", *_slower(record.cells), *_masks(record.cells), *_not_timed(record)]
     if record.recurrent:
         parts += ["", *_recurrent(record.recurrent)]
     if record.models:
@@ -57,11 +58,13 @@ def bench_json(record: Record) -> str:
     result: dict[str, Any] = {
         "provenance": record.provenance,
         "geometric_mean": geometric_mean(r.ratio for r in record.cells),
+        "costs_of_masks": {str(r.cell): cost for r, cost in costs_of_masks(record.cells)},
         "below_par": [str(r.cell) for r, _ in below_par(record.cells)],
         "cells": cells,
         "recurrent": [
             asdict(r)
-            | {"times_plain": r.times_plain, "times_loop": r.times_loop, "misses": r.misses}
+            | {"times_plain": r.times_plain, "times_loop": r.times_loop, "times_careful": r.times_careful}
+            | {"misses": r.misses}
             | {"error_shares": {side: _finite(share) for side, share in r.error_shares.items()}}
             for r in record.recurrent
         ],
@@ -101,6 +104,11 @@ def _slower(results: tuple[CellResult, ...]) -> list[RenderableType]:
     return [*lines]
 
 
+def _masks(results: tuple[CellResult, ...]) -> list[RenderableType]:
+    """What each masked cell takes, of the time of the same without a mask."""
+    return [Text(f"masked  {r.cell}: {cost:.2f} times the unmasked") for r, cost in costs_of_masks(results)]
+
+
 def _not_timed(record: Record) -> list[RenderableType]:
     """Red cells one by one; skipped ones and missing sides counted; each with the reason."""
     lines: list[RenderableType] = [
@@ -113,13 +121,22 @@ def _not_timed(record: Record) -> list[RenderableType]:
 
 def _recurrent(results: tuple[RecurrentResult, ...]) -> list[RenderableType]:
     """Every case, and where a bar is missed."""
-    table = _table("recurrent", "torch's plain ms", "loop ms", "normkit ms", "of plain's time", "of loop's speed")
+    table = _table(
+        "recurrent",
+        "torch's plain ms",
+        "loop ms",
+        "careful ms",
+        "normkit ms",
+        "of plain's time",
+        "of loop's speed",
+        "of careful's",
+    )
     for r in results:
         if r.times_plain is None or r.times_loop is None:
             table.add_row(str(r), Text(f"{r.status}: {r.message}", "bold red"))
             continue
-        times = (f"{r.times[side].median_ns / 1e6:.3g}" for side in ("torch", "loop", "normkit"))
-        table.add_row(str(r), *times, f"{r.times_plain:.2f}x", f"{r.times_loop:.2f}x")
+        times = (f"{r.times[side].median_ns / 1e6:.3g}" for side in ("torch", "usual", "loop", "normkit"))
+        table.add_row(str(r), *times, f"{r.times_plain:.2f}x", f"{r.times_loop:.2f}x", f"{r.times_careful:.2f}x")
     missed = [Text(f"missed  {r}: {words}", "bold red") for r in results for words in r.misses]
     return [table, *missed]
 

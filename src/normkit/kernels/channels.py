@@ -7,7 +7,7 @@ channel of the whole batch. Derivatives of the first order are a kernel, higher 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from normkit import composite
 from normkit.composite import Activation
-from normkit.kernels import choose, cpu, derivatives
+from normkit.kernels import choose, cpu, derivatives, eager
 
 MeanAndVar = tuple[Tensor, Tensor]
 
@@ -43,8 +43,19 @@ def channel_norm(
         residual = residual.contiguous(memory_format=memory_format(x))
     w, b = (None if p is None else p.contiguous() for p in (w, b))
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
-        y: Tensor = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
+    done: Tensor | None
+    mean, var = _dense_pair(given) or into or (None, None)
+    if n_groups == 0:
+        done = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual)
+    elif into is not None:
+        done = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps)
+    else:
+        done = eager.LIBRARY.group_norm(x, n_groups, w, b, eps, activation)
+    y: Tensor
+    if done is not None:
+        y = done
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
+        y = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
     else:
         y, _ = cpu.channel_norm(
             x, n_groups, w, b, eps, activation,
@@ -148,31 +159,62 @@ class _ChannelNorm(derivatives.KernelFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, w, b, stats, y = ctx.saved_tensors
-        need_dx, need_dw, need_db, need_residual = ctx.needs_input_grad[:4]
+        needed = ctx.needs_input_grad[:4]
+        need_dx, need_dw, need_db, need_residual = needed
+        rest = (None,) * 6
+        if choose.wants_composite_backward(dy):
+            b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
+            activation = cpu.ACTIVATION_CODES[ctx.activation]
+            call = (ctx.n_groups, ctx.eps, activation, ctx.masked, ctx.constant_stats, b_code)
+            of_x, of_residual, of_w, of_b = hand_over(
+                call, (x, w, b, stats, y), (dy,), (need_dx, need_residual, need_dw, need_db)
+            )
+            return of_x, of_w, of_b, of_residual, *rest
         if ctx.masked:
             dy = torch.ops.aten.threshold_backward(dy, y, 0)
-        rest = (dy if need_residual else None, *(None,) * 6)
+        d_residual = dy if need_residual else None
         if not (need_dx or need_dw or need_db):
-            return None, None, None, *rest
-        if choose.wants_composite_backward(dy):
-            if b is None and ctx.b_dtype is not None:  # then its value enters no gradient
-                b = torch.zeros(x.shape[1], dtype=ctx.b_dtype)
-            return *derivatives.through(_composite(ctx, stats), (x, w, b), (dy,), (need_dx, need_dw, need_db)), *rest
+            return None, None, None, d_residual, *rest
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(
             dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, b, ctx.eps, ctx.activation,
             constant_stats=ctx.constant_stats, need_dx=need_dx, dw=dw, db=db,
         )  # fmt: skip
-        return dx, dw, db, *rest
+        return dx, dw, db, d_residual, *rest
 
 
-def _composite(ctx: Any, stats: Tensor) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
-    """The forward of ctx in differentiable operations."""
-    if ctx.constant_stats:
-        return lambda x, w, b: composite.apply_statistics(
-            x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, ctx.eps, ctx.activation
-        )
-    if ctx.n_groups == 0:
-        return lambda x, w, b: composite.batch_norm(x, w, b, ctx.eps, ctx.activation)[0]
-    return lambda x, w, b: composite.group_norm(x, ctx.n_groups, w, b, ctx.eps, ctx.activation)
+def hand_over(
+    call: tuple[Any, ...],
+    kept: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, residual, w and b as differentiable functions of what was kept and of dy.
+
+    ``normkit._eager`` and ``_ChannelNorm`` call it where a kernel will not do.
+    """
+    n_groups, eps, activation_code, masked, constant_stats, b_code = call
+    activation = cpu.ACTIVATIONS[activation_code]
+    x, w, b, stats, y = kept
+    (dy,) = gradients
+    assert x is not None
+    assert stats is not None
+    need_dx, need_residual, need_dw, need_db = needed
+    if masked:
+        dy = torch.ops.aten.threshold_backward(dy, y, 0)
+    d_residual = dy if need_residual else None
+    if dy is None or not (need_dx or need_dw or need_db):
+        return None, d_residual, None, None
+    if b is None and b_code is not None:  # then its value enters no gradient
+        b = torch.zeros(x.shape[1], dtype=cpu.DTYPES[b_code])
+
+    def forward(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+        if constant_stats:
+            return composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, eps, activation)
+        if n_groups == 0:
+            return composite.batch_norm(x, w, b, eps, activation)[0]
+        return composite.group_norm(x, n_groups, w, b, eps, activation)
+
+    dx, dw, db = derivatives.through(forward, (x, w, b), (dy,), (need_dx, need_dw, need_db))
+    return dx, d_residual, dw, db

@@ -14,13 +14,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from normkit.composite import Activation
+
 Norm = Literal["layer_norm", "rms_norm"]
 
 # As numbered in csrc/core.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 NORM_CODES: dict[Norm, int] = {"layer_norm": 0, "rms_norm": 1}
+DTYPES = tuple(DTYPE_CODES)
+NORMS = tuple(NORM_CODES)
 STATS_PER_ROW: dict[Norm, int] = {"layer_norm": 3, "rms_norm": 1}
-ACTIVATION_CODES = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
+ACTIVATION_CODES: dict[Activation | None, int] = {None: 0, "relu": 1, "silu": 2, "gelu": 3}
+ACTIVATIONS = tuple(ACTIVATION_CODES)
 STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
 

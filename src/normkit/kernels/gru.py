@@ -50,7 +50,7 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
             p.new_empty(n_stats) if normed else None,
         )
     cpu.LIBRARY.gru_forward(
-        *common(loop, p, h0, None, w_hh, norm_w, norm_b, None, None), *map(cpu.address, (b_hh, y, *kept, h_last))
+        *common(loop, p, h0, None, w_hh, None, norm_w, norm_b, None, None), *map(cpu.address, (b_hh, y, *kept, h_last))
     )
     return (y, h_last), kept
 
@@ -91,7 +91,7 @@ def _backward(
     dout = (torch.empty_like(in_rz), torch.empty_like(in_n))
     dq = dout if loop.place == "none" else (torch.empty_like(in_rz), torch.empty_like(in_n))
     cpu.LIBRARY.gru_backward(
-        *common(loop, p, h0, None, w_hh, norm_w, norm_b, None, None),
+        *common(loop, p, h0, None, w_hh, None, norm_w, norm_b, None, None),
         *map(cpu.address, (b_hh, *kept, y, dy, dh_last, dp, *dout, *dq, dh0)),
     )
     dw_hh = torch.cat([gradient_of_w_hh(y, h0, loop.sizes, d) for d in dq]) if needed[2] else None

@@ -21,12 +21,14 @@ from normkit.kernels.derivatives import KernelFunction, through
 Cell = Literal["lstm", "tanh", "relu", "gru"]
 Place = Literal["none", "product", "sum"]
 _CELLS: dict[Cell, int] = {"lstm": 0, "tanh": 1, "relu": 2, "gru": 3}
+_GATES: dict[Cell, int] = {"lstm": 4, "tanh": 1, "relu": 1, "gru": 3}
 _PLACES: dict[Place, int] = {"none": 0, "product": 1, "sum": 2}
 
-# p, h0, c0, w_hh, the norm's weight and bias, and those of N_c
+# p, h0, c0, w_hh, w_hr, the norm's weight and bias, and those of N_c
 Arguments = tuple[
-    Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+    Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
 ]  # fmt: skip
+_N_ARGUMENTS = 9
 Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
 Composite = Callable[..., Outputs]
 
@@ -68,8 +70,8 @@ def run(loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
 def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tuple[Tensor | None, ...]]:
     """The outputs; and z, c and their statistics, for the backward."""
     p, h0, c0, *_ = arguments
-    n_rows, n_hidden = p.shape[0], h0.shape[1]
-    y, h_last = p.new_empty(n_rows, n_hidden), torch.empty_like(h0)
+    n_rows = p.shape[0]
+    y, h_last = p.new_empty(n_rows, h0.shape[1]), torch.empty_like(h0)
     c_last = None if c0 is None else torch.empty_like(c0)
     kept: tuple[Tensor | None, ...] = (None,) * 4
     if keep:
@@ -77,7 +79,7 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
         kept = (
             torch.empty_like(p),
             None if loop.place == "none" else p.new_empty(n_rows * per_row),
-            None if c0 is None else torch.empty_like(y),
+            None if c0 is None else p.new_empty(n_rows, c0.shape[1]),
             p.new_empty(n_rows * per_row) if loop.has_norm_c else None,
         )
     cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(cpu.address, (y, *kept, h_last, c_last)))
@@ -85,13 +87,13 @@ def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tup
 
 
 def common(
-    loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, *norms: Tensor | None
+    loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, *norms: Tensor | None
 ) -> tuple[Any, ...]:
     """What every call begins with; the norms' weights and biases are four, those of N_c last."""
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
-        h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.data_ptr(), loop.eps,
-        *map(cpu.address, (w_hh, *norms, p, h0, c0)),
+        p.shape[1] // _GATES[loop.cell], h0.shape[1], len(loop.sizes), h0.shape[0],
+        loop.sizes_in_memory.data_ptr(), loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class _Loop(KernelFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        arguments, kept, y = saved[:8], saved[8:12], saved[12]
+        arguments, kept, y = saved[:_N_ARGUMENTS], saved[_N_ARGUMENTS:-1], saved[-1]
         needed = ctx.needs_input_grad[2:]
         if any(choose.wants_composite_backward(g) for g in gradients):
             return None, None, *through(ctx.composite, arguments, gradients, needed)
@@ -122,24 +124,27 @@ def _backward(
     gradients: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    p, h0, c0, _, norm_w, norm_b, norm_c_w, norm_c_b = arguments
+    p, h0, c0, _, w_hr, norm_w, norm_b, norm_c_w, norm_c_b = arguments
     z, z_stats, c, c_stats = kept
     da = torch.empty_like(p)
     dz = da if loop.place == "none" else torch.empty_like(p)
-    du = torch.empty_like(y) if loop.has_norm_c else None
+    du = torch.empty_like(c) if loop.has_norm_c and c is not None else None
+    dh, m = (None, None) if w_hr is None or c is None else (torch.empty_like(y), torch.empty_like(c))
     dh0, dc0 = torch.empty_like(h0), None if c0 is None else torch.empty_like(c0)
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
         *common(loop, *arguments),
-        *map(cpu.address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None, da, dz, du, dh0, dc0)),
+        *map(cpu.address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None)),
+        *map(cpu.address, (da, dz, du, dh, m, dh0, dc0)),
     )
     dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
+    dw_hr = dh.T @ m if dh is not None and m is not None and needed[4] else None
     dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
-    if z is not None and z_stats is not None and (needed[4] or needed[5]):
+    if z is not None and z_stats is not None and (needed[5] or needed[6]):
         dnorm_w, dnorm_b = of_parameters(loop, da, z, z_stats, norm_w, norm_b)
-    if du is not None and c is not None and c_stats is not None and (needed[6] or needed[7]):
+    if du is not None and c is not None and c_stats is not None and (needed[7] or needed[8]):
         dnorm_c_w, dnorm_c_b = of_parameters(loop, du, c, c_stats, norm_c_w, norm_c_b)
-    return [dz if loop.place == "sum" else da, dh0, dc0, dw_hh, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b]
+    return [dz if loop.place == "sum" else da, dh0, dc0, dw_hh, dw_hr, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b]
 
 
 def of_parameters(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normkit import composite
-from normkit.kernels import channels, choose, cpu, derivatives, ops
+from normkit.kernels import channels, choose, cpu, derivatives, eager, ops
 from normkit.kernels.cpu import Norm
 
 
@@ -89,8 +89,15 @@ def _by_composite(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tenso
 
 
 def _by_kernel(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+    done: Tensor | None
+    if norm == "layer_norm":
+        done = eager.LIBRARY.layer_norm(x, x.shape[x.dim() - n_axes :], w, b, eps)
+    else:
+        done = eager.LIBRARY.rms_norm(x, x.shape[x.dim() - n_axes :], w, eps)
+    if done is not None:
+        return done
     if torch.is_grad_enabled() and (x.requires_grad or _requires_grad(w) or _requires_grad(b)):
-        y: Tensor = _RowNorm.apply(x, w, b, norm, n_axes, eps)
+        y: Tensor = _RowNorm.apply(x, None, w, b, norm, n_axes, eps, 0.0, 0)
         return y
     return cpu.row_norm(norm, x, _n_cols(x, n_axes), w, b, eps, False)[0]
 
@@ -106,57 +113,40 @@ def _add_by_kernel(
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
     seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout_p > 0 else 0
-    y: Tensor
-    z: Tensor
-    if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
-        y, z = _AddRowNorm.apply(x, residual, w, b, norm, n_axes, eps, dropout_p, seed)
+    shape = x.shape[x.dim() - n_axes :]
+    both: tuple[Tensor, Tensor] | None
+    if norm == "layer_norm":
+        both = eager.LIBRARY.add_layer_norm(x, residual, shape, w, b, eps, dropout_p, seed)
     else:
-        n_cols = _n_cols(x, n_axes)
-        y, z, _ = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
+        both = eager.LIBRARY.add_rms_norm(x, residual, shape, w, eps, dropout_p, seed)
+    if both is not None:
+        return both
+    if torch.is_grad_enabled() and any(map(_requires_grad, (x, residual, w, b))):
+        y, z = _RowNorm.apply(x, residual, w, b, norm, n_axes, eps, dropout_p, seed)
+    else:
+        y, z, _ = cpu.add_row_norm(norm, x, residual, _n_cols(x, n_axes), w, b, eps, dropout_p, seed)
     return y, z
 
 
 class _Call(NamedTuple):
-    """What of a call is no tensor."""
+    """What of a call is no tensor; the codes are those of ``cpu``, as ``normkit._eager`` gives them."""
 
-    norm: Norm
+    norm: int
     n_axes: int
-    n_cols: int
     eps: float
-    b_dtype: torch.dtype | None  # b itself enters no gradient
-    dropout_p: float = 0.0
-    seed: int = 0
+    b_dtype: int | None  # b itself enters no gradient
+    dropout_p: float
+    seed: int
 
 
 class _RowNorm(derivatives.KernelFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, norm: Norm, n_axes: int, eps: float) -> Tensor:
-        n_cols = _n_cols(x, n_axes)
-        y, stats = cpu.row_norm(norm, x, n_cols, w, b, eps, True)
-        ctx.save_for_backward(x, w, stats)
-        ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype)
-        return y
+    """Alone, or after a residual add: then it returns the sum, too."""
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, w, stats = ctx.saved_tensors
-        call: _Call = ctx.call
-        need_dx, need_dw, need_db, _, _, _ = ctx.needs_input_grad
-        if choose.wants_composite_backward(dy):
-            return *_differentiable_gradients(call, x, w, dy, (need_dx, need_dw, need_db)), None, None, None
-        dx, dw, db, _ = cpu.row_norm_backward(
-            call.norm, dy.contiguous(), x, stats, call.n_cols, w, call.eps,
-            need_dx, need_dw, call.b_dtype if need_db else None,
-        )  # fmt: skip
-        return dx, dw, _in_shape_of_row(db, x, call), None, None, None
-
-
-class _AddRowNorm(derivatives.KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        residual: Tensor,
+        residual: Tensor | None,
         w: Tensor | None,
         b: Tensor | None,
         norm: Norm,
@@ -164,67 +154,79 @@ class _AddRowNorm(derivatives.KernelFunction):
         eps: float,
         dropout_p: float,
         seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         n_cols = _n_cols(x, n_axes)
+        b_dtype = None if b is None else cpu.DTYPE_CODES[b.dtype]
+        ctx.call = _Call(cpu.NORM_CODES[norm], n_axes, eps, b_dtype, dropout_p, seed)
+        ctx.norm = norm
+        ctx.set_materialize_grads(False)
+        if residual is None:
+            y, stats = cpu.row_norm(norm, x, n_cols, w, b, eps, True)
+            ctx.save_for_backward(x, w, stats)
+            return y
         y, z, stats = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
         ctx.save_for_backward(z, w, stats)
-        ctx.call = _Call(norm, n_axes, n_cols, eps, None if b is None else b.dtype, dropout_p, seed)
-        ctx.set_materialize_grads(False)
         if not any(ctx.needs_input_grad[:2]):
             ctx.mark_non_differentiable(z)
         return y, z
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, d_sum: Tensor | None) -> tuple[Any, ...]:
-        z, w, stats = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor | None, d_sum: Tensor | None = None) -> tuple[Any, ...]:
         call: _Call = ctx.call
-        need_dx, need_dr, need_dw, need_db = ctx.needs_input_grad[:4]
+        needed = ctx.needs_input_grad[:4]
+        need_dx, need_dr, need_dw, need_db = needed
         unused = (None,) * 5
         if dy is None and d_sum is None:
             return None, None, None, None, *unused
-        if (
-            dy is None
-            or choose.wants_composite_backward(dy)
-            or (d_sum is not None and choose.wants_composite_backward(d_sum))
-        ):
-            dz, dw, db = (
-                (None, None, None)
-                if dy is None
-                else _differentiable_gradients(call, z, w, dy, (need_dx or need_dr, need_dw, need_db))
-            )
-            if need_dx or need_dr:
-                dz = d_sum if dz is None else dz if d_sum is None else dz + d_sum
-            dx = dz * _dropout_factors(call, z) if need_dx and dz is not None and call.dropout_p > 0 else dz
-            return dx, dz, dw, db, *unused
+        z, w, stats = ctx.saved_tensors
+        if dy is None or any(d is not None and choose.wants_composite_backward(d) for d in (dy, d_sum)):
+            return *hand_over(call, (z, w, None, stats, None), (dy, d_sum), needed), *unused
         dz, dw, db, dropped = cpu.row_norm_backward(
-            call.norm, dy.contiguous(), z, stats, call.n_cols, w, call.eps,
-            need_dx or need_dr, need_dw, call.b_dtype if need_db else None,
+            ctx.norm, dy.contiguous(), z, stats, _n_cols(z, call.n_axes), w, call.eps,
+            need_dx or need_dr, need_dw, cpu.DTYPES[call.b_dtype] if need_db and call.b_dtype is not None else None,
             None if d_sum is None else d_sum.contiguous(), call.dropout_p, call.seed,
         )  # fmt: skip
-        return (dropped if call.dropout_p > 0 else dz), dz, dw, _in_shape_of_row(db, z, call), *unused
+        if db is not None and call.n_axes > 1:
+            db = db.view(z.shape[z.dim() - call.n_axes :])
+        return (dropped if call.dropout_p > 0 else dz), dz if need_dr else None, dw, db, *unused
 
 
-def _differentiable_gradients(
-    call: _Call, x: Tensor, w: Tensor | None, dy: Tensor, needed: tuple[bool, bool, bool]
-) -> list[Tensor | None]:
-    """The gradients of x, w and b as differentiable functions of x, w and dy."""
-    b = None if call.b_dtype is None else torch.zeros(x.shape[x.dim() - call.n_axes :], dtype=call.b_dtype)
-    return derivatives.through(
-        lambda x, w, b: _by_composite(call.norm, x, call.n_axes, w, b, call.eps), (x, w, b), (dy,), needed
-    )
+def hand_over(
+    call: tuple[Any, ...],
+    kept: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, residual, w and b as differentiable functions of what was kept and of dy and d_sum.
+
+    ``normkit._eager`` and ``_RowNorm`` call it where a kernel will not do.
+    """
+    norm_code, n_axes, eps, b_code, dropout_p, seed = call
+    norm = cpu.NORMS[norm_code]
+    z, w = kept[:2]
+    assert z is not None
+    dy, d_sum = gradients if len(gradients) > 1 else (gradients[0], None)
+    need_dx, need_dr, need_dw, need_db = needed
+    dz = dw = db = None
+    if dy is not None:
+        b = None if b_code is None else torch.zeros(z.shape[z.dim() - n_axes :], dtype=cpu.DTYPES[b_code])
+        dz, dw, db = derivatives.through(
+            lambda z, w, b: _by_composite(norm, z, n_axes, w, b, eps),
+            (z, w, b), (dy,), (need_dx or need_dr, need_dw, need_db),
+        )  # fmt: skip
+    if need_dx or need_dr:
+        dz = d_sum if dz is None else dz if d_sum is None else dz + d_sum
+    dx = dz
+    if need_dx and dz is not None and dropout_p > 0:
+        dx = dz * _dropout_factors(norm, z, n_axes, dropout_p, seed)
+    return dx if need_dx else None, dz if need_dr else None, dw, db
 
 
-def _dropout_factors(call: _Call, z: Tensor) -> Tensor:
+def _dropout_factors(norm: Norm, z: Tensor, n_axes: int, dropout_p: float, seed: int) -> Tensor:
     """What each element of the dropped-out input was multiplied by: the kernel's own, read off ones + zeros."""
     ones = torch.ones(z.shape, dtype=z.dtype)
-    return cpu.add_row_norm(
-        call.norm, ones, torch.zeros_like(ones), call.n_cols, None, None, 1.0,
-        call.dropout_p, call.seed,
-    )[1]  # fmt: skip
-
-
-def _in_shape_of_row(db: Tensor | None, x: Tensor, call: _Call) -> Tensor | None:
-    return db if db is None or call.n_axes == 1 else db.view(x.shape[x.dim() - call.n_axes :])
+    zeros = torch.zeros_like(ones)
+    return cpu.add_row_norm(norm, ones, zeros, _n_cols(z, n_axes), None, None, 1.0, dropout_p, seed)[1]
 
 
 def _n_cols(x: Tensor, n_axes: int) -> int:

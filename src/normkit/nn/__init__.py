@@ -3,6 +3,7 @@
 from normkit.nn.add_norm import AddLayerNorm, AddRMSNorm
 from normkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normkit.nn.batch_norm_lstm import BatchNormLSTM, BatchNormLSTMCell
+from normkit.nn.gradient_accumulation import accumulate
 from normkit.nn.group_norm import GroupNorm
 from normkit.nn.gru import LayerNormGRU, LayerNormGRUCell
 from normkit.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
@@ -34,4 +35,5 @@ __all__ = [
     "LayerNormRNNCell",
     "RMSNorm",
     "SyncBatchNorm",
+    "accumulate",
 ]

@@ -13,6 +13,7 @@ from normkit.composite import Activation, under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
 from normkit.nn import _policies
 from normkit.nn._policies import TORCH
+from normkit.nn._statistics import share_of_next
 from normkit.nn._updates import step_of
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def averaging_weight(momentum: float | None, tracked: Tensor | None, training: b
         return momentum
     if tracked is None or not training:
         return 0.0
-    return 1.0 / (tracked + 1).to(torch.float32)
+    return share_of_next(tracked)
 
 
 def check_input(call: str, x: Tensor, layouts: tuple[str, ...], num_features: int | None) -> None:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normkit import _checks
 from normkit.composite import under_functorch
 from normkit.errors import ArgumentError, StatisticsError
+from normkit.nn._statistics import share_of_next
 from normkit.pooling import Variance
 
 SingleValue = Literal["raise", "running", "skip"]
@@ -159,7 +160,7 @@ def _update(layer: _BatchNorm, found: list[_Batch], *, keep_finite: bool) -> Non
 
 
 def _share(tracked: Tensor | None) -> Tensor | float:
-    return 0.0 if tracked is None else 1.0 / (tracked + 1).to(torch.float32)
+    return 0.0 if tracked is None else share_of_next(tracked)
 
 
 def _write(layer: _BatchNorm, mean: Tensor, var: Tensor, tracked: Tensor | None) -> None:

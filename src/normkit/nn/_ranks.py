@@ -89,6 +89,15 @@ class KnownTotal(torch.autograd.Function):
         return Total.apply(d, ctx.meeting.backward()), None, None  # type: ignore[no-untyped-call]
 
 
+def absent(call: str, group: dist.ProcessGroup, cause: Exception) -> RankError:
+    """What to raise where a rank did not come to an exchange of the whole group."""
+    n, meeting = group.size(), Meeting(call, group)
+    places = _places(meeting)
+    missing = ", ".join(f"rank {r}" for r in range(n) if places.get(r) != str(meeting)) or "any, in time"
+    got = f"no word from {missing}" if places else "a rank is gone, and so is the record of which"
+    return RankError(f"{call}: expected all {n} ranks to take part, got {got} (the process group says: {cause}).")
+
+
 def _gather(own: Tensor, meeting: Meeting) -> Tensor:
     found = [torch.empty_like(own) for _ in range(meeting.group.size())]
     options = AllgatherOptions()

@@ -42,6 +42,11 @@ def apply_keeping_float32(
             module._buffers[name] = old.to(new.device, torch.float32)
 
 
+def share_of_next(tracked: Tensor) -> Tensor:
+    """1/k for the k-th batch, in float64 where there is any: in float32 a float64 average was right to 1e-8 only."""
+    return 1.0 / (tracked + 1).to(torch.float32 if tracked.device.type == "mps" else torch.float64)
+
+
 def with_activation(text: str, activation: str | None) -> str:
     """A layer's extra_repr, which names the activation where there is one."""
     return text if activation is None else f"{text}, activation={activation!r}"

@@ -84,8 +84,8 @@ class no_stat_update:  # noqa: N801 (a context manager, spelled as torch.no_grad
 
     The norms of the model normalize with the statistics of their input, as in training, and neither their running
     statistics nor ``num_batches_tracked`` change: for a second forward on perturbed input or weights, a teacher,
-    a probe. Contexts nest, end with whatever exception, hold for the thread that entered them alone, and work
-    around and inside ``torch.compile``.
+    a probe. Contexts nest, end in any order and with whatever exception, hold for the thread that entered them alone,
+    and work around and inside ``torch.compile``.
 
     Args:
         model: any module; a norm itself will do.
@@ -118,4 +118,8 @@ class no_stat_update:  # noqa: N801 (a context manager, spelled as torch.no_grad
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _held.layers = _held.layers[: len(_held.layers) - len(self._layers)]
+        held = list(_held.layers)
+        for layer in reversed(self._layers):  # its own, as contexts need not end in the order in which they began
+            places = [i for i, other in enumerate(held) if other is layer]
+            del held[places[-1]]
+        _held.layers = tuple(held)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit.errors import NormkitError
 from normkit.functional import add_layer_norm, add_rms_norm
 
 # torch.fx records one call, as it does for torch's own layers.
@@ -64,18 +65,12 @@ class AddLayerNorm(torch.nn.LayerNorm):
         self.dropout_p = dropout_p
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return _checks.as_call(
-            type(self).__name__,
-            add_layer_norm,
-            x,
-            residual,
-            self.normalized_shape,
-            self.weight,
-            self.bias,
-            self.eps,
-            self.dropout_p,
-            self.training,
-        )
+        try:
+            return add_layer_norm(
+                x, residual, self.normalized_shape, self.weight, self.bias, self.eps, self.dropout_p, self.training
+            )
+        except NormkitError as error:
+            raise _checks.of_call(type(self).__name__, error) from None
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout_p={self.dropout_p}"
@@ -128,17 +123,12 @@ class AddRMSNorm(torch.nn.RMSNorm):
         self.dropout_p = dropout_p
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return _checks.as_call(
-            type(self).__name__,
-            add_rms_norm,
-            x,
-            residual,
-            self.normalized_shape,
-            self.weight,
-            self.eps,
-            self.dropout_p,
-            self.training,
-        )
+        try:
+            return add_rms_norm(
+                x, residual, self.normalized_shape, self.weight, self.eps, self.dropout_p, self.training
+            )
+        except NormkitError as error:
+            raise _checks.of_call(type(self).__name__, error) from None
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout_p={self.dropout_p}"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _checks, _sequence_checks
+from normkit import _sequence_checks
 from normkit.composite import widen
 from normkit.nn import _step_statistics
+from normkit.nn._batch_lstm import BatchLSTM
 from normkit.nn._recurrent import Recurrent, sizes_of_norms, weights_of
 from normkit.nn._recurrent_cell import RecurrentCell
 from normkit.nn._step_statistics import StepNorm, StepStatistics
@@ -103,7 +104,7 @@ class BatchNormLSTM(Recurrent):
         return _biased(sizes)
 
     def _cell(self, suffix: str) -> LSTM:
-        return LSTM(weights_of(self, suffix), _norms_of(self, suffix))
+        return BatchLSTM(weights_of(self, suffix), _norms_of(self, suffix))
 
     def _ran(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
@@ -178,7 +179,7 @@ class BatchNormLSTMCell(RecurrentCell):
         return LSTM(weights_of(self, ""), _norms_of(self, ""))
 
     def forward(self, input: Tensor, hx: HiddenAndCell | None = None, *, step: int) -> HiddenAndCell:
-        _checks.size("BatchNormLSTMCell", "step", step)
+        _sequence_checks.whole_number("BatchNormLSTMCell", "step", step, "give the number of the time step, from 0")
         if hx is not None:
             _sequence_checks.recurrent_pair("BatchNormLSTMCell", hx)
         cell = self._cell()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit.errors import NormkitError
 from normkit.functional import layer_norm, layer_norm2d
 
 # torch.fx records one call, as it does for torch's own layers.
@@ -69,8 +70,10 @@ class LayerNorm(torch.nn.LayerNorm):
         super().__init__(list(shape), eps, elementwise_affine, bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        call = type(self).__name__
-        return _checks.as_call(call, layer_norm, input, self.normalized_shape, self.weight, self.bias, self.eps)
+        try:
+            return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        except NormkitError as error:
+            raise _checks.of_call(type(self).__name__, error) from None
 
 
 class LayerNorm2d(torch.nn.Module):

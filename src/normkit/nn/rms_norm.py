@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
+from normkit.errors import NormkitError
 from normkit.functional import rms_norm
 
 # torch.fx records one call, as it does for torch's own layers.
@@ -66,4 +67,7 @@ class RMSNorm(torch.nn.RMSNorm):
         super().__init__(list(shape), eps, elementwise_affine, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _checks.as_call(type(self).__name__, rms_norm, x, self.normalized_shape, self.weight, self.eps)
+        try:
+            return rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        except NormkitError as error:
+            raise _checks.of_call(type(self).__name__, error) from None

@@ -56,7 +56,8 @@ class SyncBatchNorm(_BatchNorm):
     Raises:
         RankError: a rank does not take part, is at another layer, or has another number of channels.
         SingleValueError: all ranks together have one value per channel, when training.
-        ShapeError, ArgumentError, DtypeError: as BatchNorm1d.
+        ShapeError, DtypeError: as BatchNorm1d.
+        ArgumentError: as BatchNorm1d; every rank has nothing but padding; weights require a gradient.
 
     Example:
         >>> layer = SyncBatchNorm(1)
@@ -153,6 +154,11 @@ def _over_ranks(
     c, own = centred(x, None if positions is None else positions.weights)
     every = merge_all([Pooled(*rank) for rank in exchange(torch.stack(own), meeting)])
     n = float(every.n[0]) if len(every.n) else 0.0
+    if n == 0 and x.numel() > 0:
+        raise ArgumentError(
+            f"{call}: expected a position that is not padding on some rank, got none on any, here in input of shape "
+            f"{list(x.shape)}; leave out such a batch."
+        )
     if n == 0:
         return _finish(layer, c, x, residual, positions)
     _checks.values_over_ranks(call, n)

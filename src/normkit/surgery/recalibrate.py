@@ -17,6 +17,7 @@ from normkit._padding import padding_of, positions_of
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
 from normkit.nn._policies import TORCH
 from normkit.nn._ragged import is_ragged, rows_of
+from normkit.nn._ranks import absent
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -66,7 +67,7 @@ def recalibrate(
         ArgumentError: the loader is empty; the model has no such layer; match means none.
         DtypeError: a batch is no tensor and there is no ``forward``.
         StatisticsError: a layer's statistics come out as NaN or infinite, or of a single value.
-        RankError: another rank failed; names it.
+        RankError: another rank failed, and which; or is gone, and from which ranks there is no word.
 
     Example:
         >>> model = torch.nn.Sequential(normkit.nn.BatchNorm1d(1))
@@ -216,7 +217,10 @@ def _agree(collect: Callable[[], dict[str, _Pool]], group: dist.ProcessGroup | N
 
 def _exchange(own: object, group: dist.ProcessGroup) -> list[Any]:
     found: list[Any] = [None] * group.size()
-    dist.all_gather_object(found, own, group=group)
+    try:
+        dist.all_gather_object(found, own, group=group)
+    except RuntimeError as error:
+        raise absent("recalibrate", group, error) from error
     return found
 
 

@@ -7,21 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
+from normkit.nn._buffers import BufferState
+
 
 @contextmanager
 def restored_on_error(model: torch.nn.Module) -> Iterator[None]:
     """Every buffer of the model is the same tensor with the same bits again after whatever exception."""
-    before = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
+    before = BufferState(model.modules())
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for module, name, buffer, value in before:
-                if buffer is not None and value is not None:
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
+        before.put_back()
         raise

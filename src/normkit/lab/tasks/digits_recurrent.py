@@ -31,6 +31,7 @@ def digits_lstm(*, sequence: Sequence = "rows", lengths: Lengths = "fixed") -> T
         build=lambda norm: Reader(norm.lstm(width, 32, n_steps)),
         steps=lambda batch_size: steps_for(batch_size, sequence),
         norms=("none", "batch", "layer", "rms"),
+        batch_sizes=(2, 4, 8, 16, 128),  # where LayerNorm and recurrent BatchNorm change places
         learning_rates=(3e-3, 1e-2, 3e-2, 1e-1),
         clip_norm=1.0,
     )

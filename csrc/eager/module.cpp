@@ -1,0 +1,301 @@
+// normkit._eager: one call from Python looks at the tensors, allocates, computes and records the backward. None stands for
+// "look at this with care": the arguments may be wrong, or right in a way that is not common. Built against libtorch's
+// C++, so it serves the torch that it was built for, and no other.
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/utils/object_ptr.h>
+
+#include "call.h"
+#include "nodes.h"
+
+namespace normkit {
+
+const KernelTable* table = nullptr;
+
+namespace {
+
+using torch::autograd::collect_next_edges;
+using torch::autograd::set_history;
+
+// Other Python threads run meanwhile, unless the call is shorter than letting them.
+template <class Args>
+void run(void (*kernel)(const Args&), Args& args, int64_t elements) {
+  constexpr int64_t kWorthReleasing = 16384;
+  args.parallel_for = table->parallel_for;
+  if (elements < kWorthReleasing) return kernel(args);
+  const pybind11::gil_scoped_release released;
+  kernel(args);
+}
+
+bool requires_grad(std::initializer_list<const at::Tensor*> tensors) {
+  return is_recording() && std::any_of(tensors.begin(), tensors.end(),
+                                       [](const at::Tensor* t) { return t->defined() && t->requires_grad(); });
+}
+
+std::optional<at::ScalarType> type_of(const at::Tensor& b) {
+  return b.defined() ? std::optional(b.scalar_type()) : std::nullopt;
+}
+
+// y, or y and z where there is a residual.
+PyObject* row_norm(RowNorm norm, Arguments& in, bool adds) {
+  const at::Tensor x = in.tensor();
+  const at::Tensor residual = adds ? in.tensor() : at::Tensor();
+  if (!in.ok()) Py_RETURN_NONE;
+  const int64_t n_axes = in.axes(x);
+  if (!in.ok()) Py_RETURN_NONE;
+  const at::IntArrayRef shape = x.sizes().slice(x.dim() - n_axes);
+  const at::Tensor w = in.parameter(shape, x);
+  const at::Tensor b = norm == RowNorm::kLayerNorm ? in.parameter(shape, x) : at::Tensor();
+  const double eps = norm == RowNorm::kLayerNorm ? in.eps() : in.rms_eps(x);
+  Dropout dropout;
+  if (adds) {
+    dropout.p = in.real();
+    dropout.seed = static_cast<uint64_t>(in.integer());
+    in.require(residual.is_contiguous() && same_shape_and_type(residual, x) && dropout.p >= 0.0 && dropout.p <= 1.0);
+  }
+  in.require(x.is_contiguous() && x.numel() > 0);
+  if (!in.ok()) Py_RETURN_NONE;
+
+  const Rows rows(x, n_axes);
+  NodePtr<RowNormBackwardNode> node;
+  at::Tensor stats;
+  if (requires_grad({&x, &residual, &w, &b})) {
+    node = new_node<RowNormBackwardNode>();
+    node->set_next_edges(collect_next_edges(x, residual, w, b));
+    node->save_inputs(adds ? at::Tensor() : x, w, {});
+    node->eps = eps;
+    node->b_type = type_of(b);
+    node->norm = norm;
+    node->n_axes = n_axes;
+    node->dropout = dropout;
+  }
+  if (node || adds) stats = empty({rows.n_rows * stats_per_row(norm)}, stats_type(x.scalar_type()));
+  at::Tensor y = empty_as(x), z = adds ? empty_as(x) : at::Tensor();
+  RowNormForward a = row_norm_forward_of(norm, rows, eps, x, given(residual), given(w), given(b), y, given(z), given(stats));
+  a.dropout = dropout;
+  run(table->row_norm_forward, a, x.numel());
+  if (node) {
+    set_history(y, node);
+    if (adds && (x.requires_grad() || residual.requires_grad())) set_history(z, node);
+    node->save_outputs(z, stats, {});
+  }
+  if (!adds) return THPVariable_Wrap(std::move(y));
+  PyObject* const both = PyTuple_New(2);
+  if (both == nullptr) return nullptr;
+  PyTuple_SET_ITEM(both, 0, THPVariable_Wrap(std::move(y)));
+  PyTuple_SET_ITEM(both, 1, THPVariable_Wrap(std::move(z)));
+  return both;
+}
+
+// What the norms over channels have in common.
+struct ChannelCall {
+  at::Tensor x, residual, w, b, mean, var;
+  int64_t n_groups = 0;
+  double eps = 0.0, momentum = 0.0;
+  Activation activation = Activation::kNone;
+  bool updates = false;  // mean and var are running statistics, not given ones
+
+  // Whether the kernel takes it: as _call_checks.py and choose.py have it, beyond doubt.
+  bool usable() const {
+    const auto format = dense_format(x);
+    if (!format.has_value()) return false;
+    if (residual.defined()) {
+      if (!same_shape_and_type(residual, x) || !residual.is_contiguous(*format)) return false;
+      if (activation != Activation::kNone && activation != Activation::kRelu) return false;
+    }
+    if (mean.defined() != var.defined()) return false;
+    // torch refuses to change such a tensor outside inference mode; whoever looks with care says so.
+    return !(updates && mean.defined() && (is_of_inference(mean) || is_of_inference(var)));
+  }
+};
+
+PyObject* channel_norm(const ChannelCall& c) {
+  const at::MemoryFormat format = *dense_format(c.x);
+  const bool own = c.updates || !c.mean.defined();
+  const ChannelShape shape = channel_shape_of(c.x, format != at::MemoryFormat::Contiguous, c.n_groups);
+  NodePtr<ChannelNormBackwardNode> node;
+  if (requires_grad({&c.x, &c.residual, &c.w, &c.b})) {
+    node = new_node<ChannelNormBackwardNode>();
+    node->set_next_edges(collect_next_edges(c.x, c.residual, c.w, c.b));
+    // After a residual add the sign of y tells what relu passed on; without it, x does.
+    node->masked = c.residual.defined() && c.activation == Activation::kRelu;
+    node->activation = c.residual.defined() ? Activation::kNone : c.activation;
+    node->save_inputs(c.x, c.w, node->activation == Activation::kNone ? at::Tensor() : c.b);
+    node->eps = c.eps;
+    node->b_type = type_of(c.b);
+    node->n_groups = c.n_groups;
+    node->constant_stats = !own;
+  }
+  at::Tensor y = empty_as(c.x, format);
+  const at::Tensor stats = empty({shape.slabs(), kStatsPerSlab}, stats_type(c.x.scalar_type()));
+  const at::Tensor none;
+  ChannelForward a =
+      channel_norm_forward_of(shape, c.eps, c.activation, c.x, given(c.residual), given(c.w), given(c.b),
+                              given(own ? none : c.mean), given(own ? none : c.var), y, stats);
+  if (own) a.running = {mutable_array(given(c.mean)), mutable_array(given(c.var)), c.momentum};
+  run(table->channel_norm_forward, a, shape.size());
+  if (own && c.mean.defined()) {
+    c.mean.unsafeGetTensorImpl()->bump_version();
+    c.var.unsafeGetTensorImpl()->bump_version();
+  }
+  if (node) {
+    set_history(y, node);
+    node->save_outputs({}, stats, node->masked ? y : none);
+  }
+  return THPVariable_Wrap(std::move(y));
+}
+
+at::Tensor input_of_channels(Arguments& in) {
+  at::Tensor x = in.tensor();
+  in.require(x.defined() && x.dim() >= 2 && x.numel() > 0);
+  return x;
+}
+
+PyObject* layer_norm(Arguments& in) { return row_norm(RowNorm::kLayerNorm, in, false); }
+PyObject* rms_norm(Arguments& in) { return row_norm(RowNorm::kRmsNorm, in, false); }
+PyObject* add_layer_norm(Arguments& in) { return row_norm(RowNorm::kLayerNorm, in, true); }
+PyObject* add_rms_norm(Arguments& in) { return row_norm(RowNorm::kRmsNorm, in, true); }
+
+PyObject* batch_norm(Arguments& in) {
+  ChannelCall c;
+  c.x = input_of_channels(in);
+  if (!in.ok()) Py_RETURN_NONE;
+  c.mean = in.statistic(c.x);
+  c.var = in.statistic(c.x);
+  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
+  c.w = in.parameter(shape, c.x);
+  c.b = in.parameter(shape, c.x);
+  c.updates = in.truth();
+  c.momentum = in.real();
+  c.eps = in.eps();
+  c.activation = in.activation();
+  c.residual = in.tensor_or_none();
+  if (!in.ok() || !c.usable()) Py_RETURN_NONE;
+  if (c.updates ? c.eps == 0.0 || c.x.numel() <= c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
+  return channel_norm(c);
+}
+
+PyObject* group_norm(Arguments& in) {
+  ChannelCall c;
+  c.x = input_of_channels(in);
+  c.n_groups = in.integer();
+  if (!in.ok()) Py_RETURN_NONE;
+  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
+  c.w = in.parameter(shape, c.x);
+  c.b = in.parameter(shape, c.x);
+  c.eps = in.eps();
+  c.activation = in.activation();
+  if (!in.ok() || !c.usable() || c.n_groups < 1 || c.x.size(1) % c.n_groups != 0) Py_RETURN_NONE;
+  if (c.x.numel() <= c.x.size(0) * c.n_groups) Py_RETURN_NONE;  // one value a group
+  return channel_norm(c);
+}
+
+PyObject* instance_norm(Arguments& in) {
+  ChannelCall c;
+  c.x = input_of_channels(in);
+  if (!in.ok()) Py_RETURN_NONE;
+  c.mean = in.statistic(c.x);
+  c.var = in.statistic(c.x);
+  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
+  c.w = in.parameter(shape, c.x);
+  c.b = in.parameter(shape, c.x);
+  c.updates = in.truth();
+  c.momentum = in.real();
+  c.eps = in.eps();
+  if (!in.ok() || !c.usable()) Py_RETURN_NONE;
+  if (c.updates ? c.x.numel() <= c.x.size(0) * c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
+  if (c.updates) c.n_groups = c.x.size(1);
+  return channel_norm(c);
+}
+
+PyObject* layer_norm2d(Arguments& in) {
+  const at::Tensor x = in.tensor();
+  in.require(x.defined() && x.dim() == 4 && x.numel() > 0 && x.is_contiguous());
+  if (!in.ok()) Py_RETURN_NONE;
+  const at::IntArrayRef shape = x.sizes().slice(1, 1);
+  const at::Tensor w = in.parameter(shape, x), b = in.parameter(shape, x);
+  const double eps = in.eps();
+  if (!in.ok()) Py_RETURN_NONE;
+  NodePtr<LayerNorm2dBackwardNode> node;
+  at::Tensor stats;
+  if (requires_grad({&x, &w, &b})) {
+    node = new_node<LayerNorm2dBackwardNode>();
+    node->set_next_edges(collect_next_edges(x, w, b));
+    node->save_inputs(x, w, {});
+    node->eps = eps;
+    node->b_type = type_of(b);
+    stats = empty({x.size(0), kStatsPerPosition, x.size(2) * x.size(3)}, stats_type(x.scalar_type()));
+  }
+  at::Tensor y = empty_as(x);
+  LayerNorm2dForward a = layer_norm2d_forward_of(eps, x, given(w), given(b), y, given(stats));
+  run(table->layer_norm2d_forward, a, x.numel());
+  if (node) {
+    set_history(y, node);
+    node->save_outputs({}, stats, {});
+  }
+  return THPVariable_Wrap(std::move(y));
+}
+
+template <PyObject* (*function)(Arguments&), Py_ssize_t wanted>
+PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  try {
+    Arguments in(args, n, wanted);
+    return function(in);
+  } catch (...) {
+    torch::translate_exception_to_python(std::current_exception());
+    return nullptr;
+  }
+}
+
+template <PyObject* (*function)(Arguments&), Py_ssize_t wanted>
+constexpr PyMethodDef method(const char* name, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(entry<function, wanted>)), METH_FASTCALL, doc};
+}
+
+PyMethodDef methods[] = {
+    method<layer_norm, 5>("layer_norm", "(x, shape, w, b, eps): y, or None."),
+    method<rms_norm, 4>("rms_norm", "(x, shape, w, eps): y, or None."),
+    method<add_layer_norm, 8>("add_layer_norm", "(x, residual, shape, w, b, eps, dropout_p, seed): (y, sum), or None."),
+    method<add_rms_norm, 7>("add_rms_norm", "(x, residual, shape, w, eps, dropout_p, seed): (y, sum), or None."),
+    method<batch_norm, 10>("batch_norm",
+                           "(x, mean, var, w, b, training, momentum, eps, activation, residual): y, or None."),
+    method<group_norm, 6>("group_norm", "(x, num_groups, w, b, eps, activation): y, or None."),
+    method<instance_norm, 8>("instance_norm", "(x, mean, var, w, b, use_input_stats, momentum, eps): y, or None."),
+    method<layer_norm2d, 4>("layer_norm2d", "(x, w, b, eps): y, or None."),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "_eager", "Calls of normkit's kernels by libtorch's own tensors.",
+                          0, methods, nullptr, nullptr, nullptr, nullptr};
+
+// What torch.<name> says, or empty.
+std::string said_by_torch(const char* module, const char* name) {
+  THPObjectPtr imported(PyImport_ImportModule(module));
+  THPObjectPtr value(imported ? PyObject_GetAttrString(imported, name) : nullptr);
+  THPObjectPtr text(value ? PyObject_Str(value) : nullptr);
+  const char* const said = text ? PyUnicode_AsUTF8(text) : nullptr;
+  return said == nullptr ? std::string() : said;
+}
+
+PyObject* init() {
+  const std::string version = said_by_torch("torch", "__version__"), commit = said_by_torch("torch.version", "git_version");
+  if (PyErr_Occurred()) return nullptr;
+  if (version != NORMKIT_TORCH_VERSION || commit != NORMKIT_TORCH_COMMIT) {
+    return PyErr_Format(PyExc_ImportError, "built for torch %s (%.8s), this is %s (%.8s)", NORMKIT_TORCH_VERSION,
+                        NORMKIT_TORCH_COMMIT, version.c_str(), commit.c_str());
+  }
+  THPObjectPtr library(PyImport_ImportModule("normkit._C"));
+  THPObjectPtr capsule(library ? PyObject_GetAttrString(library, "table") : nullptr);
+  table = capsule ? static_cast<const KernelTable*>(PyCapsule_GetPointer(capsule, kTableName)) : nullptr;
+  if (table == nullptr) {
+    PyErr_Clear();
+    return PyErr_Format(PyExc_ImportError, "built with another normkit._C than the one that is there");
+  }
+  (void)PlainKeys::get();
+  return PyModule_Create(&module_def);
+}
+
+}  // namespace
+
+}  // namespace normkit
+
+PyMODINIT_FUNC PyInit__eager() { return normkit::init(); }
