@@ -32,7 +32,7 @@ def measure(job):
     level = LEVELS[job.arm["norm"], job.arm["batch"]]
     OUTCOME
     return [
-        Measurement("E05", job.conditions, n, metrics={"error": level + math.sin(n + level)}, series={"loss": (2.3, 0.1)})
+        Measurement("E05", job.conditions, n, metrics={"error": level + math.sin(n + level)}, series={"loss": (2, 1)})
         for n in job.seeds
     ]
 

@@ -160,6 +160,9 @@ def _remark(conditions: Sequence[ConditionVerdict], findings: Mapping[str, Findi
     outcome = conditions[0].outcome
     if outcome == "holds":
         return ""
+    if outcome == "not run":
+        missing = sorted({id_[:3] for condition in conditions for id_ in condition.hypotheses})
+        return f"not all measured: {_join(missing)}"
     reasons = dict.fromkeys(
         finding.reason
         for condition in conditions

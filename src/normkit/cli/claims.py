@@ -211,7 +211,8 @@ def _text(verdicts: Verdicts, written: Path | None) -> str:
         console.print(line, markup=False, soft_wrap=True)
     if written is not None:
         console.print(f"Page    {written}", markup=False, soft_wrap=True)
-    return text.getvalue()
+    # A table is padded to the width of a file, which nobody wants in one.
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
 def _console(text: io.StringIO) -> Console:
