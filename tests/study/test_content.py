@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from normkit.claims import shipped
 from normkit.claims.register import register
 from normkit.study import content, examples
 from normkit.study.content import Question
@@ -26,6 +27,13 @@ def test_every_question_has_one_right_answer_and_rests_on_claims(question: Quest
     assert 0 <= question.right < len(question.options)
     assert question.claims
     assert {*question.claims, *(claim for claim, _ in question.expects)} <= register().keys()
+
+
+def test_what_answers_rest_on_came_out_so_in_the_runs_that_come_with_the_package() -> None:
+    evidence = {verdict.claim.id: verdict.evidence for verdict in shipped().verdicts}
+    expected = {claim: said for question in content.QUESTIONS for claim, said in question.expects}
+    assert expected
+    assert {claim: evidence[claim] for claim in expected} == expected
 
 
 def test_the_right_answers_do_not_stand_in_one_place() -> None:

@@ -164,6 +164,7 @@ QUESTIONS = (
         "A mean for each channel of each image is InstanceNorm, to the bit. LayerNorm in a convolutional network takes "
         "all channels of an image together, or all channels of one pixel.",
         ("001-09",),
+        (("001-09", "fails"),),
     ),
     Question(
         "sigmoid",
@@ -173,6 +174,7 @@ QUESTIONS = (
         "BatchNorm centres every unit on the steep part of its sigmoid. LayerNorm centres the layer as a whole, and "
         "the gradient still shrinks by more than half at every layer.",
         ("000-09", "002-12"),
+        (("000-09", "depends"),),
     ),
     Question(
         "explode",
@@ -190,8 +192,8 @@ QUESTIONS = (
         "gradient turns when the layers below are updated, what does it do?",
         ("It does not reduce it", "It reduces the shift"),
         0,
-        "In a deep linear network without norm the two gradients point the same way; with BatchNorm they are all but "
-        "unrelated, while the network trains faster.",
+        "With BatchNorm the gradient before and the gradient after that update agree less than without it, while the "
+        "network trains faster: whatever makes BatchNorm work, it is not that the ground stops moving.",
         ("000-12", "002-04"),
     ),
     Question(
@@ -200,8 +202,8 @@ QUESTIONS = (
         "BatchNorm?",
         ("LayerNorm, always", "BatchNorm, always", "It depends on the batch size"),
         2,
-        "Recurrent BatchNorm wins where batches are large enough for statistics at each time step, and loses where "
-        "they are not.",
+        "At batches of four recurrent BatchNorm falls far behind; at batches of fifty it holds its own, for its "
+        "statistics are taken at each time step, from as many values as there are sequences.",
         ("000-13", "002-13"),
     ),
     Question(
