@@ -26,6 +26,17 @@ void run(void (*kernel)(const Args&), Args& args, int64_t elements) {
   kernel(args);
 }
 
+// Compiled autograd knows Python's functions, and no node but torch's own.
+bool is_compiled_autograd() {
+  static PyObject* const module_name = PyUnicode_InternFromString("torch._dynamo.compiled_autograd");
+  static PyObject* const flag = PyUnicode_InternFromString("compiled_autograd_enabled");
+  PyObject* const module = PyDict_GetItem(PyImport_GetModuleDict(), module_name);  // none until somebody imports it
+  if (module == nullptr) return false;
+  THPObjectPtr enabled(PyObject_GetAttr(module, flag));
+  if (!enabled) PyErr_Clear();
+  return enabled.get() == Py_True;
+}
+
 bool requires_grad(std::initializer_list<const at::Tensor*> tensors) {
   return is_recording() && std::any_of(tensors.begin(), tensors.end(),
                                        [](const at::Tensor* t) { return t->defined() && t->requires_grad(); });
@@ -59,6 +70,7 @@ PyObject* row_norm(RowNorm norm, Arguments& in, bool adds) {
   NodePtr<RowNormBackwardNode> node;
   at::Tensor stats;
   if (requires_grad({&x, &residual, &w, &b})) {
+    if (is_compiled_autograd()) Py_RETURN_NONE;
     node = new_node<RowNormBackwardNode>();
     node->set_next_edges(collect_next_edges(x, residual, w, b));
     node->save_inputs(adds ? at::Tensor() : x, w, {});
@@ -114,6 +126,7 @@ PyObject* channel_norm(const ChannelCall& c) {
   const ChannelShape shape = channel_shape_of(c.x, format != at::MemoryFormat::Contiguous, c.n_groups);
   NodePtr<ChannelNormBackwardNode> node;
   if (requires_grad({&c.x, &c.residual, &c.w, &c.b})) {
+    if (is_compiled_autograd()) Py_RETURN_NONE;
     node = new_node<ChannelNormBackwardNode>();
     node->set_next_edges(collect_next_edges(c.x, c.residual, c.w, c.b));
     // After a residual add the sign of y tells what relu passed on; without it, x does.
@@ -218,6 +231,7 @@ PyObject* layer_norm2d(Arguments& in) {
   NodePtr<LayerNorm2dBackwardNode> node;
   at::Tensor stats;
   if (requires_grad({&x, &w, &b})) {
+    if (is_compiled_autograd()) Py_RETURN_NONE;
     node = new_node<LayerNorm2dBackwardNode>();
     node->set_next_edges(collect_next_edges(x, w, b));
     node->save_inputs(x, w, {});

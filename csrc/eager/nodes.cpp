@@ -112,23 +112,6 @@ PyObject* NormBackward::b_code() const {
   return b_type.has_value() ? PyLong_FromLong(static_cast<long>(*kernel_dtype(*b_type))) : Py_NewRef(Py_None);
 }
 
-void NormBackward::compiled_args(torch::autograd::CompiledNodeArgs& args) const {
-  for (const SavedVariable* saved : {&x_, &stats_, &y_}) args.collect(*saved, true);
-  for (const SavedVariable* saved : {&w_, &b_}) args.collect(*saved, false);
-  args.collect(eps);
-  args.collect(b_type);
-  collect(args);
-}
-
-variable_list NormBackward::apply_with_saved(const variable_list& gradients,
-                                             torch::autograd::SwapSavedVariables& saved) {
-  SavedVariable* const all[] = {&x_, &stats_, &y_, &w_, &b_};
-  for (SavedVariable* variable : all) saved.before(*variable);
-  variable_list result = apply(variable_list(gradients));  // on fake tensors, so by hand_over
-  for (SavedVariable* variable : all) saved.after(*variable);
-  return result;
-}
-
 variable_list RowNormBackwardNode::compute(const Kept& kept, const variable_list& gradients) const {
   const at::Tensor &z = kept.x, dy = gradients[0].contiguous();
   const at::Tensor d_sum = gradients.size() > 1 && gradients[1].defined() ? gradients[1].contiguous() : at::Tensor();
@@ -148,13 +131,6 @@ variable_list RowNormBackwardNode::compute(const Kept& kept, const variable_list
 PyObject* RowNormBackwardNode::call() const {
   return Py_BuildValue("(iLdNdK)", static_cast<int>(norm), static_cast<long long>(n_axes), eps, b_code(), dropout.p,
                        static_cast<unsigned long long>(dropout.seed));
-}
-
-void RowNormBackwardNode::collect(torch::autograd::CompiledNodeArgs& args) const {
-  args.collect(static_cast<int32_t>(norm));
-  args.collect(n_axes);
-  args.collect(dropout.p);
-  args.collect(dropout.seed);
 }
 
 variable_list ChannelNormBackwardNode::compute(const Kept& kept, const variable_list& gradients) const {
@@ -178,13 +154,6 @@ variable_list ChannelNormBackwardNode::compute(const Kept& kept, const variable_
 PyObject* ChannelNormBackwardNode::call() const {
   return Py_BuildValue("(LdiNNN)", static_cast<long long>(n_groups), eps, static_cast<int>(activation),
                        PyBool_FromLong(masked), PyBool_FromLong(constant_stats), b_code());
-}
-
-void ChannelNormBackwardNode::collect(torch::autograd::CompiledNodeArgs& args) const {
-  args.collect(n_groups);
-  args.collect(static_cast<int32_t>(activation));
-  args.collect(masked);
-  args.collect(constant_stats);
 }
 
 variable_list LayerNorm2dBackwardNode::compute(const Kept& kept, const variable_list& gradients) const {

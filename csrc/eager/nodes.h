@@ -5,7 +5,6 @@
 
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <string>
 
@@ -31,8 +30,6 @@ class NormBackward : public torch::autograd::Node {
   void save_outputs(const at::Tensor& z, const at::Tensor& stats, const at::Tensor& y);
 
   void release_variables() override;
-  void compiled_args(torch::autograd::CompiledNodeArgs& args) const override;
-  variable_list apply_with_saved(const variable_list& gradients, torch::autograd::SwapSavedVariables& saved) override;
 
   double eps = 0.0;
   std::optional<at::ScalarType> b_type;  // b itself enters no gradient, unless an activation follows
@@ -44,7 +41,6 @@ class NormBackward : public torch::autograd::Node {
   // The module in normkit.kernels, and what of the call is no tensor.
   virtual const char* module() const = 0;
   virtual PyObject* call() const = 0;
-  virtual void collect(torch::autograd::CompiledNodeArgs& args) const = 0;
 
   bool needs(size_t i) const { return task_should_compute_output(i); }
   at::Tensor gradient_like(const at::Tensor& t, size_t i) const { return needs(i) ? empty_as(t) : at::Tensor(); }
@@ -71,7 +67,6 @@ class RowNormBackwardNode final : public NormBackward {
   variable_list compute(const Kept& kept, const variable_list& gradients) const override;
   const char* module() const override { return "normkit.kernels.rows"; }
   PyObject* call() const override;
-  void collect(torch::autograd::CompiledNodeArgs& args) const override;
 };
 
 // Its outputs are the gradients of x, residual, w and b.
@@ -87,7 +82,6 @@ class ChannelNormBackwardNode final : public NormBackward {
   variable_list compute(const Kept& kept, const variable_list& gradients) const override;
   const char* module() const override { return "normkit.kernels.channels"; }
   PyObject* call() const override;
-  void collect(torch::autograd::CompiledNodeArgs& args) const override;
 };
 
 // Its outputs are the gradients of x, w and b.
@@ -99,7 +93,6 @@ class LayerNorm2dBackwardNode final : public NormBackward {
   variable_list compute(const Kept& kept, const variable_list& gradients) const override;
   const char* module() const override { return "normkit.kernels.layer_norm2d"; }
   PyObject* call() const override;
-  void collect(torch::autograd::CompiledNodeArgs&) const override {}
 };
 
 // torch before 2.13 counts references to nodes by shared_ptr, which frees them by its own function, found by their type.

@@ -1,8 +1,8 @@
 """normkit: normalization for neural networks, exact in every corner, and a laboratory that compares norms.
 
 ``normkit.nn`` holds the layers, ``normkit.functional`` the functions behind them, ``normkit.reference`` their
-definition in NumPy; ``normkit.upgrade`` swaps the norms of a model that exists, ``normkit.surgery`` changes them, and
-``normkit.lab`` compares norms.
+definition in NumPy; ``normkit.upgrade`` swaps the norms of a model that exists, ``normkit.surgery`` changes them,
+``normkit.lab`` compares norms, and ``normkit.claims`` puts what is said of them to the test.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from normkit._version import __version__
 from normkit.errors import NormkitError
 
 if TYPE_CHECKING:
-    from normkit import functional, lab, nn, reference, surgery
+    from normkit import claims, functional, lab, nn, reference, surgery
     from normkit._info import info
     from normkit.nn._updates import no_stat_update
     from normkit.surgery.report import UpgradeReport
@@ -25,6 +25,7 @@ __all__ = [
     "NormkitError",
     "UpgradeReport",
     "__version__",
+    "claims",
     "errors",
     "functional",
     "info",
@@ -39,6 +40,7 @@ __all__ = [
 # Name -> the module it is, or comes from. Loaded when first used, so that the command line, which imports this
 # package before any file of its own, answers `--help` without waiting for torch.
 _ON_FIRST_USE = {
+    "claims": "normkit.claims",
     "functional": "normkit.functional",
     "lab": "normkit.lab",
     "nn": "normkit.nn",

@@ -105,10 +105,10 @@ def updated_statistics(
     ``count`` is the number of values behind each statistic. The unbiased variance is
     population variance · count / (count - 1); computed in the wider of the buffer's and the moments' dtype.
     """
-    bessel = count / max(count - 1, 1)
+    moments, bessel = moments.detached(), count / max(count - 1, 1)
     new = []
     for old, batch in zip(running, (moments.mean(), moments.population_variance() * bessel), strict=True):
-        batch = batch.detach().flatten(1).mean(0)  # [samples or 1, channels] -> [channels]
+        batch = batch.flatten(1).mean(0)  # [samples or 1, channels] -> [channels]
         new.append((old * (1 - momentum) + batch * momentum).to(old.dtype))
     return new[0], new[1]
 

@@ -108,7 +108,7 @@ def updated_statistics(
     """
     if running is None or moments is None:
         return None
-    count = positions.weights.detach().flatten(1).sum(1, keepdim=True)  # [samples, 1]
+    moments, count = moments.detached(), positions.weights.detach().flatten(1).sum(1, keepdim=True)  # [samples, 1]
     if over:
         count = count.sum(over, keepdim=True)
     counts = count > 0
@@ -116,7 +116,7 @@ def updated_statistics(
     of_samples = moments.mean().flatten(1), moments.population_variance().flatten(1) * bessel  # [samples, C]
     new = []
     for old, of_sample in zip(running, of_samples, strict=True):
-        mean = torch.where(counts, of_sample.detach(), 0).sum(0) / counts.sum(0).clamp(min=1)
+        mean = torch.where(counts, of_sample, 0).sum(0) / counts.sum(0).clamp(min=1)
         new.append(torch.where(counts.any(), old * (1 - momentum) + mean * momentum, old).to(old.dtype))
     return new[0], new[1]
 

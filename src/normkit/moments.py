@@ -33,6 +33,10 @@ class Moments(NamedTuple):
     correction: Tensor  # dm
     variance: Tensor  # v, of the scaled values
 
+    def detached(self) -> Moments:
+        """The same numbers without a graph: what is computed from them saves nothing for a backward pass."""
+        return Moments(*(t.detach() for t in self))
+
     def mean(self) -> Tensor:
         return (self.shift + self.correction) / self.scale
 

@@ -267,3 +267,13 @@ def test_compiled_autograd(call: Call) -> None:
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
         found = _gradients(call, inputs, dy)
     torch.testing.assert_close(found, expected)
+
+
+def test_compiled_autograd_of_a_graph_that_it_does_not_know_is_refused() -> None:
+    x = torch.randn(3, 8, requires_grad=True)
+    y = F.layer_norm(x, 8)
+    with (
+        torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")),
+        pytest.raises(NotImplementedError, match="RowNormBackward"),
+    ):
+        y.sum().backward()

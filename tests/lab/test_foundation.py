@@ -39,6 +39,7 @@ TELLING = {
             "engines.ray",
             "engines.worker",
             "extras",
+            "form",
             "foundation",
             "loading",
             "neighbours",

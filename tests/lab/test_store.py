@@ -18,6 +18,7 @@ import pytest
 
 from lab import fakes
 from normkit.errors import NormkitError, StoreError
+from normkit.lab.encoding import RUNS
 from normkit.lab.records import PROTOCOL, RunRecord
 from normkit.lab.store import APPLICATION_ID, Store
 
@@ -95,6 +96,29 @@ def test_records_of_some_tasks_only(path: Path) -> None:
         for task_hash in ("a", "b", "c"):
             store.add(fakes.run(fakes.spec(task_hash=task_hash)))
         assert sorted(r.spec.task_hash for r in store.records(["a", "c", "z"])) == ["a", "c"]
+
+
+def test_runs_of_other_tasks_and_protocols_are_counted_as_foreign(path: Path) -> None:
+    with Store(path) as store:
+        for task_hash in ("a", "b", "c"):
+            store.add(fakes.run(fakes.spec(task_hash=task_hash)))
+        store.add(fakes.run(fakes.spec(task_hash="a", protocol=PROTOCOL - 1)))
+        assert store.n_foreign(["a", "b"]) == 2
+        assert store.n_foreign(["a", "b", "c"]) == 1
+        assert len(store) == 4
+
+
+def test_another_kind_of_work_has_a_table_of_its_own_in_the_same_file(path: Path) -> None:
+    """As in a store that was made before that kind was known."""
+    other = replace(RUNS, table="others")
+    with Store(path) as store:
+        store.add(fakes.run(fakes.spec(seed=1)))
+    with Store(path, other) as others:
+        assert len(others) == 0
+        others.add(fakes.run(fakes.spec(seed=2)))
+    with Store(path) as store, Store(path, other) as others:
+        assert [record.spec.seed for record in store.records()] == [1]
+        assert [record.spec.seed for record in others.records()] == [2]
 
 
 def test_the_first_outcome_of_a_run_stays(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +20,7 @@ import normkit
 from normkit import nn
 from normkit.errors import ArgumentError, DtypeError, ShapeError, SingleValueError, StatisticsError
 from normkit.nn import accumulate
+from normkit.nn._ragged import rows_of
 from normkit.surgery import freeze
 
 # Both sides are right to some 10 u of the largest value at each layer; a handful of layers, none of which amplifies
@@ -406,6 +408,72 @@ def test_arguments_and_outputs_of_other_kinds() -> None:
     first = twin[0](leaf, 2.0, None)[0][:4] + leaf[:4] + 1 + leaf[:4].argsort(0)
     first.pow(2).sum().backward()
     close([x.grad], [leaf.grad])
+
+
+class Padded(torch.nn.Module):
+    """Normalizes the values of [N, C, L] that count, told of them in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.norm = how, nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        kept = torch.arange(x.shape[2]) < lengths.unsqueeze(1)
+        if self.how == "packed":
+            packed = pack_padded_sequence(x.transpose(1, 2), lengths, batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.norm(packed), batch_first=True, total_length=x.shape[2])[0].transpose(1, 2)
+        if self.how == "nested":
+            rows, offsets = x.transpose(1, 2)[kept], torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            ragged = torch.nested.nested_tensor_from_jagged(rows, offsets).transpose(1, 2)
+            return x.new_zeros(len(x), x.shape[2], 4).index_put((kept,), rows_of(self.norm(ragged))).transpose(1, 2)
+        told = {"mask": kept, "weights": kept.to(x.dtype), "lengths": lengths}
+        return self.norm(x, **{self.how: told[self.how]})
+
+
+LENGTHS = torch.tensor([5, 2, 4, 1, 5, 3])
+
+
+@pytest.mark.parametrize("how", ["packed", "nested"])
+def test_ragged_input_within(how: str) -> None:
+    """The values of all micro-batches are one batch, however long their sequences are."""
+    model, twin = Padded(how).double(), Padded("lengths").double()
+    ours = torch.randn(6, 4, 5, dtype=torch.float64, requires_grad=True)
+    theirs, dy = ours.detach().clone().requires_grad_(), torch.randn(6, 4, 5, dtype=torch.float64)
+    y = torch.cat(accumulate(model, [*zip(ours.split(4), LENGTHS.split(4), strict=True)]))
+    expected = twin(theirs, LENGTHS)
+    y.backward(dy)
+    expected.backward(dy)
+    close([y, ours.grad, model.norm.weight.grad], [expected, theirs.grad, twin.norm.weight.grad])
+    close(model.state_dict(), twin.state_dict())
+
+
+def test_a_packed_sequence_from_stage_to_stage() -> None:
+    stages, twin = (torch.nn.ModuleList([nn.BatchNorm1d(4), nn.BatchNorm1d(4)]).double() for _ in "ab")
+    x = torch.randn(6, 5, 4, dtype=torch.float64)
+    parts = [
+        pack_padded_sequence(part, lengths, batch_first=True, enforce_sorted=False)
+        for part, lengths in zip(x.split(4), LENGTHS.split(4), strict=True)
+    ]
+    ys = accumulate(stages, parts)
+    close([torch.cat([y.data for y in ys])], [twin[1](twin[0](torch.cat([part.data for part in parts])))])
+    close(stages.state_dict(), twin.state_dict())
+
+
+@pytest.mark.parametrize("how", ["mask", "weights", "lengths"])
+@pytest.mark.parametrize("stages", [lambda m: m, lambda m: [m]], ids=["one stage", "stages"])
+def test_padding_is_refused(stages: Callable[[torch.nn.Module], Any], how: str) -> None:
+    """Even where nothing is padded; but one micro-batch is an ordinary call, and evaluation has nothing to merge."""
+    model = Padded(how)
+    x, lengths = torch.randn(6, 4, 5), torch.full((6,), 5)
+    before = snapshot(model)
+    parts = [*zip(x.split(4), lengths.split(4), strict=True)]
+    with pytest.raises(ArgumentError, match=f"to be called with an input alone, got {how} at BatchNorm1d"):
+        accumulate(stages(model), parts)
+    assert_untouched(before, model)
+    twin = copy.deepcopy(model)
+    close(accumulate(stages(model), [(x, LENGTHS)]), [twin(x, LENGTHS)], 2.0**-20)
+    parts = [*zip(x.split(4), LENGTHS.split(4), strict=True)]
+    close([torch.cat(accumulate(stages(model.eval()), parts))], [twin.eval()(x, LENGTHS)], 2.0**-20)
 
 
 def test_second_derivatives_are_an_error() -> None:

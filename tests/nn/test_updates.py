@@ -170,6 +170,17 @@ def test_a_checkpoint_counts_a_batch_once(build: Build, shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "non-reentrant"])
+def test_a_checkpoint_of_what_no_kernel_takes(use_reentrant: bool) -> None:
+    """The second run keeps no statistics, and must save as many tensors for the backward as the first all the same."""
+    layers, x, weights = [bn(), bn()], torch.randn(6, 4), torch.tensor([1.0, 2.0, 0.0, 0.5, 1.0, 3.0])
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    checkpoint(lambda t: layers[0](t, weights=weights), ours, use_reentrant=use_reentrant).pow(3).sum().backward()
+    layers[1](theirs, weights=weights).pow(3).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+    assert same(statistics(layers[0]), statistics(layers[1]))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "non-reentrant"])
 def test_checkpoints_within_checkpoints_and_shared_layers(use_reentrant: bool) -> None:
     shared = bn()
 

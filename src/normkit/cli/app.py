@@ -9,9 +9,11 @@ import typer
 
 from normkit._version import __version__
 from normkit.cli.bench import bench
+from normkit.cli.claims import claims
 from normkit.cli.compare import compare
 from normkit.cli.info import info
 from normkit.cli.streams import complain, use_plain_signs
+from normkit.cli.study import study
 from normkit.errors import ArgumentError, NormkitError
 
 FAILED = 1
@@ -44,6 +46,8 @@ def _app() -> typer.Typer:
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_normkit)
     app.command(short_help="Train with each norm on real data, and say which wins.")(compare)
+    app.command(short_help="Put what textbooks say about the norms to the test.")(claims)
+    app.command(short_help="Write the page that teaches what the norms do.")(study)
     app.command(short_help="Time the layers beside torch's, after proving them right.")(bench)
     app.command(short_help="Show which path the layers take here, and why.")(info)
     return app

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs: a live view in a terminal, plain lines elsewhere."""
+"""What a person sees while a command works through its runs: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Watcher(Protocol):
-    """Takes snapshots of a comparison as they come."""
+    """Takes snapshots of the work as they come."""
 
     def update(self, progress: Progress) -> None: ...
 
 
 @contextmanager
-def watch(console: Console, *, is_shown: bool) -> Iterator[Watcher]:
+def watch(console: Console, *, is_shown: bool, title: str = "normkit compare") -> Iterator[Watcher]:
     """A watcher that is seen at once, long before the first snapshot, and is gone afterwards."""
     if not is_shown:
         yield Silence()
     elif console.is_terminal and not console.is_dumb_terminal:
-        view = LiveView(console)
+        view = LiveView(console, title)
         with Live(view, console=console, refresh_per_second=8, transient=True):
             yield view
     else:
-        yield Lines(console)
+        yield Lines(console, title)
 
 
 class Silence:
@@ -48,12 +48,12 @@ class Silence:
 class Lines:
     """A line at the start, one for each piece of news, and one every ten seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, title: str = "normkit compare") -> None:
         self.console = console
         self.note = ""
         self.is_begun = False
         self.last = time.monotonic()
-        _say(console, "normkit compare: starting")
+        _say(console, f"{title}: starting")
 
     def update(self, progress: Progress) -> None:
         if not self.is_begun:
@@ -70,8 +70,9 @@ class Lines:
 class LiveView:
     """Drawn anew several times a second, so that its clock moves while no news comes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, title: str = "normkit compare") -> None:
         self.console = console
+        self.title = title
         self.started = time.monotonic()
         self.snapshot: tuple[Progress, float] | None = None  # and when it came
 
@@ -86,12 +87,12 @@ class LiveView:
         title.add_column(no_wrap=True, overflow="ellipsis")
         title.add_column(justify="right", no_wrap=True)
         if self.snapshot is None:
-            title.add_row(Text("normkit compare", "bold"), _clock(now - self.started))
+            title.add_row(Text(self.title, "bold"), _clock(now - self.started))
             return Group("", title, _bar(None), Text("starting: loading PyTorch and the data", "dim"))
         progress, came = self.snapshot
         left = None if progress.remaining_s is None else max(progress.remaining_s - (now - came), 0.0)
         title.add_row(
-            Text.assemble(("normkit compare", "bold"), f"   {_count(progress)}"),
+            Text.assemble((self.title, "bold"), f"   {_count(progress)}"),
             " · ".join(filter(None, (_clock(now - self.started), _left(left)))),
         )
         parts: list[RenderableType] = ["", title, _bar(progress)]

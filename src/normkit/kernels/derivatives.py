@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,12 +20,6 @@ class KernelFunction(torch.autograd.Function):
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
-def _compiled_autograd_off() -> AbstractContextManager[None]:
-    """Compiled autograd, tracing a backward, takes no other one inside: it is to see that one's operations."""
-    module = None if torch.compiler.is_dynamo_compiling() else sys.modules.get("torch._dynamo.compiled_autograd")
-    return nullcontext() if module is None else module._disable()
-
-
 def through(
     composite: Callable[..., Any],
     arguments: Sequence[Tensor | None],
@@ -39,7 +31,7 @@ def through(
     ``gradients`` are those of what ``composite`` of the arguments returns: a tensor or several. An argument whose value
     enters no gradient, as a norm's bias without an activation, may be any tensor like it.
     """
-    with torch.enable_grad(), _compiled_autograd_off():
+    with torch.enable_grad():
         # Views, so that one tensor given twice keeps two gradients.
         views = [None if t is None else t.view_as(t) for t in arguments]
         for view, need in zip(views, needed, strict=True):

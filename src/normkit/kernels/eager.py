@@ -39,7 +39,7 @@ ABSENT = SimpleNamespace(
 def _load() -> tuple[Any, str]:
     """The library, or one that declines; and how calls go, for ``normkit info``."""
     if cpu.LIBRARY is None:
-        return ABSENT, ""
+        return ABSENT, cpu.DESCRIPTION
     try:
         return import_module("normkit._eager"), "calls by libtorch"
     except ImportError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normkit.composite import Activation
 from normkit.kernels import channels, cpu
 
 
@@ -43,7 +44,7 @@ def channel_norm(
     w: Tensor | None,
     b: Tensor | None,
     eps: float,
-    activation: str | None = None,
+    activation: Activation | None = None,
     given: channels.MeanAndVar | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The operator that stands for ``channels.channel_norm`` in a graph; its statistics are those of ``cpu``."""

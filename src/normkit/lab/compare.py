@@ -13,6 +13,7 @@ from normkit.errors import ArgumentError
 from normkit.lab.account import RESERVE_S, Work, cuts, provenance, too_short
 from normkit.lab.comparison import Comparison, Progress
 from normkit.lab.costs import Costs
+from normkit.lab.encoding import RUNS
 from normkit.lab.engines.base import Engine, NoEngine
 from normkit.lab.engines.local import LocalEngine
 from normkit.lab.engines.ray import RayEngine
@@ -21,7 +22,7 @@ from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
 from normkit.lab.planner import Planner
 from normkit.lab.provenance import timestamp
-from normkit.lab.records import RunRecord
+from normkit.lab.records import RunRecord, RunSpec
 from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
@@ -40,7 +41,7 @@ def compare(
     batch_sizes: Sequence[int] | None = None,
     seeds: int = 5,
     budget: str | float | None = "3m",
-    engine: str | Engine = "local",
+    engine: str | Engine[RunSpec, RunRecord] = "local",
     workers: int | None = None,
     address: str | None = None,
     store: str | Path | None = None,
@@ -87,7 +88,7 @@ def compare(
     started_at, started = timestamp(), time.monotonic()
     _check_engine(engine, address)
     request = understand(tasks, norms, batch_sizes, seeds, budget)
-    with Store(store) as kept:
+    with Store(store, RUNS) as kept:
         known = list(kept.records({cell.task_hash for cell in request.plan.cells}))
         costs = Costs(known)
         planner = Planner(request.plan, costs, known, is_limited=request.budget_s is not None)
@@ -127,14 +128,16 @@ def _parameters(records: Sequence[RunRecord], task: str) -> dict[str, int]:
     return {record.spec.norm: int(record.provenance["parameters"]) for record in mine}
 
 
-def _check_engine(engine: str | Engine, address: str | None) -> None:
+def _check_engine(engine: str | Engine[RunSpec, RunRecord], address: str | None) -> None:
     if isinstance(engine, str) and engine not in ENGINES:
         raise ArgumentError(f"compare: expected engine {one_of(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
     if address is not None and engine != "ray":
         raise ArgumentError(f"compare: expected no address with engine {engine!r}, got {address!r}; use engine='ray'.")
 
 
-def _start_engine(engine: str | Engine, workers: int | None, address: str | None, *, is_needed: bool) -> Engine:
+def _start_engine(
+    engine: str | Engine[RunSpec, RunRecord], workers: int | None, address: str | None, *, is_needed: bool
+) -> Engine[RunSpec, RunRecord]:
     if not isinstance(engine, str):
         return engine
     if not is_needed:

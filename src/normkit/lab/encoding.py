@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from normkit.lab.records import RunRecord, RunSpec
+from normkit.lab.form import Form
+from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
 
 
 def encode_spec(spec: RunSpec) -> str:
@@ -34,3 +35,19 @@ def decode_record(text: str) -> RunRecord:
     spec = RunSpec(**fields.pop("spec"))
     curve = tuple((int(step), float(loss)) for step, loss in fields.pop("curve"))
     return RunRecord(spec=spec, curve=curve, **fields)
+
+
+def _failed(spec: RunSpec, message: str) -> RunRecord:
+    return RunRecord(spec, "failed", message=message)
+
+
+RUNS: Form[RunSpec, RunRecord] = Form(
+    where="normkit.lab.encoding:RUNS",
+    table="runs",
+    protocol=PROTOCOL,
+    encode_spec=encode_spec,
+    decode_spec=decode_spec,
+    encode_record=encode_record,
+    decode_record=decode_record,
+    failed=_failed,
+)

@@ -34,8 +34,8 @@ class Session:
 
     def __init__(
         self,
-        engine: Engine,
-        store: Store,
+        engine: Engine[RunSpec, RunRecord],
+        store: Store[RunSpec, RunRecord],
         costs: Costs,
         names: Mapping[str, str],
         ends_at: float,
@@ -74,7 +74,7 @@ class Session:
                 running.add(waiting[0])
                 self._engine.submit(waiting.pop(0))
             for event in self._engine.wait(min(SNAPSHOT_EVERY_S, self.left_s())):
-                if isinstance(event, RunRecord):
+                if not isinstance(event, Died):
                     running.discard(event.spec)
                     self._costs.learn_from_short(event)
                     # From the first result on: before it the workers start, which tells nothing about runs.

@@ -47,8 +47,8 @@ class Contest:
     versus_best: Mapping[str, Versus]
 
 
-def interval(values: Sequence[float]) -> Interval | None:
-    """Mean of the finite values and its 95 % t-interval; None without any, no bounds for one.
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Mean of the finite values and its t-interval, of 95 % unless said; None without any, no bounds for one.
 
     Example:
         >>> interval([0.5, 0.5, 0.5])
@@ -61,7 +61,7 @@ def interval(values: Sequence[float]) -> Interval | None:
     mean = math.fsum(finite) / n
     if n == 1:
         return Interval(mean, None, None, 1)
-    quantile = float(_special().stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    quantile = float(_special().stdtrit(n - 1, (1 + confidence) / 2))
     half = quantile * _standard_error(finite, mean)
     return Interval(mean, mean - half, mean + half, n)
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Generic
 from uuid import uuid4
 
 from normkit.errors import StoreError
-from normkit.lab.encoding import decode_record, encode_record
-from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
+from normkit.lab.encoding import RUNS
+from normkit.lab.form import Form, RecordT, SpecT
 
 APPLICATION_ID = 0x6E6F726D  # "norm", in the file's header: what tells a store from any other SQLite file
 SCHEMA_VERSION = 1
@@ -23,8 +24,9 @@ _MAGIC = b"SQLite format 3\x00"
 _USER_VERSION = slice(60, 64)
 _APPLICATION_ID = slice(68, 72)
 
-_SCHEMA = """
-CREATE TABLE runs (
+# Every store has the table of training runs; those of other kinds of work come when they are first asked for.
+_TABLE = """
+CREATE TABLE IF NOT EXISTS {table} (
     key TEXT PRIMARY KEY,
     protocol INTEGER NOT NULL,
     task TEXT NOT NULL,
@@ -34,7 +36,7 @@ CREATE TABLE runs (
 """
 
 
-class Store:
+class Store(Generic[SpecT, RecordT]):
     """Finished runs, each safe on disk as soon as :meth:`add` returns.
 
     Commands may share a file at the same time, and may be killed at any point: what was added stays. A run
@@ -42,6 +44,7 @@ class Store:
 
     Args:
         path: the file, made if there is none; None keeps the runs in memory only.
+        form: the kind of work that is kept; each has a table of its own in the file.
 
     Raises:
         StoreError: the file is something else, newer than this version, damaged or out of reach. It is then
@@ -53,8 +56,13 @@ class Store:
         0
     """
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        form: Form[SpecT, RecordT] = RUNS,  # type: ignore[assignment]  # unless another is said
+    ) -> None:
         self.path = None if path is None else Path(path)
+        self._form = form
         if self.path is not None:
             _prepare_file(self.path)
         with self._explained("read"):
@@ -66,7 +74,7 @@ class Store:
             self._connection.close()
             raise
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Store[SpecT, RecordT]:
         return self
 
     def __exit__(
@@ -76,33 +84,41 @@ class Store:
 
     def __len__(self) -> int:
         with self._explained("read"):
-            (count,) = self._connection.execute("SELECT count(*) FROM runs").fetchone()
+            (count,) = self._connection.execute(f"SELECT count(*) FROM {self._form.table}").fetchone()
         return int(count)
 
-    def add(self, record: RunRecord) -> None:
+    def add(self, record: RecordT) -> None:
         """Keep a finished run. If the same run is there already, from another command say, that one stays."""
         if record.status == "failed":
             return
         spec = record.spec
-        row = (spec.key, spec.protocol, spec.task, spec.task_hash, encode_record(record))
+        row = (spec.key, spec.protocol, spec.task, spec.task_hash, self._form.encode_record(record))
         with self._explained("write"):
-            self._connection.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute(f"INSERT OR IGNORE INTO {self._form.table} VALUES (?, ?, ?, ?, ?)", row)
 
-    def get(self, spec: RunSpec) -> RunRecord | None:
+    def get(self, spec: SpecT) -> RecordT | None:
         """The outcome of a run, if it is there."""
         with self._explained("read"):
-            row = self._connection.execute("SELECT record FROM runs WHERE key = ?", (spec.key,)).fetchone()
+            query = f"SELECT record FROM {self._form.table} WHERE key = ?"
+            row = self._connection.execute(query, (spec.key,)).fetchone()
         return None if row is None else self._decoded(row[0])
 
-    def records(self, task_hashes: Iterable[str] | None = None) -> Iterator[RunRecord]:
+    def records(self, task_hashes: Iterable[str] | None = None) -> Iterator[RecordT]:
         """The runs of this version's protocol: all of them, or those of some tasks."""
         wanted = None if task_hashes is None else set(task_hashes)
-        query = "SELECT task_hash, record FROM runs WHERE protocol = ? ORDER BY key"
+        query = f"SELECT task_hash, record FROM {self._form.table} WHERE protocol = ? ORDER BY key"
         with self._explained("read"):
-            rows = self._connection.execute(query, (PROTOCOL,)).fetchall()
+            rows = self._connection.execute(query, (self._form.protocol,)).fetchall()
         for task_hash, text in rows:
             if wanted is None or task_hash in wanted:
                 yield self._decoded(text)
+
+    def n_foreign(self, task_hashes: Iterable[str]) -> int:
+        """How many runs are of another protocol or of none of these tasks, which may have been edited. They stay."""
+        known = set(task_hashes)
+        with self._explained("read"):
+            rows = self._connection.execute(f"SELECT protocol, task_hash FROM {self._form.table}").fetchall()
+        return sum(protocol != self._form.protocol or task_hash not in known for protocol, task_hash in rows)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -115,12 +131,13 @@ class Store:
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict.splitlines()[-1])
         self._connection.execute("SELECT key, protocol, task, task_hash, record FROM runs LIMIT 0")
+        self._connection.executescript(_TABLE.format(table=self._form.table))
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("ROLLBACK")
 
-    def _decoded(self, text: str) -> RunRecord:
+    def _decoded(self, text: str) -> RecordT:
         try:
-            return decode_record(text)
+            return self._form.decode_record(text)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"store: expected runs in {self.path}, got a row that is none ({error}); "
@@ -140,7 +157,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     """A connection in which every statement is its own transaction, on disk when it returns."""
     if path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
-        connection.executescript(_SCHEMA)
+        connection.executescript(_TABLE.format(table=RUNS.table))
         return connection
     # mode=rw: were the file deleted since it was looked at, SQLite must not make an empty one in its place.
     uri = f"{path.absolute().as_uri()}?mode=rw"
@@ -189,7 +206,7 @@ def _create(path: Path) -> None:
         try:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.executescript(_SCHEMA)
+            connection.executescript(_TABLE.format(table=RUNS.table))
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()

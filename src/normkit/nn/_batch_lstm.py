@@ -102,7 +102,7 @@ class _KeptNorm:
         return batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
 
     def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
-        rows = x.split(list(sizes))
+        rows = x.split(list(sizes))  # type: ignore[no-untyped-call]
         return torch.cat([self.at(some, step) for step, some in enumerate(rows, first)])
 
 

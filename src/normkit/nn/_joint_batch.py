@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normkit import composite
 from normkit.errors import ArgumentError
 from normkit.moments import mean_over, power_of_two_scale
+from normkit.nn._ragged import is_ragged
 from normkit.nn._updates import no_stat_update
 from normkit.pooling import Pooled, pool
 
@@ -68,6 +69,8 @@ class Run:
     def _forward(self, layer: _BatchNorm, input: Tensor, residual: Tensor | None = None, **padding: Any) -> Tensor:
         alone: Callable[..., Tensor] = partial(type(layer).forward, layer)
         _refuse_padding(layer, padding)
+        if is_ragged(input):
+            return alone(input, residual)  # which comes back here with the rows
         with no_stat_update(layer), torch.no_grad():
             # The layer's own checks, of the dtype, the shape, the residual, at the price of a call without elements.
             alone(*(t if t is None or not isinstance(t, Tensor) or t.dim() == 0 else t[:0] for t in (input, residual)))

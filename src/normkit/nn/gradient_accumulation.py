@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks
 from normkit.composite import under_functorch
@@ -50,8 +51,9 @@ def accumulate(
 
     Raises:
         ArgumentError: a layer that keeps statistics cannot join in: torch's own, with virtual batches, with a forward
-            of its own, over several processes, of recurrent steps; micro-batches go different ways through
-            the model; a module writes to its input; no stages or micro-batches; inside torch.func transforms.
+            of its own, over several processes, of recurrent steps; one is called with ``mask=``, ``weights=`` or
+            ``lengths=``; micro-batches go different ways through the model; a module writes to its input; no stages
+            or micro-batches; inside torch.func transforms.
         DtypeError: what is no module, no sequence, or no tensor where one is due.
         Whatever the model raises. The buffers of the model are then as they were to the bit.
 
@@ -68,9 +70,10 @@ def accumulate(
         torch has nothing of the kind; summing the gradients of micro-batches normalizes each by itself.
 
     Notes:
-        Layers in evaluation, frozen ones and norms without a batch run as ever. Dropout draws other masks than over
-        the whole batch, the same in every recomputation. Buffers that a module writes in training, such as those of
-        spectral_norm, are as after one run. Compiled modules run uncompiled. Gradients are of the first order. One
+        Layers in evaluation, frozen ones and norms without a batch run as ever. Ragged input of a BatchNorm
+        (PackedSequence, jagged nested tensors) joins in with the values that it has. Dropout draws other masks than
+        over the whole batch, the same in every recomputation. Buffers that a module writes in training, such as those
+        of spectral_norm, are as after one run. Compiled modules run uncompiled. Gradients are of the first order. One
         micro-batch is an ordinary call of the model.
     """
     if torch.compiler.is_compiling():
@@ -107,7 +110,7 @@ def _accumulate(
 
 def _arguments(value: Any) -> tuple[Any, ...]:
     """What a module returned, as what the next one takes."""
-    return value if isinstance(value, tuple) else (value,)
+    return value if isinstance(value, tuple) and not isinstance(value, PackedSequence) else (value,)
 
 
 def _remember(stages: Sequence[Stage]) -> None:

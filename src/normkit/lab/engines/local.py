@@ -17,31 +17,32 @@ import tempfile
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import IO
+from typing import IO, Generic
 
 from normkit.errors import EngineError
-from normkit.lab.encoding import decode_record, encode_spec
+from normkit.lab.encoding import RUNS
 from normkit.lab.engines.base import TRAINING, Attempts, Died, Event, checked_workers
+from normkit.lab.form import Form, RecordT, SpecT
 from normkit.lab.provenance import available_cores
-from normkit.lab.records import RunSpec
 
 # Isolated (-I), so that no file that happens to lie in the current folder takes the place of a module; then
 # the parent's own search path.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from normkit.lab.engines.worker import main; main(sys.argv[2])"
+    "from normkit.lab.engines.worker import main; main(*sys.argv[2:])"
 )
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-class LocalEngine:
+class LocalEngine(Generic[SpecT, RecordT]):
     """Computes runs in worker processes.
 
     A worker that dies is replaced and its run started again, twice at most; then the run is reported as
     failed.
 
     Args:
-        run: "module:function", RunSpec -> RunRecord.
+        run: "module:function", from a spec to its record.
+        form: what kind of work that is.
         workers: how many; None for as many as there are cores.
 
     Raises:
@@ -51,20 +52,27 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, run: str = TRAINING, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        run: str = TRAINING,
+        *,
+        form: Form[SpecT, RecordT] = RUNS,  # type: ignore[assignment]  # of TRAINING, the other default
+        workers: int | None = None,
+    ) -> None:
         n = checked_workers(workers, available_cores())
         self._run = run
-        self._attempts = Attempts()
-        self._inbox: queue.Queue[tuple[_Worker, str | None]] = queue.Queue()
-        self._workers: list[_Worker] = []
+        self._form = form
+        self._attempts = Attempts(form)
+        self._inbox: queue.Queue[tuple[_Worker[SpecT], str | None]] = queue.Queue()
+        self._workers: list[_Worker[SpecT]] = []
         try:
             for _ in range(n):
-                self._workers.append(_Worker(run, self._inbox))
+                self._workers.append(_Worker(run, form, self._inbox))
         except EngineError:
             self.close()
             raise
 
-    def __enter__(self) -> LocalEngine:
+    def __enter__(self) -> LocalEngine[SpecT, RecordT]:
         return self
 
     def __exit__(
@@ -82,16 +90,16 @@ class LocalEngine:
         """Runs that can be submitted now."""
         return sum(worker.spec is None for worker in self._workers)
 
-    def submit(self, spec: RunSpec) -> None:
+    def submit(self, spec: SpecT) -> None:
         """Start a run."""
         place = next(i for i, worker in enumerate(self._workers) if worker.spec is None)
         if self._workers[place].dead:
             self._replace(place)
         self._workers[place].start(spec)
 
-    def wait(self, timeout_s: float) -> list[Event]:
+    def wait(self, timeout_s: float) -> list[Event[RecordT, SpecT]]:
         """What has happened since the last call, or happens first within ``timeout_s``."""
-        events: list[Event] = []
+        events: list[Event[RecordT, SpecT]] = []
         try:
             message = self._inbox.get(timeout=max(timeout_s, 0.0))
             while True:
@@ -107,11 +115,11 @@ class LocalEngine:
         while self._workers:
             self._workers.pop().reap()
 
-    def _heed(self, worker: _Worker, answer: str | None) -> list[Event]:
+    def _heed(self, worker: _Worker[SpecT], answer: str | None) -> list[Event[RecordT, SpecT]]:
         """Take a worker's answer; None says that it has ended."""
         if answer is not None:
             worker.spec = None
-            return [decode_record(answer)]
+            return [self._form.decode_record(answer)]
         worker.dead = True
         spec, worker.spec = worker.spec, None
         if spec is None:
@@ -125,18 +133,22 @@ class LocalEngine:
         """A new process where one died."""
         self._workers[place].kill()
         self._workers[place].reap()
-        self._workers[place] = _Worker(self._run, self._inbox)
+        self._workers[place] = _Worker(self._run, self._form, self._inbox)
 
 
-class _Worker:
+class _Worker(Generic[SpecT]):
     """A process, the run it is on, and a thread that passes on what it says."""
 
-    def __init__(self, run: str, inbox: queue.Queue[tuple[_Worker, str | None]]) -> None:
-        self.spec: RunSpec | None = None
+    def __init__(
+        self, run: str, form: Form[SpecT, RecordT], inbox: queue.Queue[tuple[_Worker[SpecT], str | None]]
+    ) -> None:
+        self.spec: SpecT | None = None
+        self._encode = form.encode_spec
         self.dead = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - kill() closes it
         search_path = [entry or os.getcwd() for entry in sys.path]
-        command = [sys.executable, "-I", "-X", "faulthandler", "-c", _BOOT, json.dumps(search_path), run]
+        arguments = [json.dumps(search_path), run, form.where]
+        command = [sys.executable, "-I", "-X", "faulthandler", "-c", _BOOT, *arguments]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -155,12 +167,12 @@ class _Worker:
         self._reader = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
         self._reader.start()
 
-    def start(self, spec: RunSpec) -> None:
+    def start(self, spec: SpecT) -> None:
         """Tell the process to compute a run."""
         self.spec = spec
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(encode_spec(spec) + "\n")
+            self._process.stdin.write(self._encode(spec) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return  # it has died, which its reader reports as for any other death
@@ -194,7 +206,7 @@ class _Worker:
             with suppress(BrokenPipeError):  # unsent work for a dead process
                 pipe.close()
 
-    def _listen(self, inbox: queue.Queue[tuple[_Worker, str | None]]) -> None:
+    def _listen(self, inbox: queue.Queue[tuple[_Worker[SpecT], str | None]]) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.endswith("\n"):  # else the process died while it wrote

@@ -9,23 +9,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from normkit.errors import EngineError
-from normkit.lab.encoding import decode_record, encode_spec
+from normkit.lab.encoding import RUNS
 from normkit.lab.engines.base import TRAINING, Attempts, Died, Event, checked_workers
 from normkit.lab.engines.worker import execute
 from normkit.lab.extras import require
+from normkit.lab.form import Form, RecordT, SpecT
 from normkit.lab.provenance import available_cores
-from normkit.lab.records import RunSpec
 
 # How long the number of cores in the cluster is believed: nodes come and go.
 CORES_BELIEVED_S = 2.0
 
 
-class RayEngine:
+class RayEngine(Generic[SpecT, RecordT]):
     """Computes runs on a Ray cluster.
 
     A run whose worker or node dies is started again, twice at most; then it is reported as failed. Every node
@@ -33,7 +33,8 @@ class RayEngine:
     already is used as it is, and stays.
 
     Args:
-        run: "module:function", RunSpec -> RunRecord.
+        run: "module:function", from a spec to its record.
+        form: what kind of work that is.
         workers: runs at once; None for as many as the cluster has cores.
         address: of an existing cluster ("192.0.2.1:6379", or "auto" for the one that runs on this machine);
             None starts one here, without dashboard and usage reports, that ends with the engine.
@@ -46,12 +47,20 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self, run: str = TRAINING, *, workers: int | None = None, address: str | None = None) -> None:
+    def __init__(
+        self,
+        run: str = TRAINING,
+        *,
+        form: Form[SpecT, RecordT] = RUNS,  # type: ignore[assignment]  # of TRAINING, the other default
+        workers: int | None = None,
+        address: str | None = None,
+    ) -> None:
         self._most = checked_workers(workers, sys.maxsize)
         self._ray: Any = require("ray", extra="ray", call="compare")
         self._run = run
-        self._attempts = Attempts()
-        self._running: dict[Any, RunSpec] = {}
+        self._form = form
+        self._attempts = Attempts(form)
+        self._running: dict[Any, SpecT] = {}
         self._cores = 1
         self._cores_known_at = -CORES_BELIEVED_S
         self._connected_here = not self._ray.is_initialized()
@@ -60,7 +69,7 @@ class RayEngine:
         # Deaths are counted here, as for the local engine, so that they are reported: no retries by Ray.
         self._task = self._ray.remote(num_cpus=1, max_retries=0)(execute_as_driver)
 
-    def __enter__(self) -> RayEngine:
+    def __enter__(self) -> RayEngine[SpecT, RecordT]:
         return self
 
     def __exit__(
@@ -81,13 +90,13 @@ class RayEngine:
         """Runs that can be submitted now."""
         return max(0, self.workers - len(self._running))
 
-    def submit(self, spec: RunSpec) -> None:
+    def submit(self, spec: SpecT) -> None:
         """Start a run."""
         search_path = [entry or os.getcwd() for entry in sys.path]
-        ref = self._task.remote(search_path, os.getcwd(), self._run, encode_spec(spec))
+        ref = self._task.remote(search_path, os.getcwd(), self._run, self._form.where, self._form.encode_spec(spec))
         self._running[ref] = spec
 
-    def wait(self, timeout_s: float) -> list[Event]:
+    def wait(self, timeout_s: float) -> list[Event[RecordT, SpecT]]:
         """What has happened since the last call, or happens first within ``timeout_s``."""
         if not self._running:
             return []
@@ -105,10 +114,10 @@ class RayEngine:
                 self._ray.cancel(ref, force=True)
         self._running.clear()
 
-    def _outcome(self, ref: Any) -> Event:
+    def _outcome(self, ref: Any) -> Event[RecordT, SpecT]:
         spec = self._running.pop(ref)
         try:
-            return decode_record(self._ray.get(ref))
+            return self._form.decode_record(self._ray.get(ref))
         except self._ray.exceptions.RayError as error:
             reason = f"was lost: {_first_sentence(error)}"
         event = self._attempts.after_death(spec, reason)
@@ -117,13 +126,13 @@ class RayEngine:
         return event
 
 
-def execute_as_driver(search_path: list[str], folder: str, function: str, request: str) -> str:
+def execute_as_driver(search_path: list[str], folder: str, function: str, form: str, request: str) -> str:
     """Compute a run on a worker of Ray, which finds modules and task files where the driver does."""
     sys.path.extend(entry for entry in search_path if entry not in sys.path)
     if os.path.isdir(folder):
         os.chdir(folder)
     torch.set_num_threads(1)
-    return execute(function, request)
+    return execute(function, request, form)
 
 
 def _connect(ray: Any, address: str | None, workers: int) -> None:

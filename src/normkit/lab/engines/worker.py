@@ -8,33 +8,39 @@ import signal
 import sys
 import threading
 from importlib import import_module
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
-from normkit.lab.encoding import decode_spec, encode_record
-from normkit.lab.records import RunRecord
+from normkit.lab.encoding import RUNS
+from normkit.lab.form import Form
 
 
-def execute(function: str, request: str) -> str:
+def execute(function: str, request: str, form: str = RUNS.where) -> str:
     """Compute a run.
 
     Args:
-        function: "module:function", RunSpec -> RunRecord.
+        function: "module:function", from a spec to its record.
         request: the spec as text.
+        form: "module:name" of the form of both.
 
     Returns:
         The record as text. An error is a record too, with status "failed".
     """
-    spec = decode_spec(request)
-    module, _, name = function.partition(":")
+    kind: Form[Any, Any] = _named(form)
+    spec = kind.decode_spec(request)
     try:
-        return encode_record(getattr(import_module(module), name)(spec))
+        return kind.encode_record(_named(function)(spec))
     except (Exception, SystemExit) as error:
-        return encode_record(RunRecord(spec, "failed", message=f"{type(error).__name__}: {error}"))
+        return kind.encode_record(kind.failed(spec, f"{type(error).__name__}: {error}"))
 
 
-def main(function: str) -> None:
+def _named(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def main(function: str, form: str = RUNS.where) -> None:
     """Serve the parent process: a spec a line on standard input, its record a line on standard output.
 
     The process ends when standard input does, in the middle of a run if need be: so no worker outlives its
@@ -46,7 +52,7 @@ def main(function: str) -> None:
     inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
     while True:
-        answers.write(execute(function, inbox.get()) + "\n")
+        answers.write(execute(function, inbox.get(), form) + "\n")
         answers.flush()
 
 

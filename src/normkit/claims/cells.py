@@ -1,0 +1,131 @@
+"""Which measurements a hypothesis is about: a number for each seed, or that it diverged there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from normkit.claims.experiment import Condition, Measurement
+from normkit.claims.hypothesis import Hypothesis
+
+# Words in a metric's name that tell on which side of all numbers a run that diverged belongs.
+_HIGH_IS_WORSE: Final = frozenset(
+    {"nll", "loss", "error", "mse", "excess", "gap", "steps", "time", "seconds", "ms", "diverged"}
+)
+_LOW_IS_WORSE: Final = frozenset({"accuracy", "acc", "improvement", "agreement"})
+
+
+class UnclearError(Exception):
+    """A hypothesis cannot be judged by these measurements, and why."""
+
+
+def select(
+    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
+) -> list[Measurement]:
+    """The measurements of a hypothesis' experiment that meet these conditions. Failed ones are none."""
+    return [
+        m
+        for m in measurements
+        if m.experiment == hypothesis.experiment and m.status != "failed" and _meets(dict(m.conditions), side)
+    ]
+
+
+def by_seed(
+    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
+) -> dict[int, float]:
+    """Seed -> value, infinite on the worse side for a run that diverged.
+
+    Raises:
+        UnclearError: several measurements of one seed meet the conditions; a run diverged and nobody says as what that
+            counts; a metric is missing.
+    """
+    found: dict[int, float] = {}
+    for m in select(hypothesis, side, measurements):
+        if m.seed in found:
+            raise UnclearError(f"the conditions {describe(side)} leave open what varies: seed {m.seed} is there twice")
+        found[m.seed] = value(hypothesis, m)
+    return found
+
+
+def curves(
+    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
+) -> dict[int, list[tuple[float, float]]]:
+    """Seed -> (along, value) in rising order, of the seeds that have every place that any has.
+
+    Raises:
+        UnclearError: as :func:`by_seed`; ``along`` is no number.
+    """
+    found: dict[int, dict[float, float]] = {}
+    for m in select(hypothesis, side, measurements):
+        place = dict(m.conditions).get(hypothesis.along)
+        if isinstance(place, (str, bool)) or place is None:
+            raise UnclearError(f"{hypothesis.along} is no number in {describe(dict(m.conditions))}")
+        line = found.setdefault(m.seed, {})
+        if place in line:
+            raise UnclearError(f"the conditions {describe(side)} leave open what varies: seed {m.seed} is there twice")
+        line[float(place)] = value(hypothesis, m)
+    places = {place for line in found.values() for place in line}
+    return {seed: sorted(line.items()) for seed, line in found.items() if set(line) == places}
+
+
+def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
+    """The metric of a measurement, turned if the hypothesis says so."""
+    turned = hypothesis.metric.startswith("-")
+    name = hypothesis.metric.removeprefix("-")
+    sign = -1.0 if turned else 1.0
+    if measurement.status == "diverged":
+        if hypothesis.diverged_as is not None:
+            return sign * hypothesis.diverged_as
+        return sign * _worst(name)
+    if name not in measurement.metrics:
+        known = ", ".join(sorted(measurement.metrics))
+        raise UnclearError(f"the metric {name} is not among those measured: {known}")
+    plain = measurement.metrics[name]
+    if not math.isfinite(plain):  # the store keeps none; whoever judges others' numbers is no safer
+        if hypothesis.diverged_as is not None:
+            return sign * hypothesis.diverged_as
+        return sign * _worst(name)
+    return sign * plain
+
+
+def untuned(measurements: Iterable[Measurement]) -> bool:
+    """Whether the best learning rate of any of these lies at the edge of those tried: it may do better than shown."""
+    return any(m.metrics.get("tuning_incomplete", 0.0) > 0 for m in measurements)
+
+
+def is_worse_where_higher(metric: str) -> bool | None:
+    """Whether a high value of a metric is a bad one; None where its name does not say."""
+    try:
+        return (_worst(metric.removeprefix("-")) > 0) != metric.startswith("-")
+    except UnclearError:
+        return None
+
+
+def _worst(name: str) -> float:
+    words = set(name.split("_"))
+    if words & _HIGH_IS_WORSE and not words & _LOW_IS_WORSE:
+        return math.inf
+    if words & _LOW_IS_WORSE and not words & _HIGH_IS_WORSE:
+        return -math.inf
+    raise UnclearError(f"a run diverged, and the rule does not say what that counts as in {name}")
+
+
+def describe(conditions: Mapping[str, Condition]) -> str:
+    """Conditions in words: "batch=2, norm=layer"."""
+    return ", ".join(f"{name}={wanted}" for name, wanted in conditions.items()) or "(none)"
+
+
+def _meets(actual: Mapping[str, Condition], wanted: Mapping[str, Condition]) -> bool:
+    return all(name in actual and _same(actual[name], condition) for name, condition in wanted.items())
+
+
+def _same(one: Condition, other: Condition) -> bool:
+    """1, 1.0 and True are equal in Python; a condition that is true is not one that is 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def paired(these: Mapping[int, float], those: Mapping[int, float]) -> tuple[Sequence[float], Sequence[float]]:
+    """The values of the seeds that both have, in the order of the seeds."""
+    seeds = sorted(these.keys() & those.keys())
+    return [these[seed] for seed in seeds], [those[seed] for seed in seeds]

@@ -1,0 +1,123 @@
+"""Stacks of multilayer perceptrons and convolutional networks for the 8×8 digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normkit.claims.experiments._stacked_layers import Conv2d, Draws, Dropout, FeaturesOf, ImagesOf, Linear
+from normkit.claims.experiments._stacked_norms import feature_norm, image_norm
+
+Build = Callable[[Sequence[int]], nn.Module]  # the seed of each replica -> the stack
+
+
+def mlp(hidden: Sequence[int], norm: str, *, ghost: int | None = None, dropout: float = 0.0) -> Build:
+    """64-hidden-10 on [R, N, 64]: after each hidden linear layer the norm, ReLU, and dropout."""
+
+    def build(seeds: Sequence[int]) -> nn.Module:
+        draws = Draws(seeds)
+        layers: list[nn.Module] = []
+        width = 64
+        for n in hidden:
+            layers += [Linear(draws, width, n), feature_norm(norm, len(seeds), n, ghost=ghost), nn.ReLU()]
+            if dropout:
+                layers.append(Dropout(seeds, dropout))
+            width = n
+        return nn.Sequential(*layers, Linear(draws, width, 10, gain=1.0))
+
+    return build
+
+
+def cnn(architecture: str, norm: str, *, ghost: int | None = None) -> Build:
+    """A convolutional network on [R, N, 1, 8, 8], ending in a linear layer on the last map.
+
+    On the map, not on its mean: after a mean the norms that look at one sample alone learn many times slower, and
+    within so few steps nothing else would be seen of them.
+
+    Args:
+        architecture: "plain": convolutions of 16, 32 (stride 2) and 32 channels. "residual": one of 8 with stride 2,
+            then two basic residual blocks of 8 channels and two of 16 (He et al. 2016). "next": 2×2 patches as 32
+            channels, then two blocks of a depthwise convolution, the norm, and two 1×1 convolutions with a GELU
+            between them (Liu et al. 2022).
+        norm: see ``image_norm``.
+        ghost: see there.
+    """
+    body, n_features = {"plain": (_plain, 512), "residual": (_residual, 64), "next": (_next, 512)}[architecture]
+
+    def build(seeds: Sequence[int]) -> nn.Module:
+        draws = Draws(seeds)
+
+        def make_norm(channels: int) -> nn.Module:
+            return image_norm(norm, len(seeds), channels, ghost=ghost)
+
+        return nn.Sequential(
+            ImagesOf(), *body(draws, make_norm), FeaturesOf(len(seeds)), Linear(draws, n_features, 10, gain=1.0)
+        )
+
+    return build
+
+
+MakeNorm = Callable[[int], nn.Module]
+
+
+def _plain(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for n_in, n_out, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 1)):
+        layers += [Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), nn.ReLU()]
+    return layers
+
+
+def _residual(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+    return [
+        Conv2d(draws, 1, 8, stride=2),
+        norm(8),
+        nn.ReLU(),
+        BasicBlock(draws, 8, 8, norm),
+        BasicBlock(draws, 8, 8, norm),
+        BasicBlock(draws, 8, 16, norm),
+        BasicBlock(draws, 16, 16, norm),
+    ]
+
+
+def _next(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+    return [
+        Conv2d(draws, 1, 32, size=2, stride=2, padding=0),
+        norm(32),
+        NextBlock(draws, 32, norm),
+        NextBlock(draws, 32, norm),
+    ]
+
+
+class BasicBlock(nn.Module):
+    """relu(shortcut + norm(conv(relu(norm(conv(x)))))); where channels grow, the first convolution has stride 2."""
+
+    def __init__(self, draws: Draws, n_in: int, n_out: int, norm: MakeNorm) -> None:
+        super().__init__()
+        stride = 1 if n_in == n_out else 2
+        self.first = nn.Sequential(Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), nn.ReLU())
+        self.second = nn.Sequential(Conv2d(draws, n_out, n_out), norm(n_out))
+        shortcut = [Conv2d(draws, n_in, n_out, size=1, stride=stride), norm(n_out)]
+        self.shortcut = nn.Identity() if n_in == n_out else nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.second(self.first(x)))
+
+
+class NextBlock(nn.Module):
+    """x + conv1×1(gelu(conv1×1(norm(depthwise(x)))))."""
+
+    def __init__(self, draws: Draws, channels: int, norm: MakeNorm) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            Conv2d(draws, channels, channels, depthwise=True),
+            norm(channels),
+            Conv2d(draws, channels, 4 * channels, size=1),
+            nn.GELU(),
+            Conv2d(draws, 4 * channels, channels, size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.inner(x)
+        return y

@@ -1,0 +1,183 @@
+"""A stack of tanh RNNs with the norms at the places where they have been put.
+
+With p = W_ih x and q = W_hh h:
+
+    "none"             h' = tanh(p + q + b)
+    "layer_sum"        h' = tanh(LN(p + q + b))                       Ba et al. 2016, eq. 4; "rms_sum" alike
+    "layer_separate"   h' = tanh(LN(p) + LN(q) + b)                   their eq. 20
+    "batch_separate"   h' = tanh(BN(p) + BN(q) + b)                   Cooijmans et al. 2016, eq. 6
+    "batch_shared"     the same, but one running mean and variance for all time steps
+    "batch_input"      h' = tanh(BN(p) + q + b)                       Laurent et al. 2015
+    "batch_masked"     as "batch_separate", where lengths vary: over the sequences that reach the step
+
+BN takes the statistics of each time step by itself, and keeps running ones for each, but for "batch_shared". Where
+lengths vary, all but "batch_masked" take the padding for data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from normkit import functional
+from normkit.claims.experiments._stacked_layers import Draws
+from normkit.claims.experiments._stacked_norms import Affine, affine, over_batch
+
+
+class StepBatchNorm(nn.Module):
+    """BatchNorm of [R, N, T, C], each time step by itself; one weight for all steps, and no bias.
+
+    shared: all time steps put their statistics into one running mean and variance.
+    """
+
+    running_mean: Tensor  # [R, T, C], or [R, 1, C] if shared
+    running_var: Tensor
+    ghost = None
+
+    def __init__(
+        self, n_replicas: int, n_steps: int, n_features: int, *, weight: float, shared: bool, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.full((n_replicas, n_features), weight))
+        shape = (n_replicas, 1 if shared else n_steps, n_features)
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+        self._found: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, first: int = 0, alive: Tensor | None = None) -> Tensor:
+        """Time steps [R, N, T, C] from ``first`` on; statistics are over those that are ``alive`` [R, N, T].
+
+        A step that fewer than two sequences reach takes the running statistics.
+        """
+        steps = range(first, first + x.shape[2])
+        at = [min(step, self.running_mean.shape[1] - 1) for step in steps]
+        running_mean, running_var = self.running_mean[:, at], self.running_var[:, at]
+        if not self.training:
+            return affine(_standardized(x, running_mean, running_var), self.weight, None)
+        if alive is None:
+            x_hat, mean, var = _by_batch(x)
+        else:
+            x_hat, mean, var = _over_alive(x, alive, running_mean, running_var)
+        self._found.append((mean, var))
+        return affine(x_hat, self.weight, None)
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Lets the statistics of a pass over the sequence enter the running ones, once."""
+        if not self._found:
+            return
+        mean = torch.cat([mean for mean, _ in self._found], 1)
+        var = torch.cat([var for _, var in self._found], 1)
+        self._found.clear()
+        if self.running_mean.shape[1] == 1:
+            mean, var = mean.mean(1, keepdim=True), var.mean(1, keepdim=True)
+        reached = mean.shape[1]
+        self.running_mean[:, :reached] = self.running_mean[:, :reached].lerp(mean, self.momentum)
+        self.running_var[:, :reached] = self.running_var[:, :reached].lerp(var, self.momentum)
+
+
+def _standardized(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """x [R, N, T, C] by mean and variance [R, T, C]."""
+    return (x - mean[:, None]) * torch.rsqrt(var[:, None] + 1e-5)
+
+
+def _over_alive(x: Tensor, alive: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_by_batch``, over the values that are alive; by the mean and variance given where fewer than two are."""
+    weights = alive.unsqueeze(3).to(x.dtype)
+    count = weights.sum(1)  # [R, T, 1]
+    own_mean = (x * weights).sum(1) / count.clamp(min=1)
+    squares = ((x - own_mean[:, None]) * weights).square().sum(1)
+    enough = count >= 2
+    used_mean = torch.where(enough, own_mean, mean)
+    used_var = torch.where(enough, squares / count.clamp(min=1), var)
+    unbiased = torch.where(enough, squares / (count - 1).clamp(min=1), var)
+    return _standardized(x, used_mean, used_var), used_mean.detach(), unbiased.detach()
+
+
+def _by_batch(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x̂ of [R, N, T, C] over N; mean and unbiased variance [R, T, C]."""
+    r, n, t, c = x.shape
+    x_hat, mean, var = over_batch(x.transpose(0, 1).reshape(n, r * t * c), None, 1e-5)
+    return x_hat.view(n, r, t, c).transpose(0, 1), mean.view(r, t, c), var.view(r, t, c)
+
+
+class RNN(nn.Module):
+    """[R, N, T, I] -> the last state [R, N, H]; see the module's docstring.
+
+    Args:
+        draws: initial weights; the recurrent ones have spectral radius about 1.
+        n_in, n_hidden, n_steps: I, H and the longest T.
+        norm: one of the names above.
+        weight: what the norms' weight starts from.
+    """
+
+    def __init__(self, draws: Draws, n_in: int, n_hidden: int, n_steps: int, norm: str, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight_ih = draws.normal(n_in, n_hidden, std=n_in**-0.5)
+        self.weight_hh = draws.normal(n_hidden, n_hidden, std=n_hidden**-0.5)
+        self.bias = draws.zeros(n_hidden)
+        r = draws.n_replicas
+
+        def row_norm() -> Affine:
+            normalize: Callable[[Tensor], Tensor]
+            normalize = _rms if norm.startswith("rms") else _layer
+            layer = Affine(normalize, r, n_hidden, has_bias=not norm.startswith("rms"))
+            nn.init.constant_(layer.weight, weight)
+            return layer
+
+        def step_norm() -> StepBatchNorm:
+            return StepBatchNorm(r, n_steps, n_hidden, weight=weight, shared=norm == "batch_shared")
+
+        self.norm_sum = row_norm() if norm in ("layer_sum", "rms_sum") else None
+        self.rows_ih = row_norm() if norm == "layer_separate" else None
+        self.rows_hh = row_norm() if norm == "layer_separate" else None
+        self.batch_ih = step_norm() if norm.startswith("batch") else None
+        self.batch_hh = step_norm() if norm in ("batch_separate", "batch_shared", "batch_masked") else None
+        self.masked = norm == "batch_masked"
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The state after the last step, or after the ``lengths`` [R, N] steps that each sequence has."""
+        r, n, steps, _ = x.shape
+        alive = None if lengths is None else torch.arange(steps) < lengths[:, :, None]
+        counted = alive if self.masked else None
+        p = torch.bmm(x.flatten(1, 2), self.weight_ih).view(r, n, steps, -1)
+        if self.rows_ih is not None:
+            p = self.rows_ih(p)
+        if self.batch_ih is not None:
+            p = self.batch_ih(p, alive=counted)
+        p = p + self.bias[:, None, None]
+        h = x.new_zeros(r, n, self.weight_hh.shape[1])
+        last: Tensor | None = None
+        for step, p_t in enumerate(p.unbind(2)):
+            # After its end a sequence goes on, unused: statistics that take padding for data see what becomes of it.
+            h = torch.tanh(self._before_tanh(p_t, h, step, None if counted is None else counted[:, :, step]))
+            if alive is not None:
+                last = h if last is None else torch.where(alive[:, :, step, None], h, last)
+        for norm in (self.batch_ih, self.batch_hh):
+            if norm is not None:
+                norm.remember()
+        return h if last is None else last
+
+    def _before_tanh(self, p: Tensor, h: Tensor, step: int, alive: Tensor | None) -> Tensor:
+        if self.rows_hh is None and self.batch_hh is None:
+            a = torch.baddbmm(p, h, self.weight_hh)
+            return a if self.norm_sum is None else self.norm_sum(a)
+        q = torch.bmm(h, self.weight_hh)
+        if self.rows_hh is not None:
+            normalized: Tensor = self.rows_hh(q)
+        else:
+            assert self.batch_hh is not None
+            mask = None if alive is None else alive[:, :, None]
+            normalized = self.batch_hh(q[:, :, None], step, mask)[:, :, 0]
+        return p + normalized
+
+
+def _layer(x: Tensor) -> Tensor:
+    return nn.functional.layer_norm(x, x.shape[-1:])  # torch's: here the time goes into calls, and its cost less
+
+
+def _rms(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:], eps=1e-5)  # as normkit.nn.LayerNormRNN

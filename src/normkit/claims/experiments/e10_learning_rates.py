@@ -1,0 +1,105 @@
+"""E10: over which learning rates a deep MLP can be trained at all, with each norm.
+
+A learning rate counts as usable where validation accuracy reaches 90 % after the cosine schedule that starts from it.
+Every evaluation seed is trained at every learning rate, so that nothing is tuned. The grid reaches beyond what
+any norm bears; where it does not, ``grid_too_short`` is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiments._digits import flat_digits
+from normkit.claims.experiments._stacked_data import stacked_data
+from normkit.claims.experiments._stacked_models import mlp
+from normkit.claims.experiments._stacked_training import Recipe, evaluate, one_thread, train
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, curve, half_decades
+
+NORMS = ("none", "batch", "layer", "rms")
+WIDTH = 48
+RATES = half_decades(0.001, 10)  # 0.001 to 30
+USABLE_ERROR = 10.0  # per cent
+STEPS = {100: 100, 8: 350}  # for a batch size: 10 and 3 epochs
+
+
+def jobs(tier: Tier) -> Sequence[Job]:
+    if tier == "instant":
+        return ()
+    quick = [(8, 100, norm) for norm in NORMS[:3]]
+    full = [(8, 100, norm) for norm in NORMS] + [
+        (depth, batch, norm) for depth, batch in ((8, 8), (2, 100), (4, 100), (2, 8), (4, 8)) for norm in NORMS
+    ]
+    return [
+        Job("E10", conditions(norm=norm, batch=batch, depth=depth), EVALUATION_SEEDS[tier], STEPS[batch])
+        for depth, batch, norm in (quick if tier == "quick" else full)
+    ]
+
+
+def measure(job: Job) -> list[Measurement]:
+    """Metrics: log10_max_lr, usable_decades (from the smallest to the largest usable learning rate), share_usable and
+    share_diverged of all learning rates, grid_too_short, and val_error_best.
+    Series: learning_rates, val_error and val_nll where none diverged, and the training loss at each."""
+    arm = job.arm
+    pairs = [(seed, rate) for rate in RATES for seed in job.seeds]
+    seeds, rates = zip(*pairs, strict=True)
+    with one_thread():
+        model = mlp((WIDTH,) * int(arm["depth"]), str(arm["norm"]))(seeds)
+        data = stacked_data(flat_digits, seeds)
+        history = train(model, data, Recipe(batch_size=int(arm["batch"]), steps=job.steps), rates)
+        found = evaluate(model, data.validation)
+    diverged = history.diverged | ~found["nll"].isfinite()
+    measured = []
+    for seed in job.seeds:
+        own = [i for i, s in enumerate(seeds) if s == seed]
+        alive = [i for i in own if not diverged[i]]
+        usable = [rates[i] for i in alive if found["error"][i] <= USABLE_ERROR]
+        series = {
+            "learning_rates": tuple(rates[i] for i in alive),
+            "val_error": tuple(float(found["error"][i]) for i in alive),
+            "val_nll": tuple(float(found["nll"][i]) for i in alive),
+        }
+        for i in alive:
+            series["steps"], series[f"train_loss_{rates[i]:g}"] = curve(history.losses[:, i])
+        measured.append(
+            Measurement(
+                job.experiment,
+                job.conditions,
+                seed,
+                metrics={
+                    **usable_range(usable),
+                    "share_usable": len(usable) / len(own),
+                    "share_diverged": 1 - len(alive) / len(own),
+                    "val_error_best": min(series["val_error"], default=90.0),
+                },
+                series=series,
+            )
+        )
+    return measured
+
+
+def usable_range(usable: Sequence[float]) -> dict[str, float]:
+    """The logarithm of the largest learning rate that trains, one place below the grid if none does, and the width."""
+    if not usable:
+        return {"log10_max_lr": math.log10(RATES[0]) - 0.5, "usable_decades": 0.0, "grid_too_short": 0.0}
+    return {
+        "log10_max_lr": math.log10(max(usable)),
+        "usable_decades": math.log10(max(usable) / min(usable)),
+        "grid_too_short": float(max(usable) == RATES[-1]),
+    }
+
+
+def seconds(job: Job) -> float:
+    replicas = 10.0 * len(job.seeds)
+    return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (2e-5 + 9e-7 * int(job.arm["batch"]))
+
+
+EXPERIMENT = Experiment(
+    "E10",
+    "The largest learning rate that trains",
+    "Does a norm let a deep network be trained at learning rates at which it could not be trained without?",
+    jobs,
+    measure,
+    seconds,
+)

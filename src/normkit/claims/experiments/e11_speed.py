@@ -1,0 +1,104 @@
+"""E11: how many steps a network needs to the loss that it reaches without a norm.
+
+The target is the validation loss that the network without norm reaches at its own best learning rate: the median over
+the seeds of its lowest. Two arms a norm: at its own best learning rate, and at that of the network without norm, which
+tells whether the norm itself makes training faster or the larger learning rate that it allows (Bjorck et al. 2018).
+
+A run that misses the target counts as twice the steps it had, the usual penalty in comparisons of solvers (PAR2): as if
+it took just the steps there were, a bad arm would look fast; ``reached`` tells the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from functools import lru_cache
+
+from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiments._digits import flat_digits
+from normkit.claims.experiments._stacked_models import mlp
+from normkit.claims.experiments._stacked_training import Recipe
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Stack, Study, half_decades
+
+BATCH, STEPS, VALIDATE_EVERY = 100, 150, 3
+MISS_FACTOR = 2
+ARMS = (("none", "own"), ("batch", "own"), ("batch", "none"), ("layer", "own"), ("layer", "none"))
+
+
+def jobs(tier: Tier) -> Sequence[Job]:
+    if tier == "instant":
+        return ()
+    return [
+        Job("E11", conditions(depth=depth, norm=norm, learning_rate_of=of), EVALUATION_SEEDS[tier], STEPS)
+        for depth in ((8, 2) if tier == "quick" else (8, 4, 2))
+        for norm, of in ARMS
+    ]
+
+
+@lru_cache(maxsize=8)
+def tuned(norm: str, depth: int, steps: int, seeds: tuple[int, ...]) -> Cell:
+    """Kept, since every arm of a depth needs the network without norm, and two arms each other one."""
+    full = len(seeds) > len(EVALUATION_SEEDS["quick"])
+    return Cell(
+        Study(
+            build=mlp((48,) * depth, norm),
+            data=flat_digits,
+            recipe=Recipe(BATCH, steps, validate_every=VALIDATE_EVERY),
+            grid=half_decades(0.003, 7) if full else half_decades(0.01, 4),
+            n_tuning_seeds=3 if full else 2,
+        ),
+        seeds,
+    )
+
+
+def measure(job: Job) -> list[Measurement]:
+    """Metrics: steps_to_target, reached, target_nll, learning_rate, tuning_incomplete. Series: steps and val_nll."""
+    arm = job.arm
+    depth = int(arm["depth"])
+    plain = tuned("none", depth, job.steps, job.seeds)
+    cell = tuned(str(arm["norm"]), depth, job.steps, job.seeds)
+    rate = cell.chosen if arm["learning_rate_of"] == "own" else plain.chosen
+    if rate is None or plain.chosen is None:
+        return [Measurement("E11", job.conditions, seed, "diverged", message="no learning rate") for seed in job.seeds]
+    target = statistics.median(min(losses.values()) for losses in validations(plain.at(plain.chosen)))
+    incomplete = not (cell.tuning.complete and plain.tuning.complete)
+    measured = []
+    for seed, losses in zip(job.seeds, validations(cell.at(rate)), strict=True):
+        hits = [step for step, loss in losses.items() if loss <= target]
+        metrics = {
+            "steps_to_target": float(hits[0] if hits else MISS_FACTOR * job.steps),
+            "reached": float(bool(hits)),
+            "target_nll": target,
+            "learning_rate": rate,
+            "tuning_incomplete": float(incomplete),
+        }
+        finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+        series = {"steps": tuple(map(float, finite)), "val_nll": tuple(finite.values())}
+        measured.append(Measurement("E11", job.conditions, seed, metrics=metrics, series=series))
+    return measured
+
+
+def validations(stack: Stack) -> list[dict[int, float]]:
+    """Of each seed: steps done -> validation loss, infinite where it is not a number."""
+    looks = stack.history.validations
+    return [
+        {step: value if math.isfinite(value := float(loss[i])) else math.inf for step, loss in looks}
+        for i in range(len(stack.seeds))
+    ]
+
+
+def seconds(job: Job) -> float:
+    trained = job.arm["learning_rate_of"] == "own"
+    replicas = 21.0 + 12.0 if len(job.seeds) > len(EVALUATION_SEEDS["quick"]) else 8.0 + 5.0
+    return 0.5 + trained * job.steps * replicas * int(job.arm["depth"]) * 2.5e-4
+
+
+EXPERIMENT = Experiment(
+    "E11",
+    "Steps to a target",
+    "Does a norm shorten training, and is that more than the larger learning rate which it allows?",
+    jobs,
+    measure,
+    seconds,
+)

@@ -1,0 +1,188 @@
+"""From measurements to what they say of each hypothesis. Pure: no training, no files, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from normkit.claims import cells, trials
+from normkit.claims.cells import UnclearError
+from normkit.claims.experiment import Condition, Measurement
+from normkit.claims.findings import Finding
+from normkit.claims.hypothesis import Hypothesis
+from normkit.claims.trials import Trial
+from normkit.lab.statistics import SIGNIFICANCE, holm, interval
+
+# From so many seeds on the exact sign-flip test can be below 5 %, and a conclusion must pass it, too.
+SIGN_FLIP_FROM = 6
+
+
+def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement]) -> dict[str, Finding]:
+    """Judge hypotheses together: those that chance could decide share Holm's correction.
+
+    A hypothesis holds or fails if the p of that conclusion, adjusted, is below 5 %, and from 6 seeds on also the exact
+    sign-flip test without adjustment; else it is inconclusive. One of which any side was not measured is not run.
+
+    Args:
+        hypotheses: the rules.
+        measurements: of any experiments, in any order.
+
+    Returns:
+        Hypothesis -> finding.
+    """
+    found: dict[str, Finding] = {}
+    open_trials: dict[str, tuple[Hypothesis, Trial]] = {}
+    for hypothesis in hypotheses:
+        sides = _sides(hypothesis)
+        chosen = [cells.select(hypothesis, side, measurements) for side in sides]
+        n_diverged = sum(m.status == "diverged" for side in chosen for m in side)
+        blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)
+        if not all(chosen):
+            empty = [cells.describe(side) for side, some in zip(sides, chosen, strict=True) if not some]
+            found[hypothesis.id] = replace(blank, reason=f"not measured: {'; '.join(empty)}")
+            continue
+        try:
+            if hypothesis.kind == "exact":
+                found[hypothesis.id] = _exact(hypothesis, chosen[0], blank)
+            else:
+                trial = _trial(hypothesis, measurements)
+                open_trials[hypothesis.id] = (hypothesis, trial)
+                found[hypothesis.id] = replace(
+                    blank, reason=_doubt(hypothesis, trial, list(map(cells.untuned, chosen)))
+                )
+        except UnclearError as unclear:
+            found[hypothesis.id] = replace(blank, outcome="inconclusive", reason=str(unclear))
+    adjusted = holm([trial.p for _, trial in open_trials.values()])
+    for (id_, (hypothesis, trial)), p_adjusted in zip(open_trials.items(), adjusted, strict=True):
+        found[id_] = _settled(hypothesis, trial, p_adjusted, len(open_trials), found[id_])
+    return found
+
+
+def _sides(hypothesis: Hypothesis) -> list[dict[str, Condition]]:
+    """The conditions that choose measurements; a kind that compares has two or four."""
+    n = {"difference": 2, "equivalence": 2, "interaction": 4}.get(hypothesis.kind, 1)
+    sides = (hypothesis.these, hypothesis.those, hypothesis.these_without, hypothesis.those_without)
+    return [dict(side) for side in sides[:n]]
+
+
+def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], blank: Finding) -> Finding:
+    """Holds if the largest error is below the margin; else the measurement that has it is the counterexample."""
+    worst, error = max(((m, _error(hypothesis, m)) for m in chosen), key=lambda pair: pair[1])
+    if error < hypothesis.margin:
+        return replace(blank, outcome="holds", effect=error, n=len(chosen))
+    where = ", ".join((*(f"{name}={value}" for name, value in worst.conditions), f"seed {worst.seed}"))
+    words = f"not finite at {where}" if math.isinf(error) else f"off by {error:.3g} at {where}"
+    return replace(
+        blank,
+        outcome="fails",
+        effect=None if math.isinf(error) else error,
+        n=len(chosen),
+        reason=". ".join(filter(None, (words, worst.message))),
+    )
+
+
+def _error(hypothesis: Hypothesis, measurement: Measurement) -> float:
+    """What is not finite is as far off as can be, whatever the rule says of runs that diverge."""
+    if measurement.status == "diverged":
+        return math.inf
+    error = cells.value(replace(hypothesis, diverged_as=math.inf), measurement)
+    return error if math.isfinite(error) else math.inf
+
+
+def _trial(hypothesis: Hypothesis, measurements: Sequence[Measurement]) -> Trial:
+    is_ratio = hypothesis.scale == "ratio"
+    margin = math.log1p(hypothesis.margin) if is_ratio else hypothesis.margin
+    match hypothesis.kind:
+        case "trend":
+            lines = cells.curves(hypothesis, hypothesis.these, measurements)
+            return trials.rises([[y for _, y in line] for line in lines.values()])
+        case "slope":
+            lines = cells.curves(hypothesis, hypothesis.these, measurements)
+            slopes = [trials.log_slope(line) - hypothesis.target for line in lines.values()]
+            return trials.within(slopes, margin)
+        case "value":
+            found = cells.by_seed(hypothesis, hypothesis.these, measurements)
+            return trials.within([value - hypothesis.target for _, value in sorted(found.items())], margin)
+    here = _gaps(hypothesis, measurements, without=False, is_ratio=is_ratio)
+    if hypothesis.kind == "interaction":
+        there = _gaps(hypothesis, measurements, without=True, is_ratio=is_ratio)
+        here = trials.differences(here, there, is_ratio=False)
+    values = [gap for _, gap in sorted(here.items())]
+    return trials.within(values, margin) if hypothesis.kind == "equivalence" else trials.exceeds(values, margin)
+
+
+def _gaps(
+    hypothesis: Hypothesis, measurements: Sequence[Measurement], *, without: bool, is_ratio: bool
+) -> dict[int, float]:
+    """Seed -> these minus those."""
+    sides = (hypothesis.these_without, hypothesis.those_without) if without else (hypothesis.these, hypothesis.those)
+    these, those = (cells.by_seed(hypothesis, side, measurements) for side in sides)
+    return trials.differences(these, those, is_ratio=is_ratio)
+
+
+def _doubt(hypothesis: Hypothesis, trial: Trial, untuned: Sequence[bool]) -> str:
+    """Why a conclusion could turn if a learning rate beyond those tried were the best; "" if it could not.
+
+    Of two sides, a better tuned winner would only win by more.
+    """
+    in_doubt = any(untuned)
+    high_is_worse = cells.is_worse_where_higher(hypothesis.metric)
+    if hypothesis.kind == "difference" and high_is_worse is not None:
+        these_lose = (trial.conclusion == "holds") == high_is_worse
+        in_doubt = untuned[0] if these_lose else untuned[1]
+    return (
+        "the best learning rate of a side lies at the edge of those tried, where it may do better" if in_doubt else ""
+    )
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    low: float | None
+    high: float | None
+
+
+def _settled(hypothesis: Hypothesis, trial: Trial, p_adjusted: float, n_judged: int, blank: Finding) -> Finding:
+    """What a trial comes to among the others."""
+    locked = trial.n >= SIGN_FLIP_FROM and trial.p_sign_flip is not None and trial.p_sign_flip >= SIGNIFICANCE
+    is_decided = p_adjusted < SIGNIFICANCE and not locked and not blank.reason
+    level = SIGNIFICANCE * (trial.p / p_adjusted if p_adjusted > 0 else 1 / n_judged)
+    offset = hypothesis.target if hypothesis.kind in ("slope", "value") else 0.0
+    plain, adjusted = _bounds(hypothesis, trial, SIGNIFICANCE, offset), _bounds(hypothesis, trial, level, offset)
+    return replace(
+        blank,
+        outcome=trial.conclusion if is_decided else "inconclusive",
+        effect=None if trial.effect is None else _in_unit(hypothesis, trial.effect + offset),
+        low=plain.low,
+        high=plain.high,
+        adjusted_low=adjusted.low,
+        adjusted_high=adjusted.high,
+        n=trial.n,
+        p=trial.p,
+        p_adjusted=p_adjusted,
+        p_sign_flip=trial.p_sign_flip,
+        values=tuple(v for v in (_in_unit(hypothesis, value + offset) for value in trial.values) if v is not None),
+        reason="" if is_decided else blank.reason or _why_open(trial, p_adjusted),
+    )
+
+
+def _bounds(hypothesis: Hypothesis, trial: Trial, level: float, offset: float) -> _Bounds:
+    found = interval(trial.values, 1 - level) if trial.values else None
+    if found is None or found.low is None or found.high is None:
+        return _Bounds(None, None)
+    return _Bounds(_in_unit(hypothesis, found.low + offset), _in_unit(hypothesis, found.high + offset))
+
+
+def _in_unit(hypothesis: Hypothesis, value: float) -> float | None:
+    """A ratio as a factor - 1, as its margin is; None where that is beyond all numbers."""
+    if hypothesis.scale == "plain":
+        return value
+    return math.expm1(value) if value < 700 else None
+
+
+def _why_open(trial: Trial, p_adjusted: float) -> str:
+    if trial.p >= SIGNIFICANCE:
+        return "the interval holds both sides of the margin"
+    if p_adjusted >= SIGNIFICANCE:
+        return "decided alone, but not among so many hypotheses"
+    return "the t-test decides, the exact sign-flip test does not"

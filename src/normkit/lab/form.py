@@ -1,0 +1,69 @@
+"""What the store and the engines need to know of a kind of work: training runs are one, the jobs of claims another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+class Spec(Protocol):
+    """All that determines a piece of work."""
+
+    @property
+    def key(self) -> str:
+        """The same for the same work, and for no other."""
+
+    @property
+    def protocol(self) -> int:
+        """Raised when the meaning of the work changes in a way that ``task_hash`` does not see."""
+
+    @property
+    def task(self) -> str:
+        """What is worked on."""
+
+    @property
+    def task_hash(self) -> str:
+        """Of all code that the work goes through."""
+
+
+SpecT = TypeVar("SpecT", bound=Spec)
+SpecT_co = TypeVar("SpecT_co", bound=Spec, covariant=True)
+
+
+class Outcome(Protocol[SpecT_co]):
+    """What a piece of work left behind."""
+
+    @property
+    def spec(self) -> SpecT_co:
+        """Of what this is the outcome."""
+
+    @property
+    def status(self) -> str:
+        """ "failed" where the machine failed and not the work: such an outcome is not kept."""
+
+
+RecordT = TypeVar("RecordT", bound=Outcome[Spec])
+
+
+@dataclass(frozen=True)
+class Form(Generic[SpecT, RecordT]):
+    """How one kind of work crosses to worker processes and lies in the store.
+
+    Attributes:
+        where: "module:name" of this form, by which a worker process finds it.
+        table: its table in the store.
+        protocol: outcomes of another number are never used.
+        encode_spec, decode_spec, encode_record, decode_record: one line of JSON, and back. ``decode_record`` raises
+            ValueError, TypeError or KeyError for anything else.
+        failed: the outcome of work that could not be done, and why.
+    """
+
+    where: str
+    table: str
+    protocol: int
+    encode_spec: Callable[[SpecT], str]
+    decode_spec: Callable[[str], SpecT]
+    encode_record: Callable[[RecordT], str]
+    decode_record: Callable[[str], RecordT]
+    failed: Callable[[SpecT, str], RecordT]

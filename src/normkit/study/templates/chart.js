@@ -1,0 +1,67 @@
+"use strict";
+// A small line chart in SVG: lines with ribbons, points, a marked place. Colours come from the page's variables.
+function chart(host, { label, x, y, lines, mark = null, horizontal = [], height = 320 }) {
+  const width = Math.max(300, host.clientWidth || 640);
+  const [left, right, top, bottom] = [54, 14, 12, 44];
+  const scaleOf = ({ values, log, low, high }, from, to) => {
+    const f = log ? Math.log : (v) => v;
+    const lo = f(low ?? Math.min(...values));
+    const hi = f(high ?? Math.max(...values));
+    return (v) => (hi === lo ? (from + to) / 2 : from + ((f(v) - lo) / (hi - lo)) * (to - from));
+  };
+  const sx = scaleOf(x, left, width - right);
+  const sy = scaleOf(y, height - bottom, top);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, class: "chart" });
+  for (const tick of y.ticks) {
+    svg.append(
+      make("line", { x1: left, x2: width - right, y1: sy(tick), y2: sy(tick), class: "gridline" }),
+      make("text", { x: left - 8, y: sy(tick) + 4, "text-anchor": "end" }, y.format ? y.format(tick) : String(tick)));
+  }
+  for (const tick of x.ticks) {
+    svg.append(make("text", { x: sx(tick), y: height - bottom + 20, "text-anchor": "middle" }, x.format ? x.format(tick) : String(tick)));
+  }
+  svg.append(
+    make("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle", class: "axis" }, x.title),
+    make("text", { x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", class: "axis", transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, y.title));
+  if (mark !== null) svg.append(make("line", { x1: sx(mark), x2: sx(mark), y1: top, y2: height - bottom, class: "mark" }));
+  for (const { value, name } of horizontal) {
+    svg.append(
+      make("line", { x1: left, x2: width - right, y1: sy(value), y2: sy(value), class: "level" }),
+      make("text", { x: width - right, y: sy(value) - 6, "text-anchor": "end" }, name));
+  }
+  const at = (points, pick) => points.map((point) => `${sx(point.x).toFixed(1)},${sy(pick(point)).toFixed(1)}`);
+  const drawable = ({ mean }) => mean !== null && Number.isFinite(mean);
+  for (const { points, hue, dim, dots, wire = true } of lines) {
+    const real = points.filter(drawable);
+    const group = make("g", { style: `color: var(--${hue})`, class: dim ? "dim" : "" });
+    const banded = real.filter((point) => point.low !== undefined && point.low !== null && point.high !== null);
+    if (banded.length > 1) {
+      const edge = [...at(banded, (p) => p.high), ...at(banded, (p) => p.low).reverse()];
+      group.append(make("polygon", { points: edge.join(" "), class: "ribbon" }));
+    }
+    if (wire) group.append(make("polyline", { points: at(real, (p) => p.mean).join(" "), class: "wire" }));
+    if (dots) for (const point of real) group.append(make("circle", { cx: sx(point.x), cy: sy(point.mean), r: dots }));
+    svg.append(group);
+  }
+  host.replaceChildren(svg);
+}
+
+// Round ticks between two values: decades (and halves of them) on a log axis.
+function ticks(low, high, log = false) {
+  if (log) {
+    const out = [];
+    for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
+      for (const m of high / low > 300 ? [1] : [1, 3]) {
+        const v = m * 10 ** e;
+        if (v >= low * 0.999 && v <= high * 1.001) out.push(Number(v.toPrecision(3)));
+      }
+    }
+    return out;
+  }
+  const rough = (high - low) / 5;
+  const unit = 10 ** Math.floor(Math.log10(rough));
+  const step = unit * ([1, 2, 5].find((m) => m * unit >= rough) ?? 10);
+  const out = [];
+  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) out.push(Number(v.toPrecision(6)));
+  return out;
+}

@@ -1,0 +1,71 @@
+"""From verdicts to what the learning page shows: plain data, nothing computed that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from normkit._version import __version__
+from normkit.claims.verdicts import Verdict, Verdicts
+from normkit.report.palette import looks
+from normkit.study import content, examples
+from normkit.study.grid import charts
+
+# Evidence -> the class that colours its mark.
+_MARKS = {"holds": "holds", "fails": "fails", "depends": "depends"}
+
+
+def page(verdicts: Verdicts) -> dict[str, Any]:
+    """Everything that the template reads."""
+    claims = {verdict.claim.id: _claim(verdict) for verdict in verdicts.verdicts}
+    drawn = charts(verdicts.measurements)
+    norms = list(dict.fromkeys(norm for chart in drawn for norm in chart["norms"]))
+    documents: dict[str, dict[str, Any]] = {}
+    for verdict in verdicts.verdicts:
+        document = verdict.claim.document
+        entry = documents.setdefault(
+            document.id, {"title": f"{document.number} · {document.name} ({document.publisher})", "claims": []}
+        )
+        entry["claims"].append(claims[verdict.claim.id])
+    return {
+        "definition": content.DEFINITION,
+        "facts": content.FACTS,
+        "table": content.TABLE,
+        "questions": content.QUESTIONS,
+        "claims": claims,
+        "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
+        "documents": list(documents.values()),
+        "counts": ", ".join(f"{n} {verdict}" for verdict, n in verdicts.counts().items() if n) + ".",
+        "tensor": examples.tensors(),
+        "feature": examples.feature(),
+        "runs": {"charts": drawn, "looks": {norm: {"hue": look.hue} for norm, look in looks(norms).items()}},
+        "machine": machine(verdicts.provenance),
+        "version": __version__,
+    }
+
+
+def machine(provenance: Mapping[str, Any]) -> str:
+    """Where and when the runs were made, as a sentence; "" without any."""
+    if not provenance.get("measured_to"):
+        return ""
+    torch = provenance["versions"].get("torch", "an unknown version")
+    return (
+        f"Runs made on {provenance['processor']} ({provenance['cores']} cores) with torch {torch}, "
+        f"{str(provenance['measured_to'])[:10]}."
+    )
+
+
+def _claim(verdict: Verdict) -> dict[str, str]:
+    claim = verdict.claim
+    found = [f"{c.source.authors} {c.source.year}: {c.number or c.finding}" for c in claim.citations]
+    said = f"{claim.literature}. {claim.literature_reason}".rstrip(". ") + "."
+    evidence = verdict.evidence if claim.conditions else "for the literature alone"
+    return {
+        "id": claim.id,
+        "statement": claim.statement,
+        "text": claim.text.capitalize(),
+        "reason": claim.text_reason,
+        "evidence": evidence,
+        "condition": verdict.condition,
+        "literature": f"{said[0].upper()}{said[1:]} {'; '.join(found)}".strip(),
+    }

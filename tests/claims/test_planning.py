@@ -1,0 +1,77 @@
+"""What fits: seeds first, never below five, then whole experiments."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from normkit.claims.experiment import Job, conditions
+from normkit.claims.planning import cuts, fit, reduced
+
+
+def jobs(experiment: str, n_seeds: int = 12, n_arms: int = 2) -> list[Job]:
+    return [Job(experiment, conditions(arm=k), tuple(range(n_seeds))) for k in range(n_arms)]
+
+
+def a_second_a_seed(job: Job) -> float:
+    return float(len(job.seeds))
+
+
+WANTED = {"E08": jobs("E08"), "E05": jobs("E05"), "E16": jobs("E16", n_arms=4)}  # 24 + 24 + 48 s
+
+
+def seconds(plan_jobs: dict[str, tuple[Job, ...]]) -> float:
+    return sum(a_second_a_seed(job) for some in plan_jobs.values() for job in some)
+
+
+def test_without_a_limit_nothing_is_cut() -> None:
+    plan = fit(WANTED, a_second_a_seed, math.inf)
+    assert seconds(dict(plan.jobs)) == 96
+    assert cuts(WANTED, plan, "to fit") == ()
+
+
+@pytest.mark.parametrize(("budget", "n_seeds"), [(96, None), (95, 11), (64, 8), (41, 5), (40, 5)])
+def test_seeds_go_first_in_every_experiment_alike(budget: float, n_seeds: int | None) -> None:
+    plan = fit(WANTED, a_second_a_seed, budget)
+    assert (plan.most_seeds, plan.left_out) == (n_seeds, ())
+    assert seconds(dict(plan.jobs)) <= budget
+    if n_seeds:
+        assert cuts(WANTED, plan, "to fit 1m") == (f"At most {n_seeds} seeds instead of 12, to fit 1m.",)
+
+
+def test_then_whole_experiments_from_the_end_and_what_still_fits_stays() -> None:
+    plan = fit(WANTED, a_second_a_seed, 39)
+    assert (plan.most_seeds, plan.left_out) == (5, ("E16",))
+    assert "Left out to fit: E16." in cuts(WANTED, plan, "to fit")
+    tight = fit({"E16": WANTED["E16"], "E05": WANTED["E05"]}, a_second_a_seed, 12)
+    assert tight.left_out == ("E16",)
+    assert list(tight.jobs) == ["E05"]
+
+
+def test_never_fewer_than_five_seeds() -> None:
+    plan = fit(WANTED, a_second_a_seed, 0.5)
+    assert plan.left_out == ("E08", "E05", "E16")
+    assert plan.most_seeds == 5
+
+
+def test_an_experiment_of_fewer_seeds_keeps_its_own() -> None:
+    plan = fit({"E01": jobs("E01", 3), "E05": jobs("E05")}, a_second_a_seed, 20)
+    assert [len(job.seeds) for job in plan.jobs["E01"]] == [3, 3]
+    assert [len(job.seeds) for job in plan.jobs["E05"]] == [7, 7]
+
+
+def test_what_is_begun_is_not_left_out_and_keeps_its_place() -> None:
+    plan = fit(WANTED, a_second_a_seed, 25, begun={"E16"})
+    assert list(plan.jobs) == ["E16"]
+    assert list(fit(WANTED, a_second_a_seed, 39, begun={"E16"}).jobs) == ["E08", "E16"]
+
+
+def test_a_reduction_is_not_taken_back() -> None:
+    assert fit(WANTED, a_second_a_seed, math.inf, most_seeds=6).most_seeds == 6
+
+
+def test_jobs_of_single_seeds_are_reduced_alike() -> None:
+    single = [Job("E05", conditions(norm=norm), (seed,)) for norm in "ab" for seed in range(8)]
+    kept = reduced(single, 5)
+    assert [(job.arm["norm"], job.seeds) for job in kept] == [(n, (s,)) for n in "ab" for s in range(5)]

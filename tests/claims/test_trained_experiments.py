@@ -1,0 +1,161 @@
+"""The experiments that train: what they plan, what their rules speak of, and what a small job gives."""
+
+import json
+import math
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import normkit.claims
+from normkit.claims.experiments import e11_speed, e24_cost
+from normkit.claims.experiments._stacked_tuning import half_decades
+
+ROOT = Path(normkit.claims.__file__).parent
+NUMBERS = ("E05", "E06", "E10", "E11", "E16", "E17", "E18", "E19", "E20", "E21", "E23", "E24")
+SIDES = ("these", "those", "these_without", "those_without")
+
+
+def experiment(number):
+    (file,) = (ROOT / "experiments").glob(f"{number.lower()}_*.py")
+    return import_module(f"normkit.claims.experiments.{file.stem}").EXPERIMENT
+
+
+def rules(number):
+    return json.loads((ROOT / "rules" / f"{number}.json").read_text(encoding="utf-8"))
+
+
+def meets(arm, side):
+    return all(name in arm and arm[name] == value for name, value in side.items())
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_plan(number):
+    found = experiment(number)
+    assert found.id == number
+    assert found.jobs("instant") == ()
+    quick, full = found.jobs("quick"), found.jobs("full")
+    for jobs, n_seeds in ((quick, 5), (full, 12)):
+        assert len({job.conditions for job in jobs}) == len(jobs)
+        assert all(job.experiment == number and job.seeds == tuple(range(n_seeds)) for job in jobs)
+        assert all(found.seconds(job) > 0 for job in jobs)
+    assert {job.conditions for job in quick} <= {job.conditions for job in full}
+    assert max(found.seconds(job) for job in full) < 90
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_each_side_of_each_rule_is_one_arm(number):
+    arms = [dict(job.conditions) for job in experiment(number).jobs("full")]
+    for rule in rules(number):
+        for side in SIDES:
+            if side in rule:
+                found = [arm for arm in arms if meets(arm, rule[side])]
+                places = [arm.pop(rule["along"]) for arm in map(dict, found)] if "along" in rule else [None]
+                assert found, (rule["id"], side)
+                assert len(found) == len(set(places)) or len(found) == 1, (rule["id"], side, found)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_quick_can_judge_some_rule(number):
+    arms = [dict(job.conditions) for job in experiment(number).jobs("quick")]
+    judged = [
+        rule["id"]
+        for rule in rules(number)
+        if all(any(meets(arm, rule[side]) for arm in arms) for side in SIDES if side in rule)
+    ]
+    assert judged or not arms
+
+
+def small(job):
+    return replace(job, seeds=(0, 1), steps=min(job.steps, 3))
+
+
+def first_jobs(number):
+    """The first job of each kind that a rule may need, small."""
+    found = {}
+    for job in experiment(number).jobs("full"):
+        arm = job.arm
+        kind = tuple(arm.get(name) for name in ("design", "norm", "architecture", "placement", "learning_rate_of"))
+        found.setdefault(kind, job)
+    jobs = [small(job) for job in found.values()]
+    return jobs if len(jobs) <= 4 else [jobs[0], jobs[1], jobs[len(jobs) // 2], jobs[-1]]
+
+
+@pytest.mark.parametrize("number", [number for number in NUMBERS if number != "E24"])
+def test_a_small_job_measures_what_the_rules_speak_of(number):
+    wanted = {rule["metric"].removeprefix("-") for rule in rules(number)}
+    for job in first_jobs(number):
+        measured = experiment(number).measure(job)
+        assert [m.seed for m in measured] == [0, 1]
+        assert all(m.conditions == job.conditions and m.experiment == number for m in measured)
+        for m in measured:
+            assert m.status in ("done", "diverged")
+            assert m.status == "diverged" or wanted <= set(m.metrics), job
+            assert all(math.isfinite(value) for value in m.metrics.values())
+            assert all(math.isfinite(value) for line in m.series.values() for value in line)
+        assert any(m.status == "done" for m in measured), [m.message for m in measured]
+
+
+@pytest.mark.parametrize("number", ["E05", "E16", "E20"])
+def test_the_same_job_gives_the_same_numbers(number):
+    job = small(experiment(number).jobs("full")[0])
+    assert experiment(number).measure(job) == experiment(number).measure(job)
+
+
+def test_a_seed_gives_the_same_numbers_whoever_is_beside_it():
+    found = experiment("E21")
+    job = small(next(job for job in found.jobs("full") if job.arm.get("dropout") == 0.3))
+    (alone,) = found.measure(replace(job, seeds=(1,)))
+    _, beside = found.measure(job)
+    assert alone.metrics == pytest.approx(beside.metrics, rel=1e-4)
+
+
+def test_a_run_that_misses_the_target_counts_as_twice_its_steps(monkeypatch):
+    job = small(next(job for job in e11_speed.jobs("full") if job.arm["norm"] == "none"))
+    monkeypatch.setattr(e11_speed, "validations", lambda stack: [{1: 2.0, 2: 1.0}, {1: 3.0, 2: math.inf}])
+    hit, miss = e11_speed.measure(job)
+    assert (hit.metrics["target_nll"], hit.metrics["steps_to_target"], hit.metrics["reached"]) == (2.0, 1.0, 1.0)
+    assert (miss.metrics["steps_to_target"], miss.metrics["reached"]) == (6.0, 0.0)
+    assert miss.series == {"steps": (1.0,), "val_nll": (3.0,)}
+
+
+@pytest.mark.parametrize("network", sorted(e24_cost.NETWORKS))
+def test_cost_is_measured_of_every_network(network, monkeypatch):
+    monkeypatch.setattr(e24_cost, "REPETITIONS", 2)
+    monkeypatch.setattr(e24_cost, "BUSY", math.inf)
+    monkeypatch.setattr(e24_cost, "_load", lambda: 0.0)
+    wanted = {rule["metric"] for rule in rules("E24")}
+    norms = {job.arm["norm"]: job for job in e24_cost.jobs("full") if job.arm["network"] == network}
+    for norm, job in norms.items():
+        for m in e24_cost.measure(small(job)):
+            assert m.status == "done"
+            assert wanted <= set(m.metrics)
+            assert all(value > 0 for name, value in m.metrics.items() if name != "state_numbers")
+            assert (m.metrics["state_numbers"] > 0) == (norm != "none")
+
+
+def test_a_folded_network_is_the_same_function():
+    model, x = e24_cost.NETWORKS["mlp"][0]("batch", 64), torch.randn(32, 64)
+    for layer in model.modules():
+        if hasattr(layer, "running_mean"):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 2.0)
+    folded = e24_cost.fold(model.eval(), x)
+    assert not any(hasattr(layer, "running_mean") for layer in folded.modules())
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_timed_on_a_busy_machine(monkeypatch):
+    monkeypatch.setattr(e24_cost, "REPETITIONS", 2)
+    monkeypatch.setattr(e24_cost, "_load", lambda: 9.0)
+    for m in e24_cost.measure(small(e24_cost.jobs("quick")[0])):
+        assert m.status == "failed"
+        assert m.message.startswith("machine busy")
+        assert not m.metrics
+
+
+def test_learning_rates_go_by_half_decades():
+    assert half_decades(0.001, 5) == (0.001, 0.003, 0.01, 0.03, 0.1)
+    assert half_decades(0.3, 4) == (0.3, 1.0, 3.0, 10.0)

@@ -1,0 +1,43 @@
+"""Verdicts without a run behind them, for pages: every claim, and made-up measurements of two experiments."""
+
+from __future__ import annotations
+
+import random
+
+from normkit.claims.experiment import Measurement, conditions
+from normkit.claims.register import register
+from normkit.claims.verdicts import Verdict, Verdicts
+
+RATES = (0.01, 0.1, 1.0)
+NORMS = ("none", "batch", "layer", "rms")
+EVIDENCE = ("holds", "fails", "depends", "inconclusive", "not run")
+
+
+def measurements() -> list[Measurement]:
+    rng = random.Random(5)
+    made = []
+    for place, norm in enumerate(NORMS):
+        for seed in range(5):
+            for batch in (2, 8, 32):
+                value = 0.1 + 0.05 * place + rng.random() / 50
+                arm = conditions(design="batch", norm=norm, batch=batch)
+                made.append(Measurement("E05", arm, seed, metrics={"test_nll": value}))
+            for batch in (8, 100):
+                for depth in (2, 8):
+                    alive = RATES if norm == "batch" else RATES[:2]
+                    series = {
+                        "learning_rates": alive,
+                        "val_error": tuple(5.0 + place + depth * rate + rng.random() for rate in alive),
+                    }
+                    arm = conditions(norm=norm, batch=batch, depth=depth)
+                    made.append(Measurement("E10", arm, seed, metrics={"share_usable": 1.0}, series=series))
+    return made
+
+
+def example_verdicts() -> Verdicts:
+    """Evidence of each kind in turn."""
+    verdicts = tuple(
+        Verdict(claim, EVIDENCE[place % 5] if claim.conditions else "not run", "", ())
+        for place, claim in enumerate(register().values())
+    )
+    return Verdicts(verdicts, {}, tuple(measurements()), "full", provenance={})

@@ -1,0 +1,290 @@
+"""The learning page in a real browser: its arithmetic is the library's, every control does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page
+
+from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit
+from normkit import reference
+from normkit.study import content, write_study
+from normkit.study.examples import SIZES
+from study.example import example_verdicts
+
+pytestmark = MARKS
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_study(example_verdicts(), tmp_path_factory.mktemp("study") / "study.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def desk(browser: Browser, address: str) -> Iterator[Visit]:
+    found = visit(browser, address, viewport={"width": 1280, "height": 900})
+    yield found
+    found.page.context.close()
+
+
+@pytest.fixture
+def page(desk: Visit, address: str) -> Page:
+    """The page as it opens."""
+    desk.page.goto("about:blank")
+    desk.page.goto(address)
+    return desk.page
+
+
+def picture(values: np.ndarray, shape: str) -> np.ndarray:
+    """From the page's order (example, position, channel) to (N, C) or (N, C, positions), as the reference takes it."""
+    n, p, c = SIZES[shape]
+    cube = values.reshape(n, p, c)
+    return cube[:, 0, :] if shape == "nc" else np.moveaxis(cube, 2, 1)
+
+
+def flat(values: np.ndarray, shape: str) -> np.ndarray:
+    return (values if shape == "nc" else np.moveaxis(values, 1, 2)).ravel()
+
+
+def rows(values: np.ndarray, shape: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """What LayerNorm gets, and its normalized shape: an example, or in a sequence a token."""
+    n, p, c = SIZES[shape]
+    return (values.reshape(n, p, c), (c,)) if shape == "ntc" else (values.reshape(n, p, c), (p, c))
+
+
+BY_REFERENCE: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
+    "batch": lambda x, shape: flat(reference.batch_norm(picture(x, shape))[0], shape),
+    "layer": lambda x, shape: reference.layer_norm(*rows(x, shape))[0].ravel(),
+    "rms": lambda x, shape: reference.rms_norm(*rows(x, shape), None, 1e-5)[0].ravel(),
+    "group": lambda x, shape: flat(reference.group_norm(picture(x, shape), 2)[0], shape),
+    "instance": lambda x, shape: flat(reference.instance_norm(picture(x, shape))[0], shape),
+    "layer2d": lambda x, shape: flat(
+        reference.layer_norm2d(picture(x, shape).reshape(3, 4, 2, 3), eps=1e-5)[0].reshape(3, 4, 6), shape
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("norm", BY_REFERENCE)
+def test_the_arithmetic_is_the_reference(page: Page, norm: str, shape: str) -> None:
+    if not page.evaluate("([norm, shape]) => Norms.serves(norm, shape)", [norm, shape]):
+        pytest.skip("the page does not offer this norm for this shape")
+    if norm == "instance" and shape == "nc":
+        pytest.skip("one value a statistic: the reference refuses")
+    x = np.random.default_rng(3).normal(2, 3, np.prod(SIZES[shape]))
+    found = page.evaluate("([norm, shape, x]) => Norms.normalize(norm, shape, x).y", [norm, shape, x.tolist()])
+    # Both in float64, about 20 operations each on values of order 1.
+    np.testing.assert_allclose(found, BY_REFERENCE[norm](x, shape), rtol=0, atol=64 * 2.0**-52)
+
+
+def test_gamma_and_beta_scale_and_shift(page: Page) -> None:
+    x = np.random.default_rng(4).normal(size=24)
+    plain, moved = page.evaluate(
+        "(x) => [{}, {gamma: -2, beta: 0.5}].map((o) => Norms.normalize('batch', 'nc', x, o).y)", x.tolist()
+    )
+    np.testing.assert_allclose(moved, -2 * np.array(plain) + 0.5, atol=1e-14)
+
+
+def test_the_running_average_is_the_library_s(page: Page) -> None:
+    batches = np.random.default_rng(5).normal(5, 2, (7, 16))
+    mean, var = np.zeros(1), np.ones(1)
+    for batch in batches:
+        new = reference.batch_norm_running_update(mean, var, 0, batch.mean()[None], batch.var()[None], 16, 0.3)
+        mean, var = new.mean, new.var
+    last = page.evaluate("(b) => Norms.running(b, 0.3).at(-1)", batches.tolist())
+    assert last["mean"] == pytest.approx(mean[0], rel=1e-13)
+    assert last["variance"] == pytest.approx(var[0], rel=1e-13)
+
+
+def exact(page: Page, name: str) -> float:
+    return float(page.locator(f"#tensor [data-value={name}]").get_attribute("data-exact") or "nan")
+
+
+def test_a_cell_opens_its_arithmetic(page: Page) -> None:
+    page.locator(".cell").nth(8).click()
+    assert page.locator(".arithmetic h3").inner_text() == "Cell [1, 2]"
+    values = np.array(page.evaluate("JSON.parse(document.getElementById('tensor-values').textContent).nc"))
+    column = values.reshape(4, 6)[:, 2]
+    assert exact(page, "mean") == pytest.approx(column.mean(), rel=1e-12)
+    assert exact(page, "variance") == pytest.approx(column.var(), rel=1e-12)
+    assert exact(page, "y") == pytest.approx((column[1] - column.mean()) / np.sqrt(column.var() + 1e-5), rel=1e-12)
+    page.get_by_role("radio", name="LayerNorm", exact=True).click()
+    assert exact(page, "mean") == pytest.approx(values.reshape(4, 6)[1].mean(), rel=1e-12)
+
+
+def test_every_norm_and_reading_of_every_shape_can_be_chosen(page: Page, desk: Visit) -> None:
+    seen = 0
+    for shape in ("(N, C)", "(N, T, C)", "(N, C, H, W)"):
+        page.get_by_role("radio", name=shape, exact=True).click()
+        for button in page.locator("#tensor-view [role=radiogroup]").locator("button:not([hidden])").all():
+            button.click()
+            assert button.get_attribute("aria-checked") == "true"
+            assert "NaN" not in page.locator("#tensor-view").inner_text()
+            seen += 1
+    assert seen >= 30
+    assert desk.errors == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"),
+    [
+        ("BatchNorm", "18 outputs of the other examples, 18 moved"),
+        ("LayerNorm", "18 outputs of the other examples, none moved"),
+        ("RMSNorm", "18 outputs of the other examples, none moved"),
+    ],
+)
+def test_replacing_an_example_moves_its_batch_mates_under_batch_norm_only(page: Page, norm: str, said: str) -> None:
+    page.get_by_role("radio", name=norm, exact=True).click()
+    page.locator("#replace-example").click()
+    assert said in page.locator(".moved").inner_text()
+
+
+def test_a_value_can_be_typed_and_nonsense_is_refused(page: Page) -> None:
+    page.locator("#cell-value").fill("7.5")
+    page.locator("#cell-value").press("Enter")
+    assert page.locator(".cell").first.inner_text() == "7.50"
+    page.locator("#cell-value").fill("")
+    page.locator("#cell-value").press("Tab")
+    assert page.locator("#cell-value").input_value() == "7.5"
+    page.locator("#reset-tensor").click()
+    assert page.locator(".cell").first.inner_text() != "7.50"
+
+
+def test_gamma_and_beta_can_undo_the_norm(page: Page) -> None:
+    page.locator("#undo-norm").click()
+    page.get_by_role("radio", name="output y").click()
+    shown = page.locator(".cell").first.inner_text()
+    page.get_by_role("radio", name="input x").click()
+    assert shown == page.locator(".cell").first.inner_text()
+
+
+def test_arrow_keys_walk_over_the_tensor(page: Page) -> None:
+    page.locator(".cell").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".cell[aria-pressed=true]").get_attribute("data-at") == "7"
+    assert page.evaluate("document.activeElement.dataset.at") == "7"
+
+
+def test_every_slider_moves_by_keyboard_and_says_its_value(page: Page) -> None:
+    sliders = page.locator("input[type=range]")
+    assert sliders.count() >= 6
+    for place in range(sliders.count()):
+        slider = sliders.nth(place)
+        before = slider.get_attribute("aria-valuetext")
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        if slider.get_attribute("aria-valuetext") == before:
+            page.keyboard.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") != before
+
+
+def test_what_the_reader_set_is_in_the_address(page: Page, address: str) -> None:
+    page.get_by_role("radio", name="(N, C, H, W)", exact=True).click()
+    page.get_by_role("radio", name="InstanceNorm", exact=True).click()
+    page.locator(".cell").nth(30).click()
+    page.locator("#replace-example").click()
+    page.locator("#slider-batch").focus()
+    page.keyboard.press("ArrowRight")
+    link = page.url
+    shown = page.locator("#tensor-view").inner_text()
+    page.goto("about:blank")
+    page.goto(link)
+    marks = page.locator(".moved").inner_text()
+    assert page.locator("#tensor-view").inner_text() == shown.replace("Marked", marks or "Marked") or marks == ""
+    assert page.locator(".cell[aria-pressed=true]").get_attribute("data-at") == "30"
+    assert page.locator("#slider-batch").get_attribute("aria-valuetext") == "16"
+
+
+@pytest.mark.parametrize(
+    "bad", ["shape=cube&norm=1", "cell=999", "gamma=nan&beta=1e99", "changes=0:x,5", "run=../x&off=<b>"]
+)
+def test_a_broken_address_opens_the_page_as_it_is(page: Page, desk: Visit, address: str, bad: str) -> None:
+    page.goto("about:blank")
+    page.goto(f"{address}#{bad}")
+    assert page.locator(".cell").count() in (24, 72)
+    assert "NaN" not in page.locator("main").inner_text()
+    assert desk.errors == []
+
+
+def test_runs_are_the_measurements(page: Page) -> None:
+    from normkit.study.grid import charts
+
+    chart = charts(example_verdicts().measurements)[0]
+    page.locator("#run-batch").fill("2")  # the third of three batch sizes
+    for norm in chart["norms"]:
+        point = next(p for p in chart["points"] if p["norm"] == norm and p["batch"] == 32)
+        shown = page.locator(f".readout tr[data-norm={norm}] td").first.get_attribute("data-exact")
+        assert float(shown or "nan") == pytest.approx(point["mean"])
+    page.locator("#runs-view .legend-row [data-norm=batch]").click()
+    assert page.locator(".readout tr[data-norm=batch]").count() == 0
+
+
+def test_runs_can_be_seen_along_each_axis(page: Page, desk: Visit) -> None:
+    page.get_by_role("radio", name="Learning rate and depth").click()
+    for axis in ("batch size", "learning rate", "depth in layers"):
+        page.get_by_role("radio", name=f"by {axis}").click()
+        assert page.locator("#runs-view svg .wire").count() == 4
+        assert (
+            axis in page.locator("#runs-view svg").inner_text()
+            or axis in page.locator("#runs-view .axis").first.text_content()
+        )
+    assert desk.errors == []
+
+
+@pytest.mark.parametrize("question", content.QUESTIONS, ids=lambda question: question.id)
+def test_an_answer_opens_once_a_prediction_is_made(page: Page, question: content.Question) -> None:
+    form = page.locator(f"#question-{question.id}")
+    form.get_by_role("button").click()
+    assert form.locator(".answer").is_hidden()
+    assert form.locator(".hint").is_visible()
+    wrong = (question.right + 1) % len(question.options)
+    form.get_by_role("radio").nth(wrong).check()
+    form.get_by_role("button").click()
+    assert form.locator(".answer").is_visible()
+    assert "Not so." in form.locator(".answer").inner_text()
+    assert "0 of 1" in page.locator("#score").inner_text()
+
+
+def test_references_lead_to_claims(page: Page) -> None:
+    link = page.locator(".sides a.ref").first
+    claim = page.locator((link.get_attribute("href") or "").replace("#", "#"))
+    link.click()
+    assert claim.evaluate("e => e.open")
+    assert page.locator(".claim").count() == 59
+
+
+def test_wide_and_narrow_screens_have_no_sideways_scrolling_and_all_text_can_be_read(
+    browser: Browser, address: str
+) -> None:
+    looks: list[dict[str, Any]] = [
+        {"viewport": {"width": 1280, "height": 900}},
+        {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+    ]
+    for look in looks:
+        found = visit(browser, address, **look)
+        assert overflow(found.page) <= 0
+        assert found.page.evaluate(DIM_TEXT) == []
+        assert found.errors == []
+        assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
+        found.page.context.close()
+
+
+def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:
+    from dataclasses import replace
+
+    written = write_study(replace(example_verdicts(), measurements=()), tmp_path / "study.html")
+    found = visit(browser, written.as_uri())
+    assert found.page.locator("#runs").count() == 0
+    assert found.errors == []
+    found.page.context.close()
