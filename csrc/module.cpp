@@ -123,16 +123,14 @@ PyObject* channel_norm_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n
   Reader in(args, n);
   ChannelForward a{};
   in(a.shape, a.eps, a.x, a.residual, a.w, a.b, a.activation, a.mean, a.var, a.y, a.stats);
-  in(a.running.mean, a.running.var, a.running.momentum);
-  in(a.mask);
+  in(a.running.mean, a.running.var, a.running.momentum, a.mask);
   return run(in, channel_norm_forward, a, a.shape.size());
 }
 
 PyObject* channel_norm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   ChannelBackward a{};
-  in(a.shape, a.eps, a.constant_stats, a.dy, a.x, a.stats, a.w, a.b, a.activation, a.dx, a.dw, a.db);
-  in(a.mask);
+  in(a.shape, a.eps, a.constant_stats, a.dy, a.x, a.stats, a.w, a.b, a.activation, a.dx, a.dw, a.db, a.mask);
   return run(in, channel_norm_backward, a, a.shape.size());
 }
 

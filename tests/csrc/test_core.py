@@ -39,7 +39,7 @@ def build(folder: Path, *extra: str) -> list[Path]:
         return list(pool.map(compile_one, BUILD["core_sources"]()))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)  # compiling takes most of it: four minutes of a core for each instruction set
 def test_every_kernel_under_the_sanitizers(tmp_path: Path) -> None:
     # Unoptimized: with these flags the optimizer takes four times as long to compile as everything takes to run.
     flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -130,7 +130,6 @@ def test_groups_of_channels(layout: str) -> None:
             *none,
             0.0,
             0,
-            0,
         )
         few = []
         for of_x, y in parts:
@@ -139,7 +138,7 @@ def test_groups_of_channels(layout: str) -> None:
             few.append(its_stats)
         cpu.LIBRARY.channel_norm_backward(  # with dy = x
             *shape, False, x.address, x.address, stats.data_ptr(), w.data_ptr(), 0, 0, 0, 0, out.address,
-            dw.data_ptr(), 0, db.data_ptr(), 0, 0, 0,
+            dw.data_ptr(), 0, db.data_ptr(), 0, 0,
         )  # fmt: skip
         for (of_x, dx), its_stats in zip(parts, few, strict=True):
             gradient = cpu.channel_norm_backward(

@@ -19,6 +19,7 @@ PACKAGE = Path(normkit.__file__).parent
 TELLING = {
     "normkit",
     "normkit._C",
+    "normkit._eager",  # calls the kernels of _C; what comes out is the same to the bit without it
     "normkit._call_checks",
     "normkit._checks",
     "normkit._sequence_checks",

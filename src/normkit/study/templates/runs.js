@@ -2,8 +2,8 @@
 // Sliders over the grid of real runs. Nothing here is computed from a model: every number was measured.
 (() => {
   const host = document.getElementById("runs-view");
+  if (!host) return; // a page without runs
   const { charts, looks } = JSON.parse(document.getElementById("runs-values").textContent);
-  if (!charts.length) return;
   const short = (v) => (v >= 0.001 && v < 100000 ? String(Number(v.toPrecision(3))) : v.toExponential(0));
   const AXES = {
     batch: { name: "batch size", log: true, format: short },
