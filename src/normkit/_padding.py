@@ -81,10 +81,7 @@ def positions_of(call: str, x: Tensor, padding: Padding) -> Positions:
 def visible() -> bool:
     """Whether values can be looked at: not in a graph that is being made, nor inside a torch.func transform."""
     return not (
-        torch.compiler.is_compiling()
-        or under_functorch()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch.onnx.is_in_onnx_export()
+        torch.compiler.is_compiling() or under_functorch() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 

@@ -29,14 +29,22 @@ def batch_norm(
 ) -> Tensor:
     """Normalize where mask [N, 1, *], which somewhere is True, and be 0 elsewhere; ``choose.path_of`` says "kernel".
 
-    ``running`` statistics, which are contiguous, are updated in place. A residual goes with the activations None
-    and relu.
+    ``running`` statistics are updated in place. A residual goes with the activations None and relu.
     """
     x = channels.dense(x)
     if residual is not None:
         residual = residual.contiguous(memory_format=channels.memory_format(x))
     w, b = (None if p is None else p.contiguous() for p in (w, b))
-    y: Tensor = _MaskedBatchNorm.apply(x, w, b, residual, mask.contiguous(), eps, activation, running, momentum)
+    mask = mask.contiguous()
+    into = None if running is None else (running[0].contiguous(), running[1].contiguous())
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
+        y: Tensor = _MaskedBatchNorm.apply(x, w, b, residual, mask, eps, activation, into, momentum)
+    else:
+        y, _ = cpu.channel_norm(
+            x, 0, w, b, eps, activation, residual=residual, running=into, momentum=momentum, mask=mask
+        )
+    if running is not None and into is not None:
+        channels.write_back(running, into)
     return y
 
 
