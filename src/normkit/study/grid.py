@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,15 +143,14 @@ def _observed(spec: ChartSpec, one: Measurement, rates: Sequence[float]) -> Iter
 def _point(key: tuple[Any, ...], values: Sequence[float], diverged: int) -> dict[str, Any]:
     norm, batch, depth, lr = key
     mean = interval(values)
-    known = mean is not None and math.isfinite(mean.mean)
     return {
         "norm": norm,
         "batch": batch,
         "depth": depth,
         "lr": lr,
-        "mean": mean.mean if known and mean else None,
-        "low": mean.low if known and mean else None,
-        "high": mean.high if known and mean else None,
+        "mean": mean.mean if mean else None,
+        "low": mean.low if mean else None,
+        "high": mean.high if mean else None,
         "n": len(values) if values else diverged,
         "diverged": diverged,
     }
