@@ -12,6 +12,7 @@ import hashlib
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -31,12 +32,15 @@ COMMON_FLAGS = [
     "-Wno-uninitialized",  # false alarms inside gcc's own AVX-512 headers
     "-Wno-maybe-uninitialized",
 ]
-ISA_FLAGS = {
-    "isa_portable.cpp": [],
-    "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
-    "isa_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+# The instruction sets, each with its flags: the files of ISA_SOURCES are compiled once for each.
+X86_ISAS = {
+    "portable": ["-O1"],  # for processors before 2013: sooner compiled
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
-CORE_SOURCES = ["kernels.cpp", "row_norm.cpp", "channel_norm.cpp", "layer_norm2d.cpp", "recurrent.cpp"]
+OTHER_ISAS: dict[str, list[str]] = {"portable": []}
+ISA_SOURCES = sorted((CORE / "isa").glob("*.cpp"))
+CORE_SOURCES = sorted(CORE.glob("*.cpp"))
 TORCH_SOURCES = ["csrc/module.cpp", "csrc/torch_ops.cpp"]
 EAGER_FLAGS = ["-Wno-unused-parameter", "-Wno-attributes"]  # torch's own headers have many
 EAGER_SOURCES = ["csrc/eager/module.cpp", "csrc/eager/nodes.cpp"]
@@ -52,10 +56,30 @@ def on_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def core_sources() -> list[str]:
-    """The files of the core for this machine, and their own flags in ISA_FLAGS."""
-    isas = ISA_FLAGS if on_x86() else ["isa_portable.cpp"]
-    return [str(CORE / name) for name in [*CORE_SOURCES, *isas]]
+def isas() -> dict[str, list[str]]:
+    return X86_ISAS if on_x86() else OTHER_ISAS
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A file to compile; those of ISA_SOURCES are compiled for one instruction set at a time."""
+
+    source: Path
+    isa: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        return [f"-DNK_ISA={self.isa}", *isas()[self.isa]] if self.isa else []
+
+
+def core_units() -> list[Unit]:
+    """All of the core for this machine, what takes longest first."""
+    by_isa = [
+        Unit(source, isa)
+        for source in sorted(ISA_SOURCES, key=lambda path: "pixels" not in path.name)
+        for isa in isas()
+    ]
+    return [*by_isa, *map(Unit, CORE_SOURCES)]
 
 
 def core_macros() -> list[tuple[str, str | None]]:
@@ -116,11 +140,13 @@ class BuildKernels(build_ext):
         macos = sys.platform == "darwin"
         torch_libraries = ["c10", "torch_cpu", "torch_python"] if ext is eager else ["torch_cpu"]
 
-        def compile_one(source: str) -> str:
-            flags = [*COMMON_FLAGS, *ISA_FLAGS.get(Path(source).name, []), *(EAGER_FLAGS if ext is eager else [])]
+        units = [*(core_units() if ext is kernels else []), *(Unit(Path(source)) for source in ext.sources)]
+
+        def compile_one(unit: Unit) -> str:
+            flags = [*COMMON_FLAGS, *unit.flags, *(EAGER_FLAGS if ext is eager else [])]
             return self.compiler.compile(
-                [source],
-                output_dir=self.build_temp,
+                [str(unit.source)],
+                output_dir=str(Path(self.build_temp, unit.isa)),
                 macros=macros,
                 include_dirs=[*cpp_extension.include_paths("cpu"), *self.include_dirs],
                 extra_postargs=flags,
@@ -128,7 +154,7 @@ class BuildKernels(build_ext):
             )[0]
 
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(compile_one, ext.sources))
+            objects = list(pool.map(compile_one, units))
         library.parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects,
@@ -155,8 +181,8 @@ HEADERS = [str(path) for path in sorted(Path("csrc").rglob("*.h"))]
 
 kernels = Extension(
     "normkit._C",
-    sources=[*core_sources(), *TORCH_SOURCES],
-    depends=HEADERS,
+    sources=TORCH_SOURCES,  # and the core: core_units()
+    depends=[*HEADERS, *map(str, (*ISA_SOURCES, *CORE_SOURCES))],
     define_macros=[*core_macros(), *shared_macros(), ("TORCH_TARGET_VERSION", LEAST_TORCH)],
     py_limited_api=True,
     language="c++",

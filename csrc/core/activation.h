@@ -1,5 +1,5 @@
 // Activations in the pass of the norm: y = a(z), and a'(z) for the backward, in IEEE operations alone (float64: with exp
-// and erfc of the C library, the same for every instruction set). Included by kernels_impl.h.
+// and erfc of the C library, the same for every instruction set). Included by isa/*.cpp.
 //
 // Scalar math: relu = max(z, 0); silu = z * s(z), s(z) = 1 / (1 + e^-z); gelu = z * P(z), P(z) the normal distribution
 // function. Both s and P are computed from e^(something not positive), so that nothing overflows or cancels.
@@ -22,7 +22,7 @@ NK_INLINE Twofold<float> tail_of(Vec<float> t, Twofold<float> gauss) {
   return {high, fma(gauss.high, scaled_low, fma(gauss.low, scaled, low))};
 }
 // erfc at the rounded t * sqrt(1/2), and its slope times what was rounded off.
-static __attribute__((noinline)) Twofold<double> tail_of(Vec<double> t, Twofold<double> gauss) {
+[[maybe_unused]] static __attribute__((noinline)) Twofold<double> tail_of(Vec<double> t, Twofold<double> gauss) {
   const Vec<double> root = splat(0x1.6a09e667f3bcdp-1), root_low = splat(-0x1.bdd3413b26456p-55);
   const Vec<double> x = t * root, x_low = fma(t, root_low, fma(t, root, -x));
   Vec<double> tail;

@@ -1,5 +1,5 @@
 // The LSTM with recurrent BatchNorm, backward, step after step from the last; gates are computed again from z. Included
-// by kernels_impl.h. Scalar math as in recurrent_backward.h, with norms over columns.
+// by isa/*.cpp. Scalar math as in recurrent_backward.h, with norms over columns.
 
 class BatchLstmBackwardLoop {
  public:

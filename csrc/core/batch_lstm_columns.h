@@ -1,4 +1,4 @@
-// BatchNorm of sixteen columns over the rows of one step. Included by kernels_impl.h.
+// BatchNorm of sixteen columns over the rows of one step. Included by isa/*.cpp.
 //
 // Statistics by the corrected two-pass: m0 = sum(x) / n;  d = x - m0;  dm = sum(d) / n;  var = sum(d^2) / n - dm^2.
 // A lane adds up 64 rows; those sums are added in order.

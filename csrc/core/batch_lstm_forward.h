@@ -1,4 +1,4 @@
-// The LSTM with recurrent BatchNorm, forward. Included by kernels_impl.h. Scalar math in batch_lstm.h.
+// The LSTM with recurrent BatchNorm, forward. Included by isa/*.cpp. Scalar math in batch_lstm.h.
 
 class BatchLstmForwardLoop {
  public:

@@ -1,4 +1,4 @@
-// BatchNorm, GroupNorm and InstanceNorm backward, whatever the layout and the dtype. Included by kernels_impl.h.
+// BatchNorm, GroupNorm and InstanceNorm backward, whatever the layout and the dtype. Included by isa/*.cpp.
 
 // dw and db from the sums of each channel of each sample (BatchNorm: of the batch), in order.
 static void put_parameter_gradients(const ChannelBackward& a, const Sums* sums) {
@@ -17,27 +17,17 @@ static void put_parameter_gradients(const ChannelBackward& a, const Sums* sums) 
   if (a.db.data != nullptr) store_sums(db, a.db, 0, channels);
 }
 
-template <class T>
-static void channel_backward_of(const ChannelBackward& a) {
+static void channel_backward(const ChannelBackward& a) {
   const bool parameters = a.dw.data != nullptr || a.db.data != nullptr;
   const bool wants_sums = parameters || !a.constant_stats;
-  const Memory<Sums> sums(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
-  Sums* const wanted = wants_sums ? sums.data() : nullptr;
+  const Memory<Sums> memory(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
+  Sums* const sums = wants_sums ? memory.data() : nullptr;
   const bool planes = a.shape.layout == ChannelLayout::kPlanes;
-  if (a.mask != nullptr) {
-    const KeptPositions kept = kept_positions(a.shape, a.mask);
-    planes ? masked_planes_backward<T>(a, kept, wanted) : masked_pixels_backward<T>(a, kept, wanted);
+  if (a.mask == nullptr) {
+    planes ? planes_backward(a, sums) : pixels_backward(a, sums);
   } else {
-    planes ? planes_backward<T>(a, wanted) : pixels_backward<T>(a, wanted);
+    const KeptPositions kept = kept_positions(a.shape, a.mask);
+    planes ? masked_planes_backward(a, kept, sums) : masked_pixels_backward(a, kept, sums);
   }
-  if (parameters) put_parameter_gradients(a, sums.data());
-}
-
-static void channel_backward(const ChannelBackward& a) {
-  switch (a.shape.dtype) {
-    case DType::kFloat32: return channel_backward_of<float>(a);
-    case DType::kBFloat16: return channel_backward_of<BFloat16>(a);
-    case DType::kFloat16: return channel_backward_of<Float16>(a);
-    case DType::kFloat64: return channel_backward_of<double>(a);
-  }
+  if (parameters) put_parameter_gradients(a, sums);
 }

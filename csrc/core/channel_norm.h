@@ -18,7 +18,7 @@ struct ChannelShape {
   int64_t n_positions;
   int64_t n_groups;  // in each sample; 0: BatchNorm, whose slabs are the channels of the batch
 
-  // Inlined always: each instruction set keeps its own copy (see kernels_impl.h).
+  // Inlined always: each instruction set keeps its own copy (see isa/isa.h).
 #define NK_SHAPE __attribute__((always_inline)) constexpr
   NK_SHAPE bool over_batch() const { return n_groups == 0; }
   NK_SHAPE int64_t slabs() const { return over_batch() ? n_channels : n_samples * n_groups; }

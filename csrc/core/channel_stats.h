@@ -1,5 +1,5 @@
 // The statistics of a slab from its sums, and the slow way for the few that those cannot serve. Included by
-// kernels_impl.h.
+// isa/*.cpp.
 //
 // Scalar math, the corrected two-pass in one sweep, with K near the mean:
 //   d = x - K;  s1 = sum(d), s2 = sum(d^2);  mean = K + s1 / n = m0 + dm;  var = s2 / n - (s1 / n)^2

@@ -1,6 +1,6 @@
 // Dropout from a counter: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 // Element i takes word i % 4 of the block with counter i / 4, so the mask depends on the seed and the element
-// alone: it is the same for every number of threads, and the backward makes it again. Included by kernels_impl.h.
+// alone: it is the same for every number of threads, and the backward makes it again. Included by isa/*.cpp.
 
 constexpr int kPhiloxBlocks = 16;
 constexpr int kPhiloxElements = 4 * kPhiloxBlocks;

@@ -1,4 +1,4 @@
-// e^x by the same operations on every instruction set (float64: the C library's). Included by kernels_impl.h.
+// e^x by the same operations on every instruction set (float64: the C library's). Included by isa/*.cpp.
 
 // A number as a sum of two, the second at most half a unit in the last place of the first.
 template <class A>

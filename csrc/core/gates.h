@@ -1,5 +1,5 @@
 // sigmoid and tanh for the gates of recurrent networks, within 4 units in the last place; NaN stays NaN. Included by
-// kernels_impl.h.
+// isa/*.cpp.
 
 // 1 / (1 + exp(-x)), without cancellation at either end.
 NK_INLINE Vec<float> sigmoid(Vec<float> x) {

@@ -1,5 +1,5 @@
 // The product of a few rows with a matrix that stays for a whole time loop: laid out anew once, then read by panels of
-// 16 columns. Included by kernels_impl.h.
+// 16 columns. Included by isa/*.cpp.
 // Scalar math: out[i][j] = sum over k of a[i][k] * b[k][j].
 // A lane adds up 128 products; those sums are added in order. A row's bits do not depend on the rows beside it.
 

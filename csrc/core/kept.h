@@ -1,4 +1,4 @@
-// Which positions of a batch count, as the masked kernels ask for it: a bit for each. Included by kernels_impl.h.
+// Which positions of a batch count, as the masked kernels ask for it: a bit for each. Included by isa/*.cpp.
 
 // The lanes whose bit is 1; that of lane 0 is the lowest.
 template <class A>

@@ -12,6 +12,16 @@
 namespace normkit {
 namespace {
 
+#define NK_TABLE(ISA)                                                                      \
+  {#ISA,                   ISA::row_kernels,          ISA::channel_kernels, ISA::recurrent_kernels, \
+   ISA::layer_norm2d_kernels, ISA::batch_lstm_kernels}
+constexpr Kernels kPortable = NK_TABLE(portable);
+#if defined(NORMKIT_X86_KERNELS)
+constexpr Kernels kAvx2 = NK_TABLE(avx2);
+constexpr Kernels kAvx512 = NK_TABLE(avx512);
+#endif
+#undef NK_TABLE
+
 #if defined(NORMKIT_X86_KERNELS)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
 bool has_avx512() {
@@ -30,10 +40,10 @@ const Kernels& choose() {
 const Kernels* find_kernels(const char* wanted) {
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(NORMKIT_X86_KERNELS)
-  if ((any || std::strcmp(wanted, "avx512") == 0) && has_avx512()) return &kAvx512Kernels;
-  if ((any || std::strcmp(wanted, "avx2") == 0) && has_avx2()) return &kAvx2Kernels;
+  if ((any || std::strcmp(wanted, "avx512") == 0) && has_avx512()) return &kAvx512;
+  if ((any || std::strcmp(wanted, "avx2") == 0) && has_avx2()) return &kAvx2;
 #endif
-  if (any || std::strcmp(wanted, "portable") == 0) return &kPortableKernels;
+  if (any || std::strcmp(wanted, "portable") == 0) return &kPortable;
   return nullptr;
 }
 

@@ -10,20 +10,28 @@
 
 namespace normkit {
 
+// Each instruction set has its own copy of every family: isa/*.cpp.
 struct Kernels {
   const char* isa;
-  RowKernels rows;
-  ChannelKernels channels;
-  RecurrentKernels recurrent;
-  LayerNorm2dKernels layer_norm2d;
-  BatchLstmKernels batch_lstm;
+  const RowKernels& rows;
+  const ChannelKernels& channels;
+  const RecurrentKernels& recurrent;
+  const LayerNorm2dKernels& layer_norm2d;
+  const BatchLstmKernels& batch_lstm;
 };
 
-extern const Kernels kPortableKernels;
-#if defined(NORMKIT_X86_KERNELS)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-#endif
+#define NK_DECLARE_KERNELS(ISA)                        \
+  namespace ISA {                                      \
+  extern const RowKernels row_kernels;                 \
+  extern const ChannelKernels channel_kernels;         \
+  extern const RecurrentKernels recurrent_kernels;     \
+  extern const LayerNorm2dKernels layer_norm2d_kernels; \
+  extern const BatchLstmKernels batch_lstm_kernels;    \
+  }
+NK_DECLARE_KERNELS(portable)
+NK_DECLARE_KERNELS(avx2)
+NK_DECLARE_KERNELS(avx512)
+#undef NK_DECLARE_KERNELS
 
 // The best table that this processor runs, chosen once. The environment variable NORMKIT_ISA (portable, avx2
 // or avx512), read at the first call, forces one that the processor has; results are the same bits.

@@ -1,4 +1,4 @@
-// LayerNorm2d backward. Included by kernels_impl.h.
+// LayerNorm2d backward. Included by isa/*.cpp.
 //
 // Scalar math, with means over the channels of a position:
 //   x_hat = ((x - m0) - dm) * rstd;  g = dy * w;  dx = (g - mean(g) - x_hat * mean(g * x_hat)) * rstd
@@ -190,10 +190,5 @@ static void layer_norm2d_backward_of(const LayerNorm2dBackward& a) {
 }
 
 static void layer_norm2d_backward(const LayerNorm2dBackward& a) {
-  switch (a.shape.dtype) {
-    case DType::kFloat32: return layer_norm2d_backward_of<float>(a);
-    case DType::kBFloat16: return layer_norm2d_backward_of<BFloat16>(a);
-    case DType::kFloat16: return layer_norm2d_backward_of<Float16>(a);
-    case DType::kFloat64: return layer_norm2d_backward_of<double>(a);
-  }
+  by_dtype(a.shape.dtype, [&](auto zero) { layer_norm2d_backward_of<decltype(zero)>(a); });
 }

@@ -1,4 +1,4 @@
-// LayerNorm2d forward. Included by kernels_impl.h.
+// LayerNorm2d forward. Included by isa/*.cpp.
 //
 // Scalar math, the corrected two-pass at each position, over its channels:
 //   m0 = mean(x);  d = x - m0;  dm = mean(d);  var = mean(d^2) - dm^2;  rstd = 1 / sqrt(var + eps)
@@ -158,10 +158,5 @@ static void layer_norm2d_forward_of(const LayerNorm2dForward& a) {
 }
 
 static void layer_norm2d_forward(const LayerNorm2dForward& a) {
-  switch (a.shape.dtype) {
-    case DType::kFloat32: return layer_norm2d_forward_of<float>(a);
-    case DType::kBFloat16: return layer_norm2d_forward_of<BFloat16>(a);
-    case DType::kFloat16: return layer_norm2d_forward_of<Float16>(a);
-    case DType::kFloat64: return layer_norm2d_forward_of<double>(a);
-  }
+  by_dtype(a.shape.dtype, [&](auto zero) { layer_norm2d_forward_of<decltype(zero)>(a); });
 }

@@ -1,6 +1,6 @@
 // A tile: some neighbouring positions of a sample with all their channels. It is a matrix with a row for each channel
 // and a column for each position, packed into memory of its own: in the tensor its rows lie a whole plane apart, and
-// planes of 2^k bytes would drive one another out of the cache. Included by kernels_impl.h.
+// planes of 2^k bytes would drive one another out of the cache. Included by isa/*.cpp.
 //
 // Columns are taken 16 at a time. The last 16 overlap those before them where the number is not a multiple: columns are
 // independent of one another, so what is done twice gives the same twice.

@@ -1,4 +1,4 @@
-// BatchNorm over pixels of which only some count. Included by kernels_impl.h.
+// BatchNorm over pixels of which only some count. Included by isa/*.cpp.
 //
 // The numbers of the pixels that count, ascending, are the rows of the matrix: the others are never read, and 0 in what is
 // written. The mathematics is that of pixels_forward.h and pixels_backward.h, with the number of rows for n.
@@ -353,13 +353,13 @@ struct MaskedPixelsBackward {
 };
 
 template <class T>
-static void masked_pixels_forward(const ChannelForward& a, const KeptPositions& kept) {
+static void masked_pixels_forward_of(const ChannelForward& a, const KeptPositions& kept) {
   const MaskedPixelsForward<T> forward(a, kept);
   forward.find_stats();
   forward.normalize();
 }
 
 template <class T>
-static void masked_pixels_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
+static void masked_pixels_backward_of(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
   MaskedPixelsBackward<T>(a, kept, channel_sums).run();
 }

@@ -1,4 +1,4 @@
-// BatchNorm over planes of which only some positions count. Included by kernels_impl.h.
+// BatchNorm over planes of which only some positions count. Included by isa/*.cpp.
 //
 // What is computed at a position that does not count is taken away bit by bit, so NaN ends there; and what lies before the
 // first position of a sample that counts, or after its last, is never read. The mathematics is that of planes_forward.h and
@@ -52,8 +52,14 @@ NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPlanes& kept, const Ter
   int64_t room = 16;  // how many terms either chain still takes
   const int64_t offset = kept.offset(runs);
   for (int64_t r = 0; r < runs.count; ++r) {
-    const int64_t begin = runs.begin + r * runs.stride;
+    const int64_t begin = runs.begin + r * runs.stride, next = begin + (r + 1 < runs.count ? runs.stride : 512);
     const KeptRun run = kept.run(runs, r, offset);
+    const auto pair = [&](int64_t j) NK_LAMBDA {
+      term.fetch(next + j);  // the next run, as in sum_over_runs()
+      term.fetch(next + j + kLanes);
+      add(term(begin + j, run.at<A>(j)), a1, a2);
+      add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
+    };
     const int64_t last = run.last / kLanes * kLanes + (run.last % kLanes != 0 && run.last + kLanes <= runs.length) * kLanes;
     int64_t j = run.first;
     // Where a whole run fits, it goes on in the chains as they are: the processor foresees loops of equal length.
@@ -64,16 +70,10 @@ NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPlanes& kept, const Ter
     }
     room -= chain;
     while (last - j > 32 * kLanes) {
-      for (const int64_t stop = j + 32 * kLanes; j < stop; j += 2 * kLanes) {
-        add(term(begin + j, run.at<A>(j)), a1, a2);
-        add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
-      }
+      for (const int64_t stop = j + 32 * kLanes; j < stop; j += 2 * kLanes) pair(j);
       flush();
     }
-    for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
-      add(term(begin + j, run.at<A>(j)), a1, a2);
-      add(term(begin + j + kLanes, run.at<A>(j + kLanes)), b1, b2);
-    }
+    for (; j + 2 * kLanes <= last; j += 2 * kLanes) pair(j);
     if (j < last) {
       add(term(begin + j, run.at<A>(j)), a1, a2);
       j += kLanes;
@@ -84,9 +84,9 @@ NK_INLINE Sums sum_over_kept(const Runs& runs, const KeptPlanes& kept, const Ter
   return {sum(total1), sum(total2)};
 }
 
-// to[i] = fn(from[i]...) where the position counts, else 0. `to` lies elsewhere than `from`.
+// to[i] = fn(from[i]...) where the position counts, else 0. `to` lies elsewhere than `from`; what is `ahead` in it comes next.
 template <class T, class Fn, class... From>
-NK_INLINE void map_kept(T* to, int64_t length, const KeptRun& run, const Fn& fn, const From*... from) {
+NK_INLINE void map_kept(T* to, int64_t ahead, int64_t length, const KeptRun& run, const Fn& fn, const From*... from) {
   using A = Compute<T>;
   if (length < kLanes) {
     store_first(to, keep(fn(load_first(from, int(length))...), run.at<A>(0)), int(length));
@@ -95,7 +95,10 @@ NK_INLINE void map_kept(T* to, int64_t length, const KeptRun& run, const Fn& fn,
   const int64_t whole = length / kLanes * kLanes, last = round_up(run.last, kLanes);
   clear(to, run.first < whole ? run.first : whole);
   int64_t j = run.first;
-  for (; j < last && j < whole; j += kLanes) store(to + j, keep(fn(load(from + j)...), run.at<A>(j)));
+  for (; j < last && j < whole; j += kLanes) {
+    prefetch(to + j + ahead);
+    store(to + j, keep(fn(load(from + j)...), run.at<A>(j)));
+  }
   if (last > whole) {  // the last 16 overlap what precedes them
     store(to + length - kLanes, keep(fn(load(from + length - kLanes)...), run.from<A>(length - kLanes)));
   } else {
@@ -152,6 +155,7 @@ struct MaskedPlanesForward {
       const T* x;
       const T* end;
       Vec<A> shift;
+      NK_MEMBER void fetch(int64_t at) const { prefetch(x + at); }
       NK_MEMBER Pair<A> operator()(int64_t at, Lanes<A> lanes) const {
         const Vec<A> d = keep(load(x + at) - shift, lanes);
         return {d, d};
@@ -179,21 +183,22 @@ struct MaskedPlanesForward {
     return exact(slab).template rounded<A>();
   }
 
-  NK_MEMBER void normalize_run(int64_t begin, int64_t length, const KeptRun& run, const SlabStats<A>& stats, int64_t c) const {
+  NK_MEMBER void normalize_run(int64_t begin, int64_t ahead, int64_t length, const KeptRun& run, const SlabStats<A>& stats,
+                               int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_kept<T>(
-          y + begin, length, run,
+          y + begin, ahead, length, run,
           [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
           residual + begin);
     } else if (args.activation == Activation::kNone) {
       map_kept<T>(
-          y + begin, length, run, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+          y + begin, ahead, length, run, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
     } else {
       map_kept<T>(
-          y + begin, length, run,
+          y + begin, ahead, length, run,
           [&](Vec<A> v) NK_LAMBDA { return value_of(activated, fma((v - m0) - dm, scale, bias)); }, x + begin);
     }
   }
@@ -226,7 +231,8 @@ struct MaskedPlanesForward {
           const int64_t offset = kept.offset(runs);
           for (int64_t k = 0; k < runs.count; ++k) {
             const int64_t r = planes.turn(k, runs.count, sizeof(T));
-            normalize_run(runs.begin + r * runs.stride, runs.length, kept.run(runs, r, offset), stats, slab);
+            normalize_run(runs.begin + r * runs.stride, planes.ahead(k, runs, sizeof(T)), runs.length, kept.run(runs, r, offset),
+                          stats, slab);
           }
         }
       });
@@ -283,6 +289,10 @@ struct MaskedPlanesBackward {
   struct Term {
     const MaskedPlanesBackward& of;
     const Channel& k;
+    NK_MEMBER void fetch(int64_t at) const {
+      prefetch(of.dy + at);
+      prefetch(of.x + at);
+    }
     NK_MEMBER Pair<A> pair(Vec<A> g, Vec<A> v, Lanes<A> lanes) const {
       const Vec<A> d = k.centred(v);
       return {keep(of.template through<kActivated>(g, d, k), lanes), keep(d * k.rstd, lanes)};
@@ -312,7 +322,7 @@ struct MaskedPlanesBackward {
         for (int64_t n = 0; n < runs.count; ++n) {
           const int64_t r = planes.turn(n, runs.count, 2 * sizeof(T)), begin = runs.begin + r * runs.stride;
           map_kept<T>(
-              dx + begin, runs.length, kept.run(runs, r, offset),
+              dx + begin, planes.ahead(n, runs, 2 * sizeof(T)), runs.length, kept.run(runs, r, offset),
               [&](Vec<A> g, Vec<A> v) NK_LAMBDA {
                 const Vec<A> d = k.centred(v);
                 return fma(d, of_d, fma(through<kActivated>(g, d, k), of_dy, rest));
@@ -367,13 +377,13 @@ struct MaskedPlanesBackward {
 };
 
 template <class T>
-static void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
+static void masked_planes_forward_of(const ChannelForward& a, const KeptPositions& kept) {
   const MaskedPlanesForward<T> forward(a, kept);
   for_each_slab<T>(forward, forward.planes, a.parallel_for);
 }
 
 template <class T>
-static void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
+static void masked_planes_backward_of(const ChannelBackward& a, const KeptPositions& kept, Sums* channel_sums) {
   const MaskedPlanesBackward<T> backward(a, kept, channel_sums);
   for_each_slab<T>(backward, backward.planes, a.parallel_for);
 }

@@ -1,4 +1,4 @@
-// parallel_for over a lambda or not at all, and memory of its own for each part. Included by kernels_impl.h.
+// parallel_for over a lambda or not at all, and memory of its own for each part. Included by isa/*.cpp.
 
 template <class Body>
 static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
@@ -14,7 +14,7 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
 }
 
 // A ParallelFor that stays on this thread.
-static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
+[[maybe_unused]] static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
   fn(begin, end, context);
 }
 

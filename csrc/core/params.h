@@ -1,5 +1,5 @@
 // Parameters (weight, bias) reach kernels as compute values, whatever dtype they are stored in, and their
-// gradients leave as sums in double. Included by kernels_impl.h.
+// gradients leave as sums in double. Included by isa/*.cpp.
 
 template <class T, class A>
 static void convert_array(const T* from, A* to, int64_t n) {

@@ -1,5 +1,5 @@
 // Channels as pixels: an image is a matrix with a row of channels for each position, and statistics run down its
-// columns. BatchNorm sees the whole batch as one image. Included by kernels_impl.h.
+// columns. BatchNorm sees the whole batch as one image. Included by isa/*.cpp.
 //
 // Narrow rows are folded: `fold` of them are taken as one, so that it is a number of whole vectors. What is left over
 // of an image is a shorter row (`rest`).

@@ -1,5 +1,5 @@
 // BatchNorm, GroupNorm and InstanceNorm backward over pixels; the mathematics as in planes_backward.h. Included by
-// kernels_impl.h.
+// isa/*.cpp.
 
 template <class T>
 struct PixelsBackward {
@@ -253,7 +253,7 @@ struct PixelsBackward {
 };
 
 template <class T>
-static void pixels_backward(const ChannelBackward& a, Sums* channel_sums) {
+static void pixels_backward_of(const ChannelBackward& a, Sums* channel_sums) {
   const PixelsBackward<T> backward(a, channel_sums);
   for_each_image(backward, backward.pixels, a.parallel_for);
 }

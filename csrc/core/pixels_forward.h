@@ -1,4 +1,4 @@
-// BatchNorm, GroupNorm and InstanceNorm forward over pixels. Included by kernels_impl.h.
+// BatchNorm, GroupNorm and InstanceNorm forward over pixels. Included by isa/*.cpp.
 // Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
 // if there is none.
 
@@ -204,7 +204,7 @@ struct PixelsForward {
 };
 
 template <class T>
-static void pixels_forward(const ChannelForward& a) {
+static void pixels_forward_of(const ChannelForward& a) {
   const PixelsForward<T> forward(a);
   for_each_image(forward, forward.pixels, a.parallel_for);
 }

@@ -1,5 +1,5 @@
 // Channels as planes: a slab is a number of runs of contiguous values. How kernels walk and add them up. Included
-// by kernels_impl.h.
+// by isa/*.cpp.
 
 // `count` runs of `length` values each, one every `stride`, the first at `begin`; it is the slab's run number `first`.
 struct Runs {
@@ -139,11 +139,6 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
   return total;
 }
 
-template <class T>
-NK_INLINE void prefetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
-}
-
 // to[i] = fn(from[i]...) over a run, which may be where `to` is. The last 16 items are read before the first are
 // written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next: it is asked for.
 template <class T, class Fn, class... From>
@@ -159,12 +154,6 @@ NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Fn& fn, const
   }
   store(to + length - kLanes, last);
 }
-
-template <class A>
-struct Pair {
-  Vec<A> p;
-  Vec<A> q;
-};
 
 // to(at, v) for each vector of z = fn(x) over `length` values, run after run of `run_length` which lie one behind the other,
 // as curves take them: a piece at a time, of all runs that it holds. channel(run) gives the fn of a run.

@@ -1,4 +1,4 @@
-// BatchNorm, GroupNorm and InstanceNorm backward over planes. Included by kernels_impl.h.
+// BatchNorm, GroupNorm and InstanceNorm backward over planes. Included by isa/*.cpp.
 //
 // Scalar math, with means over the slab:
 //   x_hat = ((x - m0) - dm) * rstd;  db = sum(dy), dw = sum(dy * x_hat)
@@ -267,7 +267,7 @@ struct PlanesBackward {
 };
 
 template <class T>
-static void planes_backward(const ChannelBackward& a, Sums* channel_sums) {
+static void planes_backward_of(const ChannelBackward& a, Sums* channel_sums) {
   using A = Compute<T>;
   PlanesBackward<T> backward(a, channel_sums);
   const bool in_dx = sizeof(T) == sizeof(A) && a.dx != nullptr;

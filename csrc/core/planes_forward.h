@@ -1,4 +1,4 @@
-// BatchNorm, GroupNorm and InstanceNorm forward over planes. Included by kernels_impl.h.
+// BatchNorm, GroupNorm and InstanceNorm forward over planes. Included by isa/*.cpp.
 // Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
 // if there is none.
 
@@ -188,7 +188,7 @@ struct PlanesForward {
 };
 
 template <class T>
-static void planes_forward(const ChannelForward& a) {
+static void planes_forward_of(const ChannelForward& a) {
   const PlanesForward<T> forward(a);
   if (!forward.own_stats) return forward.normalize_in_order();
   for_each_slab<T>(forward, forward.planes, a.parallel_for);

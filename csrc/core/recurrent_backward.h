@@ -1,5 +1,5 @@
 // Recurrent layers backward, step after step from the last; gates are computed again from z. Included by
-// kernels_impl.h.
+// isa/*.cpp.
 // Scalar math (LSTM), with i, f, g, o after their activations, u = N_c(c'), s = tanh(u) and the gradients that the
 // next step hands back in dh and dc:
 //   dh += dy;  du = dh o (1 - s^2);  dc += N_c'(du);  da = (dc g i(1-i), dc c f(1-f), dc i (1-g^2), dh s o(1-o))

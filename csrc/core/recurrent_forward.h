@@ -1,4 +1,4 @@
-// Recurrent layers forward. Included by kernels_impl.h. Scalar math in recurrent.h.
+// Recurrent layers forward. Included by isa/*.cpp. Scalar math in recurrent.h.
 
 // c' of a row.
 static void lstm_cell(const float* a, const float* c, float* c_next, int64_t n) {

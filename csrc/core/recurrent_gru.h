@@ -1,4 +1,4 @@
-// The GRU, forward and backward. Included by kernels_impl.h. Scalar math in recurrent.h.
+// The GRU, forward and backward. Included by isa/*.cpp. Scalar math in recurrent.h.
 
 static ConstArray values_from(ConstArray array, int64_t first) {
   if (array.data != nullptr) array.data = static_cast<const float*>(array.data) + first;

@@ -1,4 +1,4 @@
-// What the recurrent forward and backward share. Included by kernels_impl.h.
+// What the recurrent forward and backward share. Included by isa/*.cpp.
 //
 // Sequences do not touch each other, so a block of them runs through all its time steps by itself: no thread waits
 // for another. Blocks are a function of the batch alone.

@@ -1,4 +1,4 @@
-// LayerNorm and RMSNorm backward. Included by kernels_impl.h.
+// LayerNorm and RMSNorm backward. Included by isa/*.cpp.
 // Scalar math, in centred variables only:
 //   x_hat = ((x - m0) - dm) * rstd;  g = dy * w;  c1 = mean(x_hat * g);  c2 = mean(g)
 //   dx = (g - c2 - x_hat * c1) * rstd;  dw = sum over rows of dy * x_hat;  db = sum over rows of dy
@@ -283,19 +283,4 @@ static void row_backward(const RowNormBackward& a) {
               }
             });
   add_chunks(a, totals.data(), chunks.count, n_padded);
-}
-
-template <RowNorm kNorm>
-static void row_backward_by_dtype(const RowNormBackward& a) {
-  switch (a.dtype) {
-    case DType::kFloat32: return row_backward<kNorm, float>(a);
-    case DType::kBFloat16: return row_backward<kNorm, BFloat16>(a);
-    case DType::kFloat16: return row_backward<kNorm, Float16>(a);
-    case DType::kFloat64: return row_backward<kNorm, double>(a);
-  }
-}
-
-static void row_norm_backward(const RowNormBackward& a) {
-  if (a.norm == RowNorm::kLayerNorm) return row_backward_by_dtype<RowNorm::kLayerNorm>(a);
-  return row_backward_by_dtype<RowNorm::kRmsNorm>(a);
 }

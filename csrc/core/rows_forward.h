@@ -1,4 +1,4 @@
-// LayerNorm and RMSNorm forward. Included by kernels_impl.h.
+// LayerNorm and RMSNorm forward. Included by isa/*.cpp.
 // Scalar math: y = ((x - m0) - dm) * (rstd * w) + b; RMSNorm without m0 and dm.
 
 // Rows that are normalized together: as many as stay in the first cache with their results.
@@ -107,19 +107,4 @@ static void row_forward(const RowNormForward& a) {
       for (int r = 0; r < count; ++r) save_stats<kNorm>(static_cast<A*>(a.stats) + (i + r) * stats_per_row(kNorm), stats[r]);
     }
   });
-}
-
-template <RowNorm kNorm>
-static void row_forward_by_dtype(const RowNormForward& a) {
-  switch (a.dtype) {
-    case DType::kFloat32: return row_forward<kNorm, float>(a);
-    case DType::kBFloat16: return row_forward<kNorm, BFloat16>(a);
-    case DType::kFloat16: return row_forward<kNorm, Float16>(a);
-    case DType::kFloat64: return row_forward<kNorm, double>(a);
-  }
-}
-
-static void row_norm_forward(const RowNormForward& a) {
-  if (a.norm == RowNorm::kLayerNorm) return row_forward_by_dtype<RowNorm::kLayerNorm>(a);
-  return row_forward_by_dtype<RowNorm::kRmsNorm>(a);
 }

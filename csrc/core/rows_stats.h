@@ -1,4 +1,4 @@
-// The statistics of one row. Included by kernels_impl.h.
+// The statistics of one row. Included by isa/*.cpp.
 //
 // Scalar math (LayerNorm), the corrected two-pass:
 //   m0 = sum(x) / n;  d = x - m0;  dm = sum(d) / n;  var = sum(d^2) / n - dm^2;  rstd = 1 / sqrt(var + eps)

@@ -3,7 +3,7 @@
 // multiply-add on each lane, and the compiler may fuse nothing by itself (-ffp-contract=off), so all instruction
 // sets give the same bits. (x86 before AVX2 has no fused instruction: fma() is then a slow call into libm.)
 //
-// Included once per instruction set, inside that set's own namespace (see kernels_impl.h): two copies of
+// Included once per instruction set, inside that set's own namespace (see isa/isa.h): two copies of
 // one function never meet in the linker.
 
 constexpr int kLanes = 16;
@@ -41,6 +41,12 @@ struct Vec {
   Values r[kRegisters];
 };
 
+template <class A>
+struct Pair {
+  Vec<A> p;
+  Vec<A> q;
+};
+
 // A choice of lanes: all bits set where chosen.
 template <class A>
 struct Lanes {
@@ -70,11 +76,11 @@ NK_INLINE DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues
 }
 #else
 // Slow and rare, so kept out of line: inlined, these calls would be most of the code.
-static __attribute__((noinline)) FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
+[[maybe_unused]] static __attribute__((noinline)) FloatValues fma_register(FloatValues a, FloatValues b, FloatValues c) {
   for (int j = 0; j < 4; ++j) c[j] = __builtin_fmaf(a[j], b[j], c[j]);
   return c;
 }
-static __attribute__((noinline)) DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
+[[maybe_unused]] static __attribute__((noinline)) DoubleValues fma_register(DoubleValues a, DoubleValues b, DoubleValues c) {
   for (int j = 0; j < 2; ++j) c[j] = __builtin_fma(a[j], b[j], c[j]);
   return c;
 }
@@ -306,4 +312,9 @@ NK_INLINE Vec<double> widen(Vec<float> v) {
 #endif
   }
   return w;
+}
+
+template <class T>
+NK_INLINE void prefetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
 }

@@ -1,5 +1,5 @@
 // Types shared by every kernel and by the caller. No code here depends on the instruction set, and nothing
-// here knows torch. Functions are static: each instruction set keeps its own copy (see kernels_impl.h).
+// here knows torch. Functions are static: each instruction set keeps its own copy (see isa/isa.h).
 #pragma once
 
 #include <cstddef>

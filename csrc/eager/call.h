@@ -38,6 +38,15 @@ class Arguments {
     require(!s.defined() || (s.dim() == 1 && s.size(0) == x.size(1) && s.is_contiguous() && !s.requires_grad()));
     return s;
   }
+  // Which positions of x count.
+  at::Tensor mask(const at::Tensor& x) {
+    PyObject* const o = take();
+    if (o == nullptr || o == Py_None) return {};
+    if (!THPVariable_CheckExact(o)) return fail();
+    at::Tensor m = THPVariable_Unpack(o);
+    require(is_mask_of(m, x));
+    return m;
+  }
   // The number of x's last axes that an integer or a sequence of integers gives the sizes of.
   int64_t axes(const at::Tensor& x) {
     PyObject* const sizes = take();

@@ -100,7 +100,7 @@ PyObject* row_norm(RowNorm norm, Arguments& in, bool adds) {
 
 // What the norms over channels have in common.
 struct ChannelCall {
-  at::Tensor x, residual, w, b, mean, var;
+  at::Tensor x, residual, w, b, mean, var, mask;
   int64_t n_groups = 0;
   double eps = 0.0, momentum = 0.0;
   Activation activation = Activation::kNone;
@@ -130,13 +130,14 @@ PyObject* channel_norm(const ChannelCall& c) {
     node = new_node<ChannelNormBackwardNode>();
     node->set_next_edges(collect_next_edges(c.x, c.residual, c.w, c.b));
     // After a residual add the sign of y tells what relu passed on; without it, x does.
-    node->masked = c.residual.defined() && c.activation == Activation::kRelu;
+    node->by_sign = c.residual.defined() && c.activation == Activation::kRelu;
     node->activation = c.residual.defined() ? Activation::kNone : c.activation;
     node->save_inputs(c.x, c.w, node->activation == Activation::kNone ? at::Tensor() : c.b);
     node->eps = c.eps;
     node->b_type = type_of(c.b);
     node->n_groups = c.n_groups;
     node->constant_stats = !own;
+    if (c.mask.defined()) node->save_mask(c.mask);
   }
   at::Tensor y = empty_as(c.x, format);
   const at::Tensor stats = empty({shape.slabs(), kStatsPerSlab}, stats_type(c.x.scalar_type()));
@@ -144,6 +145,7 @@ PyObject* channel_norm(const ChannelCall& c) {
   ChannelForward a =
       channel_norm_forward_of(shape, c.eps, c.activation, c.x, given(c.residual), given(c.w), given(c.b),
                               given(own ? none : c.mean), given(own ? none : c.var), y, stats);
+  if (c.mask.defined()) a.mask = static_cast<const uint8_t*>(c.mask.const_data_ptr());
   if (own) a.running = {mutable_array(given(c.mean)), mutable_array(given(c.var)), c.momentum};
   run(table->channel_norm_forward, a, shape.size());
   if (own && c.mean.defined()) {
@@ -152,9 +154,17 @@ PyObject* channel_norm(const ChannelCall& c) {
   }
   if (node) {
     set_history(y, node);
-    node->save_outputs({}, stats, node->masked ? y : none);
+    node->save_outputs({}, stats, node->by_sign ? y : none);
   }
   return THPVariable_Wrap(std::move(y));
+}
+
+// Whether a mask keeps two positions or more.
+bool counts_twice(const at::Tensor& mask) {
+  const uint8_t* const bytes = static_cast<const uint8_t*>(mask.const_data_ptr());
+  int64_t count = 0;
+  for (int64_t i = 0; i < mask.numel() && count < 2; ++i) count += bytes[i] != 0;
+  return count >= 2;
 }
 
 at::Tensor input_of_channels(Arguments& in) {
@@ -182,7 +192,9 @@ PyObject* batch_norm(Arguments& in) {
   c.eps = in.eps();
   c.activation = in.activation();
   c.residual = in.tensor_or_none();
+  c.mask = in.mask(c.x);
   if (!in.ok() || !c.usable()) Py_RETURN_NONE;
+  if (c.mask.defined() && !(c.updates && counts_twice(c.mask))) Py_RETURN_NONE;
   if (c.updates ? c.eps == 0.0 || c.x.numel() <= c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
   return channel_norm(c);
 }
@@ -270,8 +282,8 @@ PyMethodDef methods[] = {
     method<rms_norm, 4>("rms_norm", "(x, shape, w, eps): y, or None."),
     method<add_layer_norm, 8>("add_layer_norm", "(x, residual, shape, w, b, eps, dropout_p, seed): (y, sum), or None."),
     method<add_rms_norm, 7>("add_rms_norm", "(x, residual, shape, w, eps, dropout_p, seed): (y, sum), or None."),
-    method<batch_norm, 10>("batch_norm",
-                           "(x, mean, var, w, b, training, momentum, eps, activation, residual): y, or None."),
+    method<batch_norm, 11>("batch_norm",
+                           "(x, mean, var, w, b, training, momentum, eps, activation, residual, mask): y, or None."),
     method<group_norm, 6>("group_norm", "(x, num_groups, w, b, eps, activation): y, or None."),
     method<instance_norm, 8>("instance_norm", "(x, mean, var, w, b, use_input_stats, momentum, eps): y, or None."),
     method<layer_norm2d, 4>("layer_norm2d", "(x, w, b, eps): y, or None."),

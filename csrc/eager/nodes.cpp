@@ -1,6 +1,7 @@
 #include "nodes.h"
 
 #include <ATen/ops/threshold_backward.h>
+#include <ATen/ops/where.h>
 
 #include <mutex>
 
@@ -53,15 +54,21 @@ void NormBackward::save_outputs(const at::Tensor& z, const at::Tensor& stats, co
   y_ = SavedVariable(y, true);
 }
 
+void NormBackward::save_mask(const at::Tensor& mask) {
+  mask_ = SavedVariable(mask, false);
+  n_mask_ = mask.numel();
+}
+
 void NormBackward::release_variables() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (SavedVariable* saved : {&x_, &w_, &b_, &stats_, &y_}) saved->reset_data();
+  for (SavedVariable* saved : {&x_, &w_, &b_, &stats_, &y_, &mask_}) saved->reset_data();
 }
 
 Kept NormBackward::unpack() {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto self = getptr();
-  return {x_.unpack(self), w_.unpack(self), b_.unpack(self), stats_.unpack(self), y_.unpack(self)};
+  return {x_.unpack(self),     w_.unpack(self), b_.unpack(self),
+          stats_.unpack(self), y_.unpack(self), mask_.unpack(self)};
 }
 
 variable_list NormBackward::apply(variable_list&& gradients) {
@@ -82,6 +89,7 @@ bool NormBackward::kernel_can(const Kept& kept, const variable_list& gradients) 
   for (const auto& [t, n] : others) {
     if (t.defined() ? !is_plain(t) || !t.is_contiguous() || t.numel() != n : n != 0) return false;
   }
+  if (kept.mask.defined() ? !is_mask_of(kept.mask, kept.x) : n_mask_ != 0) return false;
   return kept.stats.scalar_type() == stats_type(kept.x.scalar_type());
 }
 
@@ -91,7 +99,7 @@ variable_list NormBackward::hand_over(const Kept& kept, const variable_list& gra
   const Owned family(PyImport_ImportModule(module()));
   const Owned function(PyObject_GetAttrString(family.get(), "hand_over"));
   const Owned of_call(call());
-  const Owned saved(tuple_of({&kept.x, &kept.w, &kept.b, &kept.stats, &kept.y}));
+  const Owned saved(tuple_of({&kept.x, &kept.w, &kept.b, &kept.stats, &kept.y, &kept.mask}));
   const Owned given_gradients(gradients.size() > 1 ? tuple_of({&gradients[0], &gradients[1]})
                                                    : tuple_of({&gradients[0]}));
   Owned needed(PyTuple_New(static_cast<Py_ssize_t>(n)));
@@ -135,8 +143,13 @@ PyObject* RowNormBackwardNode::call() const {
 
 variable_list ChannelNormBackwardNode::compute(const Kept& kept, const variable_list& gradients) const {
   const at::Tensor& x = kept.x;
-  const at::Tensor dy = masked ? at::threshold_backward(gradients[0], kept.y, 0) : gradients[0];
-  const at::Tensor d_residual = needs(1) ? dy : at::Tensor();
+  const at::Tensor dy = by_sign ? at::threshold_backward(gradients[0], kept.y, 0) : gradients[0];
+  at::Tensor d_residual = needs(1) ? dy : at::Tensor();
+  if (d_residual.defined() && kept.mask.defined()) {
+    std::vector<int64_t> places = x.sizes().vec();
+    places[1] = 1;
+    d_residual = at::where(kept.mask.view(places), dy, at::Scalar(0));
+  }
   if (!(needs(0) || needs(2) || needs(3))) return {at::Tensor(), d_residual, at::Tensor(), at::Tensor()};
   const at::MemoryFormat format = *dense_format(x);
   const at::Tensor dense_dy = dy.contiguous(format);
@@ -146,6 +159,7 @@ variable_list ChannelNormBackwardNode::compute(const Kept& kept, const variable_
   ChannelBackward a = channel_norm_backward_of(
       channel_shape_of(x, format != at::MemoryFormat::Contiguous, n_groups), eps, constant_stats, activation,
       dense_dy, x, kept.stats, given(kept.w), given(kept.b), given(dx), given(dw), given(db));
+  if (kept.mask.defined()) a.mask = static_cast<const uint8_t*>(kept.mask.const_data_ptr());
   a.parallel_for = table->parallel_for;
   table->channel_norm_backward(a);
   return {dx, d_residual, dw, db};
@@ -153,7 +167,7 @@ variable_list ChannelNormBackwardNode::compute(const Kept& kept, const variable_
 
 PyObject* ChannelNormBackwardNode::call() const {
   return Py_BuildValue("(LdiNNN)", static_cast<long long>(n_groups), eps, static_cast<int>(activation),
-                       PyBool_FromLong(masked), PyBool_FromLong(constant_stats), b_code());
+                       PyBool_FromLong(by_sign), PyBool_FromLong(constant_stats), b_code());
 }
 
 variable_list LayerNorm2dBackwardNode::compute(const Kept& kept, const variable_list& gradients) const {

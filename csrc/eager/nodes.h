@@ -20,7 +20,7 @@ extern const KernelTable* table;  // of normkit._C, found when the module is imp
 
 // What a backward reads again. Which of them there are is the family's matter.
 struct Kept {
-  at::Tensor x, w, b, stats, y;
+  at::Tensor x, w, b, stats, y, mask;
 };
 
 class NormBackward : public torch::autograd::Node {
@@ -28,6 +28,7 @@ class NormBackward : public torch::autograd::Node {
   // Before the forward, as torch's own nodes do: the graph above x is that of the call.
   void save_inputs(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b);
   void save_outputs(const at::Tensor& z, const at::Tensor& stats, const at::Tensor& y);
+  void save_mask(const at::Tensor& mask);
 
   void release_variables() override;
 
@@ -51,8 +52,8 @@ class NormBackward : public torch::autograd::Node {
   Kept unpack();
   variable_list hand_over(const Kept& kept, const variable_list& gradients) const;
 
-  SavedVariable x_, w_, b_, stats_, y_;
-  int64_t n_w_ = 0, n_b_ = 0, n_stats_ = 0;  // how many elements each had
+  SavedVariable x_, w_, b_, stats_, y_, mask_;
+  int64_t n_w_ = 0, n_b_ = 0, n_stats_ = 0, n_mask_ = 0;  // how many elements each had
 };
 
 // Its inputs are the gradients of y and, after a residual add, of z; its outputs those of x, residual, w and b.
@@ -74,7 +75,7 @@ class ChannelNormBackwardNode final : public NormBackward {
  public:
   int64_t n_groups = 0;
   Activation activation = Activation::kNone;  // that the kernel undoes
-  bool masked = false;                        // relu followed a residual add: the sign of y tells what it passed on
+  bool by_sign = false;                       // relu followed a residual add: the sign of y tells what it passed on
   bool constant_stats = false;
   std::string name() const override { return "ChannelNormBackward"; }
 

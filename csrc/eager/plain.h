@@ -32,10 +32,17 @@ struct PlainKeys {
 
 inline bool is_of_inference(const at::Tensor& t) { return t.key_set() == PlainKeys::get().of_inference; }
 
-inline bool is_plain(const at::Tensor& t) {
+inline bool has_plain_keys(const at::Tensor& t) {
   const PlainKeys& keys = PlainKeys::get();
-  return (t.key_set() == keys.usual || t.key_set() == keys.of_inference) && kernel_dtype(t.scalar_type()).has_value() &&
-         !t._fw_grad(0).defined();
+  return t.key_set() == keys.usual || t.key_set() == keys.of_inference;
+}
+inline bool is_plain(const at::Tensor& t) {
+  return has_plain_keys(t) && kernel_dtype(t.scalar_type()).has_value() && !t._fw_grad(0).defined();
+}
+// One byte for each position of x (N, C, *): (N, *).
+inline bool is_mask_of(const at::Tensor& t, const at::Tensor& x) {
+  return has_plain_keys(t) && t.scalar_type() == at::kBool && t.is_contiguous() && t.dim() + 1 == x.dim() &&
+         t.size(0) == x.size(0) && t.sizes().slice(1) == x.sizes().slice(2);
 }
 
 // Nobody watches operations go by. torch.func's transforms, dispatch modes (fake tensors among them), tracing and the vmap

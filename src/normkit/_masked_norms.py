@@ -19,6 +19,26 @@ from normkit.moments import Moments
 Computed = tuple[Tensor, MeanAndVar | None]  # the output, and the new running statistics
 
 
+def normalize_batch(
+    x: Tensor,
+    padding: Padding,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float | Tensor,
+    eps: float,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Each channel by the statistics of the positions of the batch that count; running ones are updated in place."""
+    positions = _positions_of_batch(x, padding, keeps=running is not None)
+    if positions.counts is None and _takes_kernel(x, w, b, running, activation, residual):
+        return masked.batch_norm(x, positions.kept, w, b, eps, activation, residual, running, float(momentum))
+    y, new = _compose_batch(x, positions, running, w, b, momentum, eps, activation, residual)
+    write(running, new)
+    return y
+
+
 def train_batch(
     x: Tensor,
     padding: Padding,
@@ -30,13 +50,28 @@ def train_batch(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> Computed:
-    """Each channel by the statistics of the positions of the batch that count."""
+    """The same without side effects."""
+    positions = _positions_of_batch(x, padding, keeps=running is not None)
+    return _compose_batch(x, positions, running, w, b, momentum, eps, activation, residual)
+
+
+def _positions_of_batch(x: Tensor, padding: Padding, *, keeps: bool) -> Positions:
     positions = positions_of("batch_norm", x, padding)
-    check_values("batch_norm", x, positions, "channel when training", None, keeps=running is not None)
-    if padding.weights is None and _takes_kernel(x, w, b, running, activation, residual):
-        new = None if running is None else (_copy(running[0]), _copy(running[1]))
-        y = masked.batch_norm(x, positions.kept, w, b, eps, activation, residual, new, float(momentum))
-        return y, new
+    check_values("batch_norm", x, positions, "channel when training", None, keeps=keeps)
+    return positions
+
+
+def _compose_batch(
+    x: Tensor,
+    positions: Positions,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float | Tensor,
+    eps: float,
+    activation: Activation | None,
+    residual: Tensor | None,
+) -> Computed:
     if residual is not None:
         residual = _only(positions, residual)
     y, moments = composite.batch_norm(x, w, b, eps, activation, residual, positions.weights)
@@ -150,7 +185,3 @@ def _takes_kernel(
         and (residual is None or activation in (None, "relu"))
         and choose.path_of(x, w, b, residual, *(running or ())) == "kernel"
     )
-
-
-def _copy(statistic: Tensor) -> Tensor:
-    return statistic.clone(memory_format=torch.contiguous_format)

@@ -81,10 +81,7 @@ def positions_of(call: str, x: Tensor, padding: Padding) -> Positions:
 def visible() -> bool:
     """Whether values can be looked at: not in a graph that is being made, nor inside a torch.func transform."""
     return not (
-        torch.compiler.is_compiling()
-        or under_functorch()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch.onnx.is_in_onnx_export()
+        torch.compiler.is_compiling() or under_functorch() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 
@@ -95,26 +92,28 @@ def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_samp
     """
     if x.numel() == 0 or x.is_meta or not visible():
         return
-    axes = (1,) if per_sample is not None else (0, 1)  # of [N, positions]
-    n_kept = positions.kept.flatten(1).sum(axes) * (per_sample or 1)
-    if not bool(n_kept.any()):
+    if per_sample is None:
+        n_kept = [int(positions.kept.count_nonzero())]
+    else:
+        n_kept = [n * per_sample for n in positions.kept.flatten(1).count_nonzero(1).tolist()]
+    if not any(n_kept):
         raise ArgumentError(
             f"{call}: expected at least one sample that is not all padding, got none in input of shape "
             f"{list(x.shape)}; leave out such a batch."
         )
-    if bool((n_kept == 1).any()):
+    if 1 in n_kept:
         raise SingleValueError(
             f"{call}: expected more than 1 value per {unit} beside the padding, got 1 in input of shape "
             f"{list(x.shape)}; the output would not depend on the input; leave it out, or use more."
         )
     if not keeps or positions.counts is None:
         return
-    total = positions.counts.detach().double().flatten(1).sum(axes)
-    few = total[(n_kept > 0) & (total <= 1)]
-    if len(few):
+    total = positions.counts.detach().double().flatten(1).sum(1 if per_sample else (0, 1)).view(-1).tolist()
+    few = [weight for weight, n in zip(total, n_kept, strict=True) if n > 0 and weight <= 1]
+    if few:
         raise ArgumentError(
             f"{call}: expected weights that add up to more than 1 per {unit} where running statistics are kept, got "
-            f"{few[0].item():.3g}; weights count occurrences: scale them."
+            f"{few[0]:.3g}; weights count occurrences: scale them."
         )
 
 

@@ -174,9 +174,7 @@ def batch_norm(
     if padding is not None:
         plain_norm = weight, bias, momentum, eps, activation, residual
         if training:
-            y, new = _masked_norms.train_batch(input, padding, running, *plain_norm)
-            _masked_norms.write(running, new)
-            return y
+            return _masked_norms.normalize_batch(input, padding, running, *plain_norm)
         assert running is not None
         return _masked_norms.apply_given(input, padding, running, weight, bias, eps, activation, residual)
     if training:

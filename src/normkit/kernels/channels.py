@@ -62,7 +62,7 @@ def channel_norm(
             residual=residual, given=_dense_pair(given), running=into, momentum=momentum,
         )  # fmt: skip
     if running is not None and into is not None:
-        _write_back(running, into)
+        write_back(running, into)
     return y
 
 
@@ -120,7 +120,7 @@ def _dense_pair(given: MeanAndVar | None) -> MeanAndVar | None:
     return None if given is None else (given[0].contiguous(), given[1].contiguous())
 
 
-def _write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
+def write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
     """Make autograd, and strided buffers, see what the kernel wrote."""
     for old, new in zip(running, updated, strict=True):
         if new is old:

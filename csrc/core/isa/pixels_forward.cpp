@@ -1,0 +1,12 @@
+#include "channels.h"
+
+namespace normkit::NK_ISA {
+
+#include "../pixels.h"
+#include "../pixels_forward.h"
+
+void pixels_forward(const ChannelForward& a) {
+  by_dtype(a.shape.dtype, [&](auto zero) { pixels_forward_of<decltype(zero)>(a); });
+}
+
+}  // namespace normkit::NK_ISA

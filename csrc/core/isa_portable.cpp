@@ -1,4 +1,0 @@
-#define NK_ISA portable
-#define NK_ISA_NAME "portable"
-#define NK_TABLE kPortableKernels
-#include "kernels_impl.h"
