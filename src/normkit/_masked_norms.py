@@ -12,7 +12,7 @@ from torch import Tensor
 from normkit import _channel_norms, composite
 from normkit._padding import Padding, Positions, check_values, positions_of, visible
 from normkit.composite import Activation
-from normkit.kernels import choose, masked
+from normkit.kernels import channels, choose
 from normkit.kernels.channels import MeanAndVar
 from normkit.moments import Moments
 
@@ -33,7 +33,10 @@ def normalize_batch(
     """Each channel by the statistics of the positions of the batch that count; running ones are updated in place."""
     positions = _positions_of_batch(x, padding, keeps=running is not None)
     if positions.counts is None and _takes_kernel(x, w, b, running, activation, residual):
-        return masked.batch_norm(x, positions.kept, w, b, eps, activation, residual, running, float(momentum))
+        return channels.channel_norm(
+            x, 0, w, b, eps, activation,
+            residual=residual, running=running, momentum=float(momentum), mask=positions.kept,
+        )  # fmt: skip
     y, new = _compose_batch(x, positions, running, w, b, momentum, eps, activation, residual)
     write(running, new)
     return y

@@ -140,13 +140,13 @@ def batch_norm(
         tensor([[-1.0000],
                 [ 1.0000]])
     """
-    padding = padding_of(mask, weights, lengths)
-    if padding is None and out is None and not is_dynamo_compiling():
+    if out is None and weights is None and lengths is None and not is_dynamo_compiling():
         done: Tensor | None = eager.LIBRARY.batch_norm(
-            input, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual
+            input, running_mean, running_var, weight, bias, training, momentum, eps, activation, residual, mask
         )
         if done is not None:
             return done
+    padding = padding_of(mask, weights, lengths)
     if (
         not training
         and residual is None

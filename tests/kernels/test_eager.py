@@ -20,6 +20,12 @@ from normkit.kernels import channels, cpu, eager, layer_norm2d, rows
 
 pytestmark = pytest.mark.skipif(eager.LIBRARY is eager.ABSENT, reason=eager.DESCRIPTION)
 
+
+def most(x: Tensor) -> Tensor:
+    """A mask that leaves out every third position."""
+    return torch.arange(x[:, 0].numel()).view_as(x[:, 0]) % 3 != 0
+
+
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 CALLS: dict[str, Call] = {
     "layer_norm": lambda x, w, b: F.layer_norm(x, (4, 3, 2), w.view(4, 1, 1).expand(4, 3, 2), b[0].expand(4, 3, 2)),
@@ -29,6 +35,12 @@ CALLS: dict[str, Call] = {
     "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
     "batch_norm_add_relu": lambda x, w, b: F.batch_norm(
         x, None, None, w, b, training=True, activation="relu", residual=x.cos()
+    ),
+    "batch_norm_masked": lambda x, w, b: F.batch_norm(
+        x, None, None, w, b, training=True, activation="silu", mask=most(x)
+    ),
+    "batch_norm_masked_add_relu": lambda x, w, b: F.batch_norm(
+        x, None, None, w, b, training=True, activation="relu", residual=x.cos(), mask=most(x)
     ),
     "batch_norm_eval": lambda x, w, b: F.batch_norm(x, torch.zeros(4), torch.ones(4), w, b, activation="silu"),
     "group_norm": lambda x, w, b: F.group_norm(x, 2, w, b, activation="gelu"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normkit.functional import batch_norm
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Around the 16 lanes, their chains, and the blocks that runs are cut into.
@@ -120,6 +120,7 @@ def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) ->
 
 
 def test_a_mask_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     taken = []
     kernel = cpu.channel_norm
     monkeypatch.setattr(cpu, "channel_norm", lambda *args, **more: taken.append(more["mask"]) or kernel(*args, **more))

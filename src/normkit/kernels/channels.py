@@ -32,13 +32,17 @@ def channel_norm(
     given: MeanAndVar | None = None,
     running: MeanAndVar | None = None,
     momentum: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Normalize; ``choose.path_of`` has said "kernel", and x has elements.
 
     ``given`` statistics normalize in place of x's own; ``running`` ones are updated in place. A residual goes with the
-    activations None and relu.
+    activations None and relu. A mask [N, 1, *], True at two positions or more, goes with the batch's own statistics:
+    what it leaves out is 0.
     """
     x = dense(x)
+    if mask is not None:
+        mask = mask.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=memory_format(x))
     w, b = (None if p is None else p.contiguous() for p in (w, b))
@@ -46,7 +50,8 @@ def channel_norm(
     done: Tensor | None
     mean, var = _dense_pair(given) or into or (None, None)
     if n_groups == 0:
-        done = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual)
+        places = None if mask is None else mask.squeeze(1)
+        done = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual, places)
     elif into is not None:
         done = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps)
     else:
@@ -55,14 +60,14 @@ def channel_norm(
     if done is not None:
         y = done
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, residual)):
-        y = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum)
+        y = _ChannelNorm.apply(x, w, b, residual, n_groups, eps, activation, given, into, momentum, mask)
     else:
         y, _ = cpu.channel_norm(
             x, n_groups, w, b, eps, activation,
-            residual=residual, given=_dense_pair(given), running=into, momentum=momentum,
+            residual=residual, given=_dense_pair(given), running=into, momentum=momentum, mask=mask,
         )  # fmt: skip
     if running is not None and into is not None:
-        write_back(running, into)
+        _write_back(running, into)
     return y
 
 
@@ -79,7 +84,7 @@ def by_kernel(
     if torch.is_grad_enabled() and (
         x.requires_grad or (w is not None and w.requires_grad) or (b is not None and b.requires_grad)
     ):
-        y: Tensor = _ChannelNorm.apply(x, w, b, None, n_groups, eps, activation, given, None, 0.0)
+        y: Tensor = _ChannelNorm.apply(x, w, b, None, n_groups, eps, activation, given, None, 0.0, None)
         return y
     return cpu.channel_norm(x, n_groups, w, b, eps, activation, given=given)[0]
 
@@ -120,7 +125,7 @@ def _dense_pair(given: MeanAndVar | None) -> MeanAndVar | None:
     return None if given is None else (given[0].contiguous(), given[1].contiguous())
 
 
-def write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
+def _write_back(running: MeanAndVar, updated: MeanAndVar) -> None:
     """Make autograd, and strided buffers, see what the kernel wrote."""
     for old, new in zip(running, updated, strict=True):
         if new is old:
@@ -143,43 +148,41 @@ class _ChannelNorm(derivatives.KernelFunction):
         given: MeanAndVar | None,
         running: MeanAndVar | None,
         momentum: float,
+        mask: Tensor | None,
     ) -> Tensor:
         y, stats = cpu.channel_norm(
             x, n_groups, w, b, eps, activation,
-            residual=residual, given=_dense_pair(given), running=running, momentum=momentum,
+            residual=residual, given=_dense_pair(given), running=running, momentum=momentum, mask=mask,
         )  # fmt: skip
         # After a residual add the sign of y tells what relu passed on; without it, x does.
-        ctx.masked = residual is not None and activation == "relu"
+        ctx.by_sign = residual is not None and activation == "relu"
         ctx.activation = None if residual is not None else activation
-        ctx.save_for_backward(x, w, None if ctx.activation is None else b, stats, y if ctx.masked else None)
+        ctx.save_for_backward(x, w, None if ctx.activation is None else b, stats, y if ctx.by_sign else None, mask)
         ctx.n_groups, ctx.eps, ctx.constant_stats = n_groups, eps, given is not None
         ctx.b_dtype = None if b is None else b.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, w, b, stats, y = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:4]
-        need_dx, need_dw, need_db, need_residual = needed
-        rest = (None,) * 6
+        x, w, b, stats, y, mask = ctx.saved_tensors
+        need_dx, need_dw, need_db, need_residual = ctx.needs_input_grad[:4]
+        rest = (None,) * 7
         if choose.wants_composite_backward(dy):
             b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
             activation = cpu.ACTIVATION_CODES[ctx.activation]
-            call = (ctx.n_groups, ctx.eps, activation, ctx.masked, ctx.constant_stats, b_code)
+            call = (ctx.n_groups, ctx.eps, activation, ctx.by_sign, ctx.constant_stats, b_code)
             of_x, of_residual, of_w, of_b = hand_over(
-                call, (x, w, b, stats, y), (dy,), (need_dx, need_residual, need_dw, need_db)
+                call, (x, w, b, stats, y, mask), (dy,), (need_dx, need_residual, need_dw, need_db)
             )
             return of_x, of_w, of_b, of_residual, *rest
-        if ctx.masked:
-            dy = torch.ops.aten.threshold_backward(dy, y, 0)
-        d_residual = dy if need_residual else None
+        dy, d_residual = _past_the_residual(dy, y if ctx.by_sign else None, mask, need_residual)
         if not (need_dx or need_dw or need_db):
             return None, None, None, d_residual, *rest
         dw = torch.empty_like(w) if need_dw else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(
             dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, b, ctx.eps, ctx.activation,
-            constant_stats=ctx.constant_stats, need_dx=need_dx, dw=dw, db=db,
+            constant_stats=ctx.constant_stats, need_dx=need_dx, dw=dw, db=db, mask=mask,
         )  # fmt: skip
         return dx, dw, db, d_residual, *rest
 
@@ -194,17 +197,19 @@ def hand_over(
 
     ``normkit._eager`` and ``_ChannelNorm`` call it where a kernel will not do.
     """
-    n_groups, eps, activation_code, masked, constant_stats, b_code = call
+    n_groups, eps, activation_code, by_sign, constant_stats, b_code = call
     activation = cpu.ACTIVATIONS[activation_code]
-    x, w, b, stats, y = kept
+    x, w, b, stats, y, mask = kept
     (dy,) = gradients
     assert x is not None
     assert stats is not None
     need_dx, need_residual, need_dw, need_db = needed
-    if masked:
-        dy = torch.ops.aten.threshold_backward(dy, y, 0)
-    d_residual = dy if need_residual else None
-    if dy is None or not (need_dx or need_dw or need_db):
+    if dy is None:
+        return None, None, None, None
+    if mask is not None:
+        mask = mask.view(x.shape[0], 1, *x.shape[2:])
+    dy, d_residual = _past_the_residual(dy, y if by_sign else None, mask, need_residual)
+    if not (need_dx or need_dw or need_db):
         return None, d_residual, None, None
     if b is None and b_code is not None:  # then its value enters no gradient
         b = torch.zeros(x.shape[1], dtype=cpu.DTYPES[b_code])
@@ -212,9 +217,22 @@ def hand_over(
     def forward(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
         if constant_stats:
             return composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, eps, activation)
+        if mask is not None:
+            return torch.where(mask, composite.batch_norm(x, w, b, eps, activation, weights=mask.to(stats.dtype))[0], 0)
         if n_groups == 0:
             return composite.batch_norm(x, w, b, eps, activation)[0]
         return composite.group_norm(x, n_groups, w, b, eps, activation)
 
     dx, dw, db = derivatives.through(forward, (x, w, b), (dy,), (need_dx, need_dw, need_db))
     return dx, d_residual, dw, db
+
+
+def _past_the_residual(
+    dy: Tensor, y: Tensor | None, mask: Tensor | None, need_residual: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient before the residual add, and that of the residual. With y, its sign tells what relu passed on."""
+    if y is not None:
+        dy = torch.ops.aten.threshold_backward(dy, y, 0)
+    if not need_residual:
+        return dy, None
+    return dy, dy if mask is None else torch.where(mask, dy, 0)
