@@ -131,6 +131,30 @@ def test_an_experiment_that_fails_is_told_and_tried_again(world: World, store: P
     assert evidence(claims.run("full", store=store))[0] == "depends"
 
 
+def test_seeds_that_fail_are_told_and_tried_again(world: World, store: Path, tmp_path: Path) -> None:
+    """As on a machine that is busy for a while: the same code, asked again."""
+    busy = tmp_path / "busy"
+    world.write(
+        outcome=f"""
+    def one(n):
+        if n > 8 and __import__("os").path.exists({str(busy)!r}):
+            return Measurement("E05", job.conditions, n, "failed", message="machine busy")
+        return Measurement("E05", job.conditions, n, metrics={{"error": level + math.sin(n + level)}})
+    return [one(n) for n in job.seeds]
+"""
+    )
+    busy.touch()
+    verdicts = claims.run("full", store=store)
+    assert len(verdicts.failures) == 4
+    assert "seed 9: machine busy; seed 10: machine busy; seed 11: machine busy" in verdicts.failures[0]
+    assert {m.seed for m in verdicts.measurements} == set(range(9))
+    busy.unlink()
+    verdicts = claims.run("full", store=store)
+    assert (verdicts.n_computed, verdicts.failures) == (4, ())
+    assert sorted(m.seed for m in verdicts.measurements) == sorted([*range(12)] * 4)
+    assert claims.run("full", store=store).n_computed == 0
+
+
 def test_a_measurement_too_few_is_a_failure(world: World, store: Path) -> None:
     world.write(outcome="return []")
     verdicts = claims.run("full", store=store)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from normkit.claims.experiment import Job, Measurement
@@ -95,6 +95,17 @@ def checked(measurements: tuple[Measurement, ...], job: Job) -> tuple[Measuremen
     if sorted(seeds) != sorted(job.seeds):
         raise ValueError(f"{job.experiment}: expected a measurement of each seed {job.seeds}, got {seeds}")
     return tuple(map(_settled, measurements))
+
+
+def succeeded(record: JobRecord) -> JobRecord | None:
+    """The same record of those seeds alone that did not fail; None where there are none."""
+    kept = tuple(m for m in record.measurements if m.status != "failed")
+    if record.status == "failed" or not kept:
+        return None
+    if len(kept) == len(record.measurements):
+        return record
+    job = replace(record.spec.job, seeds=tuple(m.seed for m in kept))
+    return replace(record, spec=replace(record.spec, job=job), measurements=kept)
 
 
 def _settled(measurement: Measurement) -> Measurement:

@@ -11,7 +11,7 @@ from normkit.claims.code import code_hash
 from normkit.claims.costs import Costs
 from normkit.claims.experiment import Job
 from normkit.claims.planning import Plan, fit
-from normkit.claims.records import JobRecord, JobSpec
+from normkit.claims.records import JobRecord, JobSpec, succeeded
 from normkit.lab.comparison import Progress
 from normkit.lab.engines.base import Died, Engine
 from normkit.lab.store import Store
@@ -118,14 +118,19 @@ class Runner:
         )
 
     def _save(self, record: JobRecord) -> None:
+        """Keep what succeeded: seeds that failed, on a busy machine say, are for the next command to try again."""
+        job = record.spec.job
         self._running.pop(record.spec, None)
-        if record.status == "failed":
-            self.failed[record.spec.job] = record.message
+        messages = [f"seed {m.seed}: {m.message}" for m in record.measurements if m.status == "failed"]
+        if messages or record.status == "failed":
+            self.failed[job] = "; ".join(messages) or record.message
+        kept = succeeded(record)
+        if kept is None:
             return
-        self._store.add(record)
-        self.computed.append(record)
         self._costs.learn(record)
-        self._archive.add(record)
+        self._store.add(kept)
+        self.computed.append(kept)
+        self._archive.add(kept)
 
     def _left_s(self) -> float:
         return self._ends_at - time.monotonic()
