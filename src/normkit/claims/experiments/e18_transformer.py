@@ -7,9 +7,7 @@ Whether what is lost is lost in training, or between training and evaluation, is
 loss with the statistics of the whole training set, and by how far running statistics are from those of a batch.
 
 Training is short: with LayerNorm a third of the tokens are still wrong after the 150 steps of the quick tier. It tells
-how fast the arms learn, and not where they end; the full tier's 300 steps tell more. In a first look (5 seeds)
-BatchNorm over padding and all was ahead there (loss 0.88 to 1.02), against what was expected; whether that lasts is
-not known.
+how fast the arms learn, and not where they end; the full tier's 300 steps tell more.
 """
 
 from __future__ import annotations
