@@ -16,6 +16,7 @@ PROVENANCE = {
     "threads": 2,
     "vector_extensions": "AVX2",
     "started_at": "2026-11-20T23:59:58+00:00",
+    "load_before": 0.1,
     "options": {"grid": "full", "slice_s": 0.8},
 }
 

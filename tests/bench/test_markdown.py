@@ -22,7 +22,7 @@ def row(text: str, start: str) -> list[str]:
 def test_the_summary_says_where_it_was_measured() -> None:
     first = summary(record(), "benchmarks/a.jsonl").splitlines()[0]
     assert first == (
-        "Measured on A processor (2 cores, 2 threads, AVX2), normkit 0.1.0, torch 2.13.0, 2026-11-20; "
+        "Measured on A processor (2 cores, 2 threads, AVX2), normkit 0.1.0, torch 2.13.0, 2026-11-20, load 0.1 before; "
         "record: `benchmarks/a.jsonl`."
     )
 

@@ -15,6 +15,7 @@ from normkit.bench import runner
 from normkit.bench.records import read, write
 from normkit.bench.threads import thread_count
 from normkit.cli import main
+from normkit.lab.provenance import available_cores
 
 TINY = ("bench", "--op", "layer_norm", "--shape", "8x16", "--no-compile", "--slice", "0.002", "--threads", "1")
 
@@ -62,6 +63,15 @@ def test_save_writes_a_record_that_show_reads(tmp_path: Path, capsys: pytest.Cap
     assert main(["bench", "--show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert len(read(path).cells) == 2
+
+
+def test_half_a_core_of_other_work_is_too_much_for_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It turns some calls into one more turn of the scheduler, 8 ms, whoever's they are."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5 * available_cores(), 0.0, 0.0))
+    assert main([*TINY, "--save", "--folder", str(tmp_path)]) == 1
+    assert "expected an idle machine for a record" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("busy")

@@ -105,7 +105,8 @@ def _measured_on(record: Record, source: str) -> str:
     versions = p["versions"]
     return (
         f"Measured on {p['processor']} ({p['cores']} cores, {p['threads']} threads, {p['vector_extensions']}), "
-        f"normkit {versions['normkit']}, torch {versions['torch']}, {str(p['started_at'])[:10]}; "
+        f"normkit {versions['normkit']}, torch {versions['torch']}, {str(p['started_at'])[:10]}, "
+        f"load {p['load_before']} before; "
         f"record: `{source}`."
     )
 

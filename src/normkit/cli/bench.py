@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+IDLE_LOAD = 0.25  # load average a core: above it, processes of others take turns with ours, 8 ms at a time
 MODEL_SLICE_S = 6.0  # a step of a model takes up to half a second
 MOST_COMPILERS = 16  # processes at a time: each holds a gigabyte while it compiles the largest shapes
 RECORDS = Path("benchmarks")
@@ -162,12 +163,12 @@ def _check_load(console: Console, *, must_be_idle: bool) -> None:
 
     cores = available_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load <= cores:
+    if load <= IDLE_LOAD * cores:
         return
     if must_be_idle:
         raise BenchError(
             f"bench: expected an idle machine for a record, got a load average of {load:.1f} on {cores} cores; "
-            "wait until it is below, or leave out --save."
+            f"wait until it is below {IDLE_LOAD * cores:.1f}, or leave out --save."
         )
     console.print(
         f"Warning: the load average is {load:.1f} on {cores} cores. These times say nothing.", style="bold red"
