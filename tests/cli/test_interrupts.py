@@ -21,7 +21,7 @@ class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             print("importing", flush=True)
-            time.sleep(5)
+            time.sleep(60)
 sys.meta_path.insert(0, Slow())
 from normkit.cli import main
 sys.exit(main({arguments!r}))
@@ -38,7 +38,7 @@ def test_an_interrupt_while_something_is_imported_is_one_line_and_130(module: st
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
     assert process.returncode == 130
     assert err.startswith("Interrupted")
     assert err.count("\n") == 1

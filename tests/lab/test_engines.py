@@ -36,7 +36,7 @@ def compute(
     """Everything that an engine makes of some runs."""
     waiting, records, deaths = list(specs), {}, []
     n = len(waiting)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 240
     while len(records) < n:
         assert time.monotonic() < deadline, f"{len(records)} of {n} runs came back"
         while waiting and engine.free:
