@@ -173,6 +173,21 @@ at::Tensor input_of_channels(Arguments& in) {
   return x;
 }
 
+void read_affine(Arguments& in, ChannelCall& c) {
+  const at::IntArrayRef channels = c.x.sizes().slice(1, 1);
+  c.w = in.parameter(channels, c.x);
+  c.b = in.parameter(channels, c.x);
+}
+// The norms that keep running statistics.
+void read_with_statistics(Arguments& in, ChannelCall& c) {
+  c.mean = in.statistic(c.x);
+  c.var = in.statistic(c.x);
+  read_affine(in, c);
+  c.updates = in.truth();
+  c.momentum = in.real();
+  c.eps = in.eps();
+}
+
 PyObject* layer_norm(Arguments& in) { return row_norm(RowNorm::kLayerNorm, in, false); }
 PyObject* rms_norm(Arguments& in) { return row_norm(RowNorm::kRmsNorm, in, false); }
 PyObject* add_layer_norm(Arguments& in) { return row_norm(RowNorm::kLayerNorm, in, true); }
@@ -182,14 +197,7 @@ PyObject* batch_norm(Arguments& in) {
   ChannelCall c;
   c.x = input_of_channels(in);
   if (!in.ok()) Py_RETURN_NONE;
-  c.mean = in.statistic(c.x);
-  c.var = in.statistic(c.x);
-  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
-  c.w = in.parameter(shape, c.x);
-  c.b = in.parameter(shape, c.x);
-  c.updates = in.truth();
-  c.momentum = in.real();
-  c.eps = in.eps();
+  read_with_statistics(in, c);
   c.activation = in.activation();
   c.residual = in.tensor_or_none();
   c.mask = in.mask(c.x);
@@ -204,9 +212,7 @@ PyObject* group_norm(Arguments& in) {
   c.x = input_of_channels(in);
   c.n_groups = in.integer();
   if (!in.ok()) Py_RETURN_NONE;
-  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
-  c.w = in.parameter(shape, c.x);
-  c.b = in.parameter(shape, c.x);
+  read_affine(in, c);
   c.eps = in.eps();
   c.activation = in.activation();
   if (!in.ok() || !c.usable() || c.n_groups < 1 || c.x.size(1) % c.n_groups != 0) Py_RETURN_NONE;
@@ -218,14 +224,7 @@ PyObject* instance_norm(Arguments& in) {
   ChannelCall c;
   c.x = input_of_channels(in);
   if (!in.ok()) Py_RETURN_NONE;
-  c.mean = in.statistic(c.x);
-  c.var = in.statistic(c.x);
-  const at::IntArrayRef shape = c.x.sizes().slice(1, 1);
-  c.w = in.parameter(shape, c.x);
-  c.b = in.parameter(shape, c.x);
-  c.updates = in.truth();
-  c.momentum = in.real();
-  c.eps = in.eps();
+  read_with_statistics(in, c);
   if (!in.ok() || !c.usable()) Py_RETURN_NONE;
   if (c.updates ? c.x.numel() <= c.x.size(0) * c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
   if (c.updates) c.n_groups = c.x.size(1);

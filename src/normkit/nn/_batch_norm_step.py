@@ -17,10 +17,10 @@ from normkit.nn._statistics import share_of_next
 from normkit.nn._updates import step_of
 
 if TYPE_CHECKING:
-    from normkit.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+    from normkit.nn.batch_norm import _BatchNormLayer
     from normkit.nn.sync_batch_norm import SyncBatchNorm
 
-    Layer: TypeAlias = "BatchNorm1d | BatchNorm2d | BatchNorm3d | SyncBatchNorm"
+    Layer: TypeAlias = "_BatchNormLayer | SyncBatchNorm"
 
 
 def batch_norm_step(

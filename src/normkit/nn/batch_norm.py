@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,62 @@ from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_
 from normkit.pooling import Variance
 
 
-class BatchNorm1d(torch.nn.BatchNorm1d):
+class _BatchNormLayer(torch.nn.modules.batchnorm._BatchNorm):
+    """What the layers have in common; the classes below differ in the layouts that they take."""
+
+    layouts: ClassVar[tuple[str, ...]]
+    activation: Activation | None = None  # also of what was built as a torch layer
+    frozen_statistics = False
+    policy = TORCH
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
+        virtual_batch_size: int | None = None,
+    ) -> None:
+        check_arguments(type(self).__name__, num_features, eps, momentum)
+        _checks.activation(type(self).__name__, activation)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
+            type(self).__name__, tracks=track_running_stats
+        )
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        keep_in_float32(self)
+        self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return batch_norm_step(self, input, residual, self.layouts, padding_of(mask, weights, lengths))
+
+    def extra_repr(self) -> str:
+        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNormLayer:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+class BatchNorm1d(_BatchNormLayer, torch.nn.BatchNorm1d):
     """Normalizes each channel over the batch, and over the positions where there are any.
 
     In training: y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population
@@ -87,37 +142,7 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         Ioffe, Szegedy, "Batch Normalization", 2015, algorithms 1 and 2; https://arxiv.org/abs/1502.03167
     """
 
-    activation: Activation | None = None  # also of what was built as a torch layer
-    frozen_statistics = False
-    policy = TORCH
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-        activation: Activation | None = None,
-        single_value: SingleValue = "raise",
-        nonfinite: Nonfinite = "propagate",
-        running_variance: Variance = "unbiased",
-        virtual_batch_size: int | None = None,
-    ) -> None:
-        check_arguments("BatchNorm1d", num_features, eps, momentum)
-        _checks.activation("BatchNorm1d", activation)
-        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
-            "BatchNorm1d", tracks=track_running_stats
-        )
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
-        keep_in_float32(self)
-        self.activation = activation
-        if policy != TORCH:
-            self.policy = policy
+    layouts = ("N, C", "N, C, L")
 
     def forward(
         self,
@@ -134,17 +159,10 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
                 type(self).__name__, self.forward, input, residual, padding
             )  # ragged as the input
             return ragged
-        return batch_norm_step(self, input, residual, ("N, C", "N, C, L"), padding)
-
-    def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm1d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+        return batch_norm_step(self, input, residual, self.layouts, padding)
 
 
-class BatchNorm2d(torch.nn.BatchNorm2d):
+class BatchNorm2d(_BatchNormLayer, torch.nn.BatchNorm2d):
     """Normalizes each channel of a feature map over the batch and all positions.
 
     As :class:`BatchNorm1d`, for input [N, C, H, W]; channels_last input gives channels_last output.
@@ -154,58 +172,10 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         tensor([-1.0000,  1.0000])
     """
 
-    activation: Activation | None = None  # also of what was built as a torch layer
-    frozen_statistics = False
-    policy = TORCH
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-        activation: Activation | None = None,
-        single_value: SingleValue = "raise",
-        nonfinite: Nonfinite = "propagate",
-        running_variance: Variance = "unbiased",
-        virtual_batch_size: int | None = None,
-    ) -> None:
-        check_arguments("BatchNorm2d", num_features, eps, momentum)
-        _checks.activation("BatchNorm2d", activation)
-        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
-            "BatchNorm2d", tracks=track_running_stats
-        )
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
-        keep_in_float32(self)
-        self.activation = activation
-        if policy != TORCH:
-            self.policy = policy
-
-    def forward(
-        self,
-        input: Tensor,
-        residual: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        weights: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Tensor:
-        return batch_norm_step(self, input, residual, ("N, C, H, W",), padding_of(mask, weights, lengths))
-
-    def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm2d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+    layouts = ("N, C, H, W",)
 
 
-class BatchNorm3d(torch.nn.BatchNorm3d):
+class BatchNorm3d(_BatchNormLayer, torch.nn.BatchNorm3d):
     """Normalizes each channel of a volume over the batch and all positions.
 
     As :class:`BatchNorm1d`, for input [N, C, D, H, W]; channels_last_3d input gives channels_last_3d output.
@@ -215,52 +185,4 @@ class BatchNorm3d(torch.nn.BatchNorm3d):
         tensor([-1.0000,  1.0000])
     """
 
-    activation: Activation | None = None  # also of what was built as a torch layer
-    frozen_statistics = False
-    policy = TORCH
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-        activation: Activation | None = None,
-        single_value: SingleValue = "raise",
-        nonfinite: Nonfinite = "propagate",
-        running_variance: Variance = "unbiased",
-        virtual_batch_size: int | None = None,
-    ) -> None:
-        check_arguments("BatchNorm3d", num_features, eps, momentum)
-        _checks.activation("BatchNorm3d", activation)
-        policy = StatisticsPolicy(single_value, nonfinite, running_variance, virtual_batch_size).check(
-            "BatchNorm3d", tracks=track_running_stats
-        )
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
-        keep_in_float32(self)
-        self.activation = activation
-        if policy != TORCH:
-            self.policy = policy
-
-    def forward(
-        self,
-        input: Tensor,
-        residual: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        weights: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Tensor:
-        return batch_norm_step(self, input, residual, ("N, C, D, H, W",), padding_of(mask, weights, lengths))
-
-    def extra_repr(self) -> str:
-        return with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm3d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+    layouts = ("N, C, D, H, W",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,44 @@ from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_
 from normkit.nn._updates import step_of
 
 
-class InstanceNorm1d(torch.nn.InstanceNorm1d):
+class _InstanceNormLayer(torch.nn.modules.instancenorm._InstanceNorm):
+    """What the layers have in common; the classes below differ in the layouts that they take."""
+
+    layouts: ClassVar[tuple[str, str]]  # with and without a sample axis
+    frozen_statistics = False
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        check_arguments(type(self).__name__, num_features, eps, momentum)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        keep_in_float32(self)
+
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        return _forward(self, input, self.layouts, padding_of(mask, weights, lengths))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _InstanceNormLayer:
+        apply_keeping_float32(self, super()._apply, fn, recurse)
+        return self
+
+
+class InstanceNorm1d(_InstanceNormLayer, torch.nn.InstanceNorm1d):
     """Normalizes each channel of each sample over its positions.
 
     y = (x − mean) / sqrt(var + eps) · weight[c] + bias[c], with the mean and the population variance over the
@@ -60,23 +97,7 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         Ulyanov, Vedaldi, Lempitsky, "Instance Normalization", 2016; https://arxiv.org/abs/1607.08022
     """
 
-    frozen_statistics = False
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        check_arguments("InstanceNorm1d", num_features, eps, momentum)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
-        keep_in_float32(self)
+    layouts = ("N, C, L", "C, L")
 
     def forward(
         self,
@@ -90,14 +111,10 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
         if is_ragged(input):
             ragged: Tensor = through_padding(type(self).__name__, self.forward, input, padding)  # ragged as the input
             return ragged
-        return _forward(self, input, ("N, C, L", "C, L"), padding)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm1d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+        return _forward(self, input, self.layouts, padding)
 
 
-class InstanceNorm2d(torch.nn.InstanceNorm2d):
+class InstanceNorm2d(_InstanceNormLayer, torch.nn.InstanceNorm2d):
     """Normalizes each channel of each feature map over its positions.
 
     As :class:`InstanceNorm1d`, for input [N, C, H, W] or [C, H, W].
@@ -107,40 +124,10 @@ class InstanceNorm2d(torch.nn.InstanceNorm2d):
         tensor([-1.0000,  1.0000])
     """
 
-    frozen_statistics = False
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        check_arguments("InstanceNorm2d", num_features, eps, momentum)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
-        keep_in_float32(self)
-
-    def forward(
-        self,
-        input: Tensor,
-        *,
-        mask: Tensor | None = None,
-        weights: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Tensor:
-        return _forward(self, input, ("N, C, H, W", "C, H, W"), padding_of(mask, weights, lengths))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm2d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+    layouts = ("N, C, H, W", "C, H, W")
 
 
-class InstanceNorm3d(torch.nn.InstanceNorm3d):
+class InstanceNorm3d(_InstanceNormLayer, torch.nn.InstanceNorm3d):
     """Normalizes each channel of each volume over its positions.
 
     As :class:`InstanceNorm1d`, for input [N, C, D, H, W] or [C, D, H, W].
@@ -150,37 +137,7 @@ class InstanceNorm3d(torch.nn.InstanceNorm3d):
         tensor([-1.0000,  1.0000])
     """
 
-    frozen_statistics = False
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        check_arguments("InstanceNorm3d", num_features, eps, momentum)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
-        keep_in_float32(self)
-
-    def forward(
-        self,
-        input: Tensor,
-        *,
-        mask: Tensor | None = None,
-        weights: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Tensor:
-        return _forward(self, input, ("N, C, D, H, W", "C, D, H, W"), padding_of(mask, weights, lengths))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InstanceNorm3d:
-        apply_keeping_float32(self, super()._apply, fn, recurse)
-        return self
+    layouts = ("N, C, D, H, W", "C, D, H, W")
 
 
 def _forward(
