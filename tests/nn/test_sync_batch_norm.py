@@ -27,6 +27,7 @@ ON_TWO = (
     "ranks_with_different_models",
     "a_rank_fails_to_recalibrate",
     "frozen_in_parallel",
+    "micro_batches_of_several_ranks",
 )
 ON_FOUR = (
     "twenty_steps",
@@ -268,6 +269,13 @@ def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
         assert message.startswith("recalibrate: expected all 4 ranks to take part, got no word from ")
         assert "rank 1" in message.split("(")[0]
         assert same
+
+
+def test_micro_batches_of_several_ranks_are_refused(two: Found) -> None:
+    for (kind, message, _), n_outputs, counted in two["micro_batches_of_several_ranks"]:
+        assert kind == "ArgumentError"
+        assert "got normkit.nn.SyncBatchNorm at '0', which meets other processes; accumulate on one" in message
+        assert (n_outputs, counted) == (3, 1)
 
 
 def test_frozen_norms_stay_so_on_every_rank(two: Found) -> None:

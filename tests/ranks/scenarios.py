@@ -210,6 +210,16 @@ def ranks_with_different_models(rank: int, n: int) -> Any:
     return caught(lambda: nn.SyncBatchNorm(3 + rank, name="a.b", timeout=5)(torch.randn(4, 3 + rank)))
 
 
+def micro_batches_of_several_ranks(rank: int, n: int) -> Any:
+    """Refused before anything meets; in a group of one rank they are those of a layer by itself."""
+    model = two_layers(5)
+    x = torch.randn(5, 3)
+    found = caught(lambda: nn.accumulate(model, x.split(2)))
+    alone = [dist.new_group([r]) for r in range(n)][rank]
+    model[0].process_group = model[1].process_group = alone
+    return found, len(nn.accumulate(model, x.split(2))), int(model[0].num_batches_tracked)
+
+
 def a_rank_fails_to_recalibrate(rank: int, n: int) -> Any:
     model = nn.BatchNorm1d(3)
     loader = [torch.randn(4, 3 + (rank == 1))]
