@@ -28,6 +28,7 @@ ON_TWO = (
     "a_rank_fails_to_recalibrate",
     "frozen_in_parallel",
     "micro_batches_of_several_ranks",
+    "recalibrated_in_parallel",
 )
 ON_FOUR = (
     "twenty_steps",
@@ -179,6 +180,7 @@ def test_nothing_but_padding_on_every_rank_is_an_error_and_changes_nothing(found
             "SyncBatchNorm(2): expected a position that is not padding on some rank, got none on any"
         )
         assert rank["wrong mask"][0] == "ShapeError"
+        assert "expected weights of 0 or more, got nan (and 1 others" in str(rank["wrong weights"][1])
         assert rank["nothing"][1] == 1  # one batch was counted before those, and none since
 
 
@@ -257,6 +259,16 @@ def test_recalibration_that_fails_on_one_rank_fails_on_all(two: Found) -> None:
     assert "expected every rank to collect its data, got on rank 1 ShapeError: BatchNorm1d: expected 3" in results[0][1]
     assert results[1][0] == "ShapeError"
     assert [same for *_, same in results] == [True, True]
+
+
+def test_recalibration_in_parallel_waits_for_no_rank(two: Found) -> None:
+    x = torch.arange(36.0).view(12, 3)
+    results = two["recalibrated_in_parallel"]
+    assert [failed[0] for failed, *_ in results] == ["ArgumentError", "RankError"]
+    assert "got on rank 0 ArgumentError: recalibrate: expected a loader of at least one batch" in results[1][0][1]
+    for _, names, mean, var in results:
+        assert names == ["module"]
+        torch.testing.assert_close((mean, var), (x.mean(0), x.var(0)))
 
 
 def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:

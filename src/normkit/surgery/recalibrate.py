@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from normkit._padding import padding_of, positions_of
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
@@ -56,7 +57,8 @@ def recalibrate(
         forward: ``forward(model, batch)`` runs a batch of any other kind.
         match: which layers, as for :func:`normkit.surgery.freeze`; None means all.
         process_group: whose ranks pool their data, each with a loader of its own and as many batches as it has,
-            for example ``torch.distributed.group.WORLD``; None pools on this process alone.
+            for example ``torch.distributed.group.WORLD``; None pools on this process alone. What
+            DistributedDataParallel wraps runs without it.
         progress: called with the number of batches done, and of all batches or None, after each.
 
     Returns:
@@ -141,11 +143,12 @@ def _collect(
     model: torch.nn.Module, layers: Layers, loader: Iterable[Any], forward: Forward, progress: Progress | None
 ) -> dict[str, _Pool]:
     pools = {name: _Pool(nothing(layer.num_features, _device(layer))) for name, layer in layers.items()}
+    parallel = isinstance(model, DistributedDataParallel)  # whose forward waits for that of the first rank
     total = _length(loader)
     done = 0
     with _listening(model, layers, pools), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for done, batch in enumerate(loader, 1):
-            forward(model, batch)
+            forward(model.module if parallel else model, batch)
             if progress is not None:
                 progress(done, total)
     if done == 0:
