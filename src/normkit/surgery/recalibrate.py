@@ -143,12 +143,13 @@ def _collect(
     model: torch.nn.Module, layers: Layers, loader: Iterable[Any], forward: Forward, progress: Progress | None
 ) -> dict[str, _Pool]:
     pools = {name: _Pool(nothing(layer.num_features, _device(layer))) for name, layer in layers.items()}
-    parallel = isinstance(model, DistributedDataParallel)  # whose forward waits for that of the first rank
+    if isinstance(model, DistributedDataParallel):  # whose forward waits for that of the first rank
+        model = model.module
     total = _length(loader)
     done = 0
     with _listening(model, layers, pools), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for done, batch in enumerate(loader, 1):
-            forward(model.module if parallel else model, batch)
+            forward(model, batch)
             if progress is not None:
                 progress(done, total)
     if done == 0:
