@@ -32,7 +32,7 @@ def normalize_batch(
 ) -> Tensor:
     """Each channel by the statistics of the positions of the batch that count; running ones are updated in place."""
     positions = _positions_of_batch(x, padding, keeps=running is not None)
-    if positions.counts is None and _takes_kernel(x, w, b, running, activation, residual):
+    if positions.counts is None and _takes_kernel(x, positions.kept, w, b, running, activation, residual):
         return channels.channel_norm(
             x, 0, w, b, eps, activation,
             residual=residual, running=running, momentum=float(momentum), mask=positions.kept,
@@ -175,6 +175,7 @@ def _only(positions: Positions, y: Tensor) -> Tensor:
 
 def _takes_kernel(
     x: Tensor,
+    kept: Tensor,
     w: Tensor | None,
     b: Tensor | None,
     running: MeanAndVar | None,
@@ -184,7 +185,8 @@ def _takes_kernel(
     """A graph does not know how many positions count; the kernels add a residual before relu or nothing."""
     return (
         x.numel() > 0
-        and visible()
+        and visible(x)
+        and type(kept) is Tensor  # a subclass may keep its values elsewhere
         and (residual is None or activation in (None, "relu"))
         and choose.path_of(x, w, b, residual, *(running or ())) == "kernel"
     )

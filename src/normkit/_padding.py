@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from normkit import _checks
 from normkit.composite import under_functorch
@@ -73,16 +74,22 @@ def positions_of(call: str, x: Tensor, padding: Padding) -> Positions:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if weights is None:
         return Positions(kept.unsqueeze(1), None, dtype)
-    _weights(call, weights, shape, x)
+    weights = _weights(call, weights, shape, x, dtype)
     kept = kept & (weights > 0)
-    return Positions(kept.unsqueeze(1), torch.where(kept, weights, 0).to(dtype).unsqueeze(1), dtype)
+    return Positions(kept.unsqueeze(1), torch.where(kept, weights, 0).unsqueeze(1), dtype)
 
 
-def visible() -> bool:
-    """Whether values can be looked at: not in a graph that is being made, nor inside a torch.func transform."""
-    return not (
-        torch.compiler.is_compiling() or under_functorch() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
+def resolved(call: str, x: Tensor, padding: Padding) -> Padding:
+    """What was said, checked against the whole of x, as a mask and weights: parts of it hold for parts of x."""
+    kept, counts, _ = positions_of(call, x, padding)
+    return Padding(kept.squeeze(1), None if counts is None else counts.squeeze(1))
+
+
+def visible(x: Tensor) -> bool:
+    """Whether values can be looked at: there are some, no graph is being made, and no torch.func transform active."""
+    if torch.compiler.is_compiling() or under_functorch() or x.is_meta or isinstance(x, FakeTensor):
+        return False
+    return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_sample: int | None, *, keeps: bool) -> None:
@@ -90,7 +97,7 @@ def check_values(call: str, x: Tensor, positions: Positions, unit: str, per_samp
 
     Where running statistics are kept, the unbiased variance asks for more than one occurrence too.
     """
-    if x.numel() == 0 or x.is_meta or not visible():
+    if x.numel() == 0 or not visible(x):
         return
     if per_sample is None:
         n_kept = [int(positions.kept.count_nonzero())]
@@ -127,21 +134,29 @@ def _mask(call: str, mask: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
     return mask
 
 
-def _weights(call: str, weights: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+def _weights(call: str, weights: Tensor, shape: tuple[int, ...], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights in the dtype that they are multiplied in."""
     if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
         got = _checks.dtype_name(weights) if isinstance(weights, Tensor) else type(weights).__name__
         raise DtypeError(
             f"{call}: expected weights to be a tensor of real numbers, got {got}; give True and False as mask."
         )
     _check_place(call, "weights", weights, shape, x)
-    if weights.is_meta or not visible():
-        return
-    wrong = weights.detach()[~((weights >= 0) & weights.isfinite())]
+    given, weights = weights.detach(), weights.to(dtype)
+    if not visible(weights):
+        return weights
+    wrong = given[~((weights >= 0) & weights.isfinite())]
     if len(wrong):
         raise ArgumentError(
             f"{call}: expected weights of 0 or more, got {wrong[0].item():g} (and {len(wrong) - 1} others that are "
             f"negative, infinite or NaN); give 0 where there is nothing."
         )
+    if not weights.detach().sum().isfinite():
+        raise ArgumentError(
+            f"{call}: expected weights whose sum {_checks.dtype_name(weights)} holds, got some that add up to more, of "
+            f"at most {given.max().item():g}; weights count occurrences: scale them."
+        )
+    return weights
 
 
 def _check_place(call: str, name: str, value: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
@@ -164,7 +179,7 @@ def _within(call: str, lengths: Tensor | Sequence[int], shape: tuple[int, ...], 
             f"{call}: expected lengths with input that has positions (N, C, L), got {list(x.shape)}; use mask."
         )
     given = _length_tensor(call, lengths, shape[0], x)
-    if not given.is_meta and visible():
+    if visible(given):
         wrong = given[(given < 0) | (given > shape[-1])]
         if len(wrong):
             raise ArgumentError(
@@ -176,7 +191,18 @@ def _within(call: str, lengths: Tensor | Sequence[int], shape: tuple[int, ...], 
 
 
 def _length_tensor(call: str, lengths: Tensor | Sequence[int], n: int, x: Tensor) -> Tensor:
-    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, dtype=None if lengths else torch.int64)
+    if isinstance(lengths, Tensor):
+        found = lengths
+    else:
+        try:
+            found = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DtypeError(
+                f"{call}: expected lengths to be integers, one a sample, got {type(lengths).__name__}: {error}; give a "
+                f"tensor or a list of the numbers of positions."
+            ) from error
+        if found.numel() == 0:  # which says nothing of its dtype
+            found = found.long()
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise DtypeError(
             f"{call}: expected lengths to be integers, got {_checks.dtype_name(found)}; give the number of positions."

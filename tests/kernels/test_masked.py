@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from normkit.functional import batch_norm
 from normkit.kernels import cpu, eager
@@ -117,6 +118,43 @@ def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) ->
             assert all(map(torch.equal, results(x, dy, parameters, mask=mask), expected)), threads
     finally:
         torch.set_num_threads(before)
+
+
+class Wrapped(Tensor):
+    """A tensor that has its values in another one, and none in memory of its own."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapped:
+        self = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        self.inner = inner
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(Wrapped, lambda t: t.inner, (args, kwargs or {}))
+        return tree_map_only(Tensor, Wrapped, function(*args, **kwargs))
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_a_mask_without_memory_of_its_own(needs_gradient: bool) -> None:
+    x, mask = case((6, 3, 5), torch.float64, False)
+    expected = batch_norm(x, None, None, training=True, mask=mask)
+    found = batch_norm(x.requires_grad_(needs_gradient), None, None, training=True, mask=Wrapped(mask))
+    torch.testing.assert_close(found.inner, expected, rtol=0, atol=1e-12)
+
+
+def test_a_mask_that_is_written_to_is_noticed() -> None:
+    x, mask = case((6, 3, 5), torch.float32, False)
+    x, other = x.requires_grad_(), mask.t().contiguous().t()
+    y, by_copy = (batch_norm(x, None, None, training=True, mask=m) for m in (mask, other))
+    (expected,) = torch.autograd.grad(by_copy.sum(), x, retain_graph=True)
+    mask.logical_not_()
+    other.logical_not_()  # of which a contiguous copy was kept
+    assert torch.equal(torch.autograd.grad(by_copy.sum(), x)[0], expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_a_mask_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,7 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Sequential], tuple[int, ...]]] = {
     "without running statistics": (without_statistics, VECTOR),
     "in evaluation without statistics": (lambda: without_statistics().eval(), VECTOR),
     "other norms": (other_norms, VECTOR),
+    "synchronized, in one process": (lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), nn.SyncBatchNorm(4)), VECTOR),
     "layer norm alone": (lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), nn.LayerNorm(4)), VECTOR),
 }
 every_model = pytest.mark.parametrize(("build", "shape"), MODELS.values(), ids=MODELS.keys())
@@ -263,13 +264,15 @@ def test_a_forward_that_leaves_the_statistics_alone() -> None:
     assert_untouched(before, model)
 
 
-def test_without_a_gradient() -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_gradient(mode: Any) -> None:
     model = mlp().double()
-    twin, x = copy.deepcopy(model), torch.randn(9, 6, dtype=torch.float64)
-    with torch.no_grad():
+    twin = copy.deepcopy(model)
+    with mode():
+        x = torch.randn(9, 6, dtype=torch.float64)
         y = torch.cat(accumulate(list(model), x.split(4)))
     assert not y.requires_grad
-    close([y], [twin(x)])
+    close([y], [twin(x.clone())])
     close(model.state_dict(), twin.state_dict())
 
 
@@ -557,6 +560,21 @@ def test_errors(build: Callable[[], Any], batches: Any, error: type[Exception], 
         accumulate(model, torch.zeros(7, 6).split(3) if batches is None else batches)
     if before is not None:
         assert_untouched(before, model)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: [m], torch.nn.Sequential], ids=["itself", "stage", "within"])
+def test_under_distributed_data_parallel_is_an_error(wrap: Callable[[torch.nn.Module], Any]) -> None:
+    """Its hooks would meet the gradients of a graph that its forward knows nothing of. Ranks: tests/ranks."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(mlp())
+        before = snapshot(parallel)
+        with pytest.raises(ArgumentError, match="expected a model outside DistributedDataParallel, got one inside"):
+            accumulate(wrap(parallel), VECTORS.split(3))
+        assert_untouched(before, parallel)
+        accumulate(parallel.module, VECTORS.split(3))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_inside_a_transform_is_an_error() -> None:

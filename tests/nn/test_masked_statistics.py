@@ -127,6 +127,19 @@ def test_recalibration_leaves_padding_out() -> None:
         torch.testing.assert_close(found.running_var, values.var(0), **EXACTLY)
 
 
+def test_recalibration_over_batches_of_little_weight() -> None:
+    """Of one position, whatever its weight, and of weights that add up to 1 or less: they count by their weight."""
+    x, mask = batch()
+    one, little = torch.zeros(8, 5, dtype=torch.float64), mask.double() / 64
+    one[2, 1] = 3
+    data = [(x, mask.double()), (x + 1, one), (x + 2, little)]
+    found, every = layer(), layer()
+    recalibrate(found, data, forward=lambda m, b: m(b[0], weights=b[1]))
+    every(torch.cat([x for x, _ in data]), weights=torch.cat([weights for _, weights in data]))
+    expected = every.running_mean / 0.1, (every.running_var - 0.9) / 0.1
+    torch.testing.assert_close((found.running_mean, found.running_var), expected, **EXACTLY)
+
+
 def test_recalibration_with_packed_sequences() -> None:
     data = [
         torch.nn.utils.rnn.pack_sequence([torch.randn(n, 4, dtype=torch.float64) for n in (5, 3)]) for _ in range(3)

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
 from normkit import functional, nn
@@ -300,6 +302,7 @@ def test_where_values_are_not_looked_at_padding_alone_changes_nothing(make: Any)
 WRONG = {
     "a mask of numbers": ({"mask": SMALL.float()}, DtypeError, "expected mask to be a bool tensor.* got float32"),
     "a mask of another shape": ({"mask": SMALL[:2]}, ShapeError, r"expected mask .* \[3, 4\].* got \[2, 4\]"),
+    "a mask of more samples": ({"mask": torch.ones(5, 4) > 0}, ShapeError, r"expected mask .* \[3, 4\].* got \[5, 4\]"),
     "a mask with channels": ({"mask": SMALL[:, None]}, ShapeError, r"without the channel axis.* got \[3, 1, 4\]"),
     "no tensor": ({"mask": [True]}, DtypeError, "expected mask .* got list"),
     "nothing but padding": ({"mask": SMALL & False}, ArgumentError, "not all padding, got none"),
@@ -309,14 +312,26 @@ WRONG = {
     "a negative weight": ({"weights": SMALL.double() - 0.5}, ArgumentError, "expected weights of 0 or more, got -0.5"),
     "a weight of NaN": ({"weights": SMALL * math.nan}, ArgumentError, "expected weights of 0 or more, got nan"),
     "an infinite weight": ({"weights": SMALL + math.inf}, ArgumentError, "expected weights of 0 or more, got inf"),
+    "weights beyond float64": (
+        {"weights": SMALL.double() * 1e308},
+        ArgumentError,
+        "expected weights whose sum float64 holds",
+    ),
     "lengths beyond the input": ({"lengths": [4, 5, 4]}, ArgumentError, "from 0 to the input's 4 positions, got 5"),
     "a negative length": ({"lengths": [4, -1, 4]}, ArgumentError, "from 0 to the input's 4 positions, got -1"),
     "lengths of numbers": ({"lengths": [4.0, 2.0, 1.0]}, DtypeError, "expected lengths to be integers, got float32"),
     "lengths of other samples": ({"lengths": [4, 2]}, ShapeError, r"expected lengths of shape \[3\].* got \[2\]"),
+    "lengths of more samples": ({"lengths": [4] * 5}, ShapeError, r"expected lengths of shape \[3\].* got \[5\]"),
+    "one length for all": ({"lengths": 4}, ShapeError, r"expected lengths of shape \[3\].* got \[\]"),
+    "lengths in words": ({"lengths": ["four"]}, DtypeError, "expected lengths to be integers, one a sample, got list"),
+}
+WITH_POLICIES = {
+    f"batch, {name}": lambda name=name, value=value: build(nn.BatchNorm1d, 2, **{name: value})
+    for name, value in {"nonfinite": "skip", "virtual_batch_size": 2}.items()
 }
 
 
-@every_layer
+@pytest.mark.parametrize("make", [*LAYERS.values(), *WITH_POLICIES.values()], ids=[*LAYERS, *WITH_POLICIES])
 @pytest.mark.parametrize(("said", "error", "text"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_an_error_that_changes_nothing(make: Any, said: Any, error: Any, text: str) -> None:
     layer = make()
@@ -324,6 +339,32 @@ def test_what_is_wrong_is_an_error_that_changes_nothing(make: Any, said: Any, er
     with pytest.raises(error, match=f"^{type(layer).__name__}: .*{text}"):
         layer(torch.randn(3, 2, 4, dtype=torch.float64), **said)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_a_weight_that_float32_does_not_hold() -> None:
+    x, weights = torch.randn(3, 2, 4), torch.ones(3, 4, dtype=torch.float64)
+    weights[0, 0] = 1e300
+    with pytest.raises(ArgumentError, match=r"BatchNorm1d: expected weights of 0 or more, got 1e\+300"):
+        nn.BatchNorm1d(2)(x, weights=weights)
+    weights[0, 0] = 1e-300  # as good as 0
+    mask = torch.ones(3, 4, dtype=torch.bool).index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(False))
+    torch.testing.assert_close(nn.BatchNorm1d(2)(x, weights=weights), nn.BatchNorm1d(2)(x, mask=mask))
+
+
+@pytest.mark.parametrize("lengths", [(3, 2, 0), np.array([3, 2, 0]), range(3, 0, -1)], ids=lambda t: type(t).__name__)
+def test_lengths_are_any_integers(lengths: Any) -> None:
+    x, layer = torch.randn(3, 2, 4), nn.BatchNorm1d(2)
+    assert torch.equal(layer(x, lengths=lengths), layer(x, lengths=torch.tensor([*lengths])))
+
+
+@pytest.mark.parametrize("policy", [{}, {"nonfinite": "skip"}], ids=str)
+@pytest.mark.parametrize("said", [{"mask": SMALL}, {"weights": SMALL.double()}, {"lengths": [3, 2, 0]}], ids=str)
+def test_where_there_are_no_values_shapes_are_found_all_the_same(said: dict[str, Any], policy: dict[str, Any]) -> None:
+    x = torch.randn(3, 2, 4)
+    meta = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in said.items()}
+    assert nn.BatchNorm1d(2, device="meta", **policy)(x.to("meta"), **meta).shape == x.shape
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert nn.BatchNorm1d(2, **policy)(mode.from_tensor(x), **said).shape == x.shape
 
 
 def test_one_position_is_nothing_to_normalize_over() -> None:

@@ -204,6 +204,12 @@ def test_torch_s_policy_is_no_attribute() -> None:
     assert upgraded.policy is layer.policy
 
 
+def test_what_is_no_input_is_named() -> None:
+    for options in ({}, {"nonfinite": "skip"}):
+        with pytest.raises(DtypeError, match=r"BatchNorm1d: expected input to be a torch\.Tensor, got list"):
+            nn.BatchNorm1d(4, **options)([1.0, 2.0])
+
+
 def test_errors() -> None:
     for options, error, text in (
         ({"single_value": "zero"}, ArgumentError, "expected single_value 'raise', 'running' or 'skip', got 'zero'"),

@@ -27,6 +27,8 @@ ON_TWO = (
     "ranks_with_different_models",
     "a_rank_fails_to_recalibrate",
     "frozen_in_parallel",
+    "micro_batches_of_several_ranks",
+    "recalibrated_in_parallel",
 )
 ON_FOUR = (
     "twenty_steps",
@@ -178,6 +180,7 @@ def test_nothing_but_padding_on_every_rank_is_an_error_and_changes_nothing(found
             "SyncBatchNorm(2): expected a position that is not padding on some rank, got none on any"
         )
         assert rank["wrong mask"][0] == "ShapeError"
+        assert "expected weights of 0 or more, got nan (and 1 others" in str(rank["wrong weights"][1])
         assert rank["nothing"][1] == 1  # one batch was counted before those, and none since
 
 
@@ -258,6 +261,16 @@ def test_recalibration_that_fails_on_one_rank_fails_on_all(two: Found) -> None:
     assert [same for *_, same in results] == [True, True]
 
 
+def test_recalibration_in_parallel_waits_for_no_rank(two: Found) -> None:
+    x = torch.arange(36.0).view(12, 3)
+    results = two["recalibrated_in_parallel"]
+    assert [failed[0] for failed, *_ in results] == ["ArgumentError", "RankError"]
+    assert "got on rank 0 ArgumentError: recalibrate: expected a loader of at least one batch" in results[1][0][1]
+    for _, names, mean, var in results:
+        assert names == ["module"]
+        torch.testing.assert_close((mean, var), (x.mean(0), x.var(0)))
+
+
 def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
     results = four["a_rank_is_killed_while_it_recalibrates"]
     assert results[1] is None
@@ -268,6 +281,13 @@ def test_a_rank_killed_while_it_recalibrates_is_named(four: Found) -> None:
         assert message.startswith("recalibrate: expected all 4 ranks to take part, got no word from ")
         assert "rank 1" in message.split("(")[0]
         assert same
+
+
+def test_micro_batches_of_several_ranks_are_refused(two: Found) -> None:
+    for (kind, message, _), n_outputs, counted in two["micro_batches_of_several_ranks"]:
+        assert kind == "ArgumentError"
+        assert "got normkit.nn.SyncBatchNorm at '0', which meets other processes; accumulate on one" in message
+        assert (n_outputs, counted) == (3, 1)
 
 
 def test_frozen_norms_stay_so_on_every_rank(two: Found) -> None:

@@ -130,6 +130,10 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         one(torch.ones(3, 2, dtype=torch.float64), mask=torch.zeros(2 + rank % 2 * 2, dtype=torch.bool))
     except NormkitError as error:
         found["wrong mask"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    try:
+        one(torch.ones(3, 2, dtype=torch.float64), weights=torch.tensor([1.0, torch.nan, -1.0]))
+    except NormkitError as error:
+        found["wrong weights"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
     nothing = one(torch.ones(0, 2, dtype=torch.float64))
     found["nothing"] = [nothing.detach(), one.num_batches_tracked]
     pooled = nn.BatchNorm2d(2, dtype=torch.float64)
@@ -210,6 +214,16 @@ def ranks_with_different_models(rank: int, n: int) -> Any:
     return caught(lambda: nn.SyncBatchNorm(3 + rank, name="a.b", timeout=5)(torch.randn(4, 3 + rank)))
 
 
+def micro_batches_of_several_ranks(rank: int, n: int) -> Any:
+    """Refused before anything meets; in a group of one rank they are those of a layer by itself."""
+    model = two_layers(5)
+    x = torch.randn(5, 3)
+    found = caught(lambda: nn.accumulate(model, x.split(2)))
+    alone = [dist.new_group([r]) for r in range(n)][rank]
+    model[0].process_group = model[1].process_group = alone
+    return found, len(nn.accumulate(model, x.split(2))), int(model[0].num_batches_tracked)
+
+
 def a_rank_fails_to_recalibrate(rank: int, n: int) -> Any:
     model = nn.BatchNorm1d(3)
     loader = [torch.randn(4, 3 + (rank == 1))]
@@ -217,6 +231,16 @@ def a_rank_fails_to_recalibrate(rank: int, n: int) -> Any:
     result = caught(lambda: recalibrate(model, loader, process_group=dist.group.WORLD))
     same = all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     return *result, same
+
+
+def recalibrated_in_parallel(rank: int, n: int) -> Any:
+    """Inside DistributedDataParallel: the first rank fails before its first batch; then it has fewer than the other."""
+    model = nn.BatchNorm1d(3)
+    parallel = DistributedDataParallel(model)
+    batches = torch.arange(36.0).view(4, 3, 3).unbind()
+    failed = caught(lambda: recalibrate(parallel, [] if rank == 0 else [batches[0]], process_group=dist.group.WORLD))
+    report = recalibrate(parallel, batches[:1] if rank == 0 else batches[1:], process_group=dist.group.WORLD)
+    return failed, [layer.name for layer in report.layers], model.running_mean, model.running_var
 
 
 def a_rank_is_killed_while_it_recalibrates(rank: int, n: int) -> Any:

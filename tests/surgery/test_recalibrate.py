@@ -153,6 +153,22 @@ def test_batches_of_any_type_and_progress() -> None:
     assert seen == [(1, None), (1, 1), (1, 1), (1, None)]
 
 
+class Stream(torch.utils.data.IterableDataset[Tensor]):
+    """Data that come one after another, nobody knows how many."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.arange(30.0).view(10, 3))
+
+
+def test_a_stream_that_does_not_know_its_length() -> None:
+    """Its DataLoader has a __len__ that raises."""
+    model, seen = nn.BatchNorm1d(3), []
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    recalibrate(model, loader, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, None), (2, None), (3, None)]
+    torch.testing.assert_close(model.running_mean, torch.arange(30.0).view(10, 3).mean(0))
+
+
 def test_a_compiled_model() -> None:
     """Hooks that are put on a model after it was compiled are not in its graph."""
     torch.compiler.reset()

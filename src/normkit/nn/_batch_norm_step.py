@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from normkit import _checks
-from normkit._padding import Padding, keywords, positions_of, visible
+from normkit._padding import Padding, keywords, positions_of, resolved, visible
 from normkit.composite import Activation, under_functorch
 from normkit.functional import batch_norm, batch_norm_with_statistics
 from normkit.nn import _policies
-from normkit.nn._policies import TORCH
+from normkit.nn._policies import TORCH, StatisticsPolicy
 from normkit.nn._statistics import share_of_next
 from normkit.nn._updates import step_of
 
@@ -33,11 +33,10 @@ def batch_norm_step(
     if step == "observe" or (step == "update" and not layer.track_running_stats):  # they are neither used nor changed
         mean = var = None
     policy = getattr(layer, "policy", TORCH)
-    if step != "evaluate" and policy is not TORCH and x.numel() > 0:
+    if step != "evaluate" and policy is not TORCH:
         check_input(type(layer).__name__, x, layouts, needs_channels)
-        if residual is not None:
-            _checks.residual(type(layer).__name__, x, residual)
-        return _policies.step(layer, policy, x, _normalize(layer, residual, padding), update=step == "update")
+        if x.numel() > 0:
+            return _step_by_policy(layer, policy, x, residual, padding, update=step == "update")
     if step == "update" and mean is not None and var is not None and under_functorch():
         check_input(type(layer).__name__, x, layouts, needs_channels)
         return _train_in_transform(layer, x, residual, mean, var, padding)
@@ -61,6 +60,17 @@ def batch_norm_step(
     )
 
 
+def _step_by_policy(
+    layer: Layer, policy: StatisticsPolicy, x: Tensor, residual: Tensor | None, padding: Padding | None, *, update: bool
+) -> Tensor:
+    """A training step on input that has been checked; what goes with it is, before virtual batches take their parts."""
+    if residual is not None:
+        _checks.residual(type(layer).__name__, x, residual)
+    if padding is not None:
+        padding = resolved(type(layer).__name__, x, padding)
+    return _policies.step(layer, policy, x, _normalize(layer, residual, padding), update=update)
+
+
 def _normalize(layer: Layer, residual: Tensor | None, padding: Padding | None) -> _policies.Normalize:
     """How the layer normalizes some rows of its input."""
     call, w, b, eps, activation = type(layer).__name__, layer.weight, layer.bias, layer.eps, layer.activation
@@ -73,7 +83,7 @@ def _normalize(layer: Layer, residual: Tensor | None, padding: Padding | None) -
             n = x.numel() // x.shape[1]
             return _policies.Count(n, n, None)
         positions = positions_of(call, x, padding.of_rows(rows))
-        n_kept = int(positions.kept.sum()) if visible() else None
+        n_kept = int(positions.kept.sum()) if visible(x) else None
         return _policies.Count(n_kept, positions.weights.detach().sum(), positions.kept)
 
     def own(x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Stage:
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Any]:
         """The output of every micro-batch, one run each for every call of a BatchNorm and one for the rest."""
-        before = [t._version for t in inputs]
+        before = _versions(inputs)
         while True:
             reached, outputs = [], []
             for i in range(len(self.counts)):
@@ -59,7 +59,7 @@ class Stage:
                         outputs.append(output)
                 except Reached as call:
                     reached.append(call)
-            if [t._version for t in inputs] != before:
+            if _versions(inputs) != before:
                 raise ArgumentError(
                     f"{self.call}: expected a module that leaves its input as it is, got one that writes to it; use "
                     f"inplace=False in its first layers, or clone the input."
@@ -212,6 +212,11 @@ def take_apart(call: str, value: Any, *, result: bool = False) -> tuple[list[Ten
             f"{type(value).__name__}; return the tensors themselves."
         )
     return [], lambda tensors: value
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each was written to. Inference tensors do not count it."""
+    return [0 if t.is_inference() else t._version for t in tensors]
 
 
 def _plus(total: Tensor | None, d: Tensor | None) -> Tensor | None:

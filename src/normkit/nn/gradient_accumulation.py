@@ -150,7 +150,7 @@ def _modules(model: object) -> list[torch.nn.Module]:
         raise ArgumentError("accumulate: expected at least one module, got an empty sequence; give the model itself.")
     for module in modules:
         _checks.module("accumulate", module)
-        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        if any(isinstance(m, torch.nn.parallel.DistributedDataParallel) for m in module.modules()):
             raise ArgumentError(
                 "accumulate: expected a model outside DistributedDataParallel, got one inside; give its .module, and "
                 "average the gradients of the ranks after the backward pass."

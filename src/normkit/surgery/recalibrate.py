@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from normkit._padding import padding_of, positions_of
 from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
@@ -42,9 +43,9 @@ def recalibrate(
     Every layer gets the mean and the variance of all the values that reached it, the unbiased one unless the layer
     says otherwise (``running_variance``), pooled exactly in float64 over batches of whatever sizes, and
     ``num_batches_tracked`` the number of batches. While the data pass, the recalibrated layers normalize each batch
-    by its own statistics, as in training, and a batch of one value a channel by what was pooled so far; all else
-    runs as in evaluation, without gradients and uncompiled. Where a layer is called with a mask, weights or lengths,
-    or ragged input, padding stays out of its pool.
+    by its own statistics, as in training, and a batch of one value a channel, or of weights that add up to no more
+    than 1, by what was pooled so far; all else runs as in evaluation, without gradients and uncompiled. Where a layer
+    is called with a mask, weights or lengths, or ragged input, padding stays out of its pool.
 
     Frozen layers (``normkit.surgery.freeze``) are left alone, and so is a layer in evaluation in a model in
     training. All or nothing: whatever is raised, KeyboardInterrupt too, every buffer is as it was to the bit.
@@ -56,7 +57,8 @@ def recalibrate(
         forward: ``forward(model, batch)`` runs a batch of any other kind.
         match: which layers, as for :func:`normkit.surgery.freeze`; None means all.
         process_group: whose ranks pool their data, each with a loader of its own and as many batches as it has,
-            for example ``torch.distributed.group.WORLD``; None pools on this process alone.
+            for example ``torch.distributed.group.WORLD``; None pools on this process alone. What
+            DistributedDataParallel wraps runs without it.
         progress: called with the number of batches done, and of all batches or None, after each.
 
     Returns:
@@ -141,7 +143,9 @@ def _collect(
     model: torch.nn.Module, layers: Layers, loader: Iterable[Any], forward: Forward, progress: Progress | None
 ) -> dict[str, _Pool]:
     pools = {name: _Pool(nothing(layer.num_features, _device(layer))) for name, layer in layers.items()}
-    total = len(loader) if isinstance(loader, Sized) else None
+    if isinstance(model, DistributedDataParallel):  # whose forward waits for that of the first rank
+        model = model.module
+    total = _length(loader)
     done = 0
     with _listening(model, layers, pools), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for done, batch in enumerate(loader, 1):
@@ -151,6 +155,14 @@ def _collect(
     if done == 0:
         raise ArgumentError("recalibrate: expected a loader of at least one batch, got none; an iterator is used up.")
     return pools
+
+
+def _length(loader: Any) -> int | None:
+    """How many batches there are, if that is known: to a DataLoader of an iterable data set only its data can tell."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 @contextmanager
@@ -184,11 +196,12 @@ def _before_forward(seen: _Pool) -> Callable[..., None]:
             x = rows_of(x)
         if not (isinstance(x, Tensor) and x.dim() >= 2 and x.shape[1] == layer.num_features and x.numel() > 0):
             return  # the layer itself says what is wrong with it
-        weights = None if said is None else positions_of(type(layer).__name__, x, said).weights.detach()
-        values = pool(x.detach(), weights)
+        positions = None if said is None else positions_of(type(layer).__name__, x, said)
+        values = pool(x.detach(), None if positions is None else positions.weights.detach())
         seen.values = seen.values.merge(values)
         seen.calls += 1
-        if seen.calls > 1 and bool((values.n == 1).all()):
+        alone = positions is not None and int(positions.kept.sum()) == 1  # whatever its weight
+        if seen.calls > 1 and (alone or bool(((values.n > 0) & (values.n <= 1)).all())):
             _write(layer, seen)
             layer.training = False
 
