@@ -55,7 +55,7 @@ def _row(cell: Cell) -> _Row | None:
     done = {norm: score.nll for norm, score in found.items() if score.nll is not None and score.status == "done"}
     fates = [_fate(score) for score in found.values() if score.status in ("diverged", "impossible")]
     if len(done) == 1 and fates:
-        return _Row(cell.batch_size, *done, distance="", fate=fates[0], is_clear=True)
+        return _Row(cell.batch_size, next(iter(done)), distance="", fate=fates[0], is_clear=True)
     if len(done) < 2:
         return None
     leader = min(done, key=lambda norm: done[norm].mean)
