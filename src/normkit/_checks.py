@@ -89,7 +89,7 @@ def activation(call: str, value: object) -> None:
 
 def probability(call: str, name: str, value: float) -> None:
     """A probability of dropping: 0 <= p < 1 would leave nothing at 1, but torch allows 1, so do we."""
-    if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 <= value <= 1):
         raise ArgumentError(f"{call}: expected {name} between 0 and 1, got {value!r}; 0.0 drops nothing.")
 
 

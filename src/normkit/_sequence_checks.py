@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
-import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks
+from normkit.composite import under_autocast
 from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 
@@ -24,20 +25,16 @@ def projection(call: str, proj_size: object, hidden_size: int) -> None:
 
 def whole_number(call: str, name: str, value: object, advice: str) -> None:
     """An integer, not negative."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
         raise DtypeError(f"{call}: expected {name} to be an integer, got {value!r}; {advice}.")
-    if value.__index__() < 0:
+    if value < 0:  # type: ignore[operator]
         raise ShapeError(f"{call}: expected {name} of at least 0, got {value!r}; {advice}.")
 
 
 def padded(call: str, x: Tensor, layout: str) -> int:
     """A batch of sequences, or one without the batch axis; the number of steps, of which there is at least one."""
     _checks.tensor(call, "input", x)
-    if x.is_nested:
-        raise DtypeError(
-            f"{call}: expected a padded batch or a PackedSequence, got a nested tensor; call .to_padded_tensor(0.0) "
-            f"and give lengths."
-        )
+    not_nested(call, x, "a padded batch or a PackedSequence", "call .to_padded_tensor(0.0) and give lengths")
     _checks.rank(call, x, (layout, "T, C"))
     n_steps = x.shape[layout.split(", ").index("T") if x.dim() == 3 else 0]
     if n_steps == 0:
@@ -47,8 +44,15 @@ def padded(call: str, x: Tensor, layout: str) -> int:
     return n_steps
 
 
-def packed(call: str, data: Tensor, batch_sizes: Tensor, lengths: object) -> None:
+def not_nested(call: str, x: Tensor, rule: str, advice: str) -> None:
+    """Not a nested tensor, which has no sizes to look at."""
+    if x.is_nested:
+        raise DtypeError(f"{call}: expected {rule}, got a nested tensor; {advice}.")
+
+
+def packed(call: str, x: PackedSequence, lengths: object) -> None:
     """A PackedSequence as torch's functions make it: rows step by step, at no step more than at the one before."""
+    data = x.data
     _checks.tensor(call, "input", data)
     if lengths is not None:
         raise ArgumentError(
@@ -60,12 +64,20 @@ def packed(call: str, data: Tensor, batch_sizes: Tensor, lengths: object) -> Non
             f"{call}: expected a PackedSequence of data (sum of lengths, C), got {data.dim()}-d {list(data.shape)}; "
             f"pack sequences of vectors."
         )
-    sizes = batch_sizes.tolist()
-    if sum(sizes) != data.shape[0] or sorted(sizes, reverse=True) != sizes or min(sizes, default=0) < 1:
+    sizes = x.batch_sizes.tolist()
+    whole = all(isinstance(n, int) for n in sizes)
+    if not whole or sum(sizes) != data.shape[0] or sorted(sizes, reverse=True) != sizes or min(sizes, default=0) < 1:
         raise ShapeError(
-            f"{call}: expected a PackedSequence whose batch_sizes never grow and add up to its {data.shape[0]} rows, "
-            f"got {sizes}; sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it."
+            f"{call}: expected a PackedSequence whose batch_sizes are integers that never grow and add up to its "
+            f"{data.shape[0]} rows, got {sizes}; sort the sequences longest first, or let "
+            f"pack_padded_sequence(enforce_sorted=False) do it."
         )
+    for indices in (x.sorted_indices, x.unsorted_indices):
+        if indices is not None and indices.shape != (sizes[0],):
+            raise ShapeError(
+                f"{call}: expected a PackedSequence whose indices name each of its {sizes[0]} sequences once, got "
+                f"indices of shape {list(indices.shape)}; let pack_padded_sequence(enforce_sorted=False) make them."
+            )
 
 
 def lengths(call: str, value: object, n_sequences: int | None, n_steps: int) -> list[int]:
@@ -74,7 +86,7 @@ def lengths(call: str, value: object, n_sequences: int | None, n_steps: int) -> 
         raise ShapeError(
             f"{call}: expected lengths only with a batch of sequences, got unbatched input; cut it at its length."
         )
-    given = value.tolist() if isinstance(value, Tensor) else list(value) if isinstance(value, Iterable) else value
+    given = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, Iterable) else value
     if (
         not isinstance(given, list)
         or len(given) != n_sequences
@@ -103,10 +115,21 @@ def recurrent_input(call: str, x: Tensor, input_size: int, weight: Tensor) -> No
             f"{call}: expected input on the weights' device {weight.device}, got {x.device}; "
             f"move one of them with .to(...)."
         )
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not under_autocast(x):
         raise DtypeError(
             f"{call}: expected input of the weights' dtype {_checks.dtype_name(weight)}, got {_checks.dtype_name(x)}; "
             f"convert the input with .to({weight.dtype}) or the layer with .to({x.dtype})."
+        )
+
+
+def recurrent_parameter(call: str, name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
+    """A parameter as it was built, whatever has been put in its place: kernels read as much memory as that had."""
+    got = None if value is None else tuple(value.shape)
+    if got != shape:
+        expected, found = ("none" if s is None else f"shape {list(s)}" for s in (shape, got))
+        raise ShapeError(
+            f"{call}: expected {name} of {expected}, as the layer was built, got {found}; "
+            f"build the layer for those sizes."
         )
 
 
@@ -129,7 +152,7 @@ def recurrent_state(call: str, name: str, value: Tensor, shape: tuple[int, ...],
         raise DeviceError(
             f"{call}: expected {name} on the input's device {x.device}, got {value.device}; move it with .to(...)."
         )
-    if value.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    if value.dtype != x.dtype and not under_autocast(x):
         raise DtypeError(
             f"{call}: expected {name} of the input's dtype {_checks.dtype_name(x)}, got {_checks.dtype_name(value)}; "
             f"convert it with .to({x.dtype})."

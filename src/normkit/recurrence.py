@@ -64,8 +64,8 @@ class RowNorm:
 
     def _row(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         if self.kind == "rms":
-            return functional.rms_norm(x, x.shape[-1], w, self.eps)
-        return functional.layer_norm(x, x.shape[-1], w, b, self.eps)
+            return functional.rms_norm(x, self.stretches, w, self.eps)
+        return functional.layer_norm(x, self.stretches, w, b, self.eps)
 
 
 class Weights(NamedTuple):

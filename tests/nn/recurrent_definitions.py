@@ -10,14 +10,14 @@ from normkit import reference
 
 Array = np.ndarray
 Parameters = Mapping[str, Array]
-Noise = Callable[[Array], Array]
+Noise = Callable[..., Array]  # of values, and what their errors are in proportion to where that is not 1 + |a|
 
 
 def sigmoid(a: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-a)))
 
 
-def no_noise(a: Array) -> Array:
+def no_noise(a: Array, size: Array | None = None) -> Array:
     return a
 
 
@@ -69,6 +69,37 @@ class Definition:
 
     def rnn(self, x: Array, h: Array) -> tuple[Array]:
         return (np.tanh(self.noise(self.norm("sum", self.product("ih", x) + self.product("hh", h)))),)
+
+
+class BatchDefinition(Definition):
+    """The LSTM with BatchNorm: over the batch at each step, or by the statistics of the step in ``running``.
+
+    ``noise`` may also change the products, whose errors a norm of few sequences that are close makes larger.
+    """
+
+    def __init__(
+        self, p: Parameters, eps: float, noise: Noise = no_noise, running: Mapping[str, Array] | None = None
+    ) -> None:
+        super().__init__("batch", p, eps, noise)
+        self.running = running
+        self.entered: dict[str, list[Array]] = {}  # what each norm was given at each step
+
+    def norm(self, place: str, x: Array, first: int = 0) -> Array:
+        if f"norm_weight_{place}" not in self.p:
+            return x
+        w, b = self.p[f"norm_weight_{place}"], self.p.get(f"norm_bias_{place}")
+        before = self.entered.setdefault(place, [])
+        step = len(before)
+        before.append(x)
+        if self.running is None:
+            return reference.batch_norm(x, w, b, self.eps)[0]
+        mean, var = (self.running[f"statistics_{place}_l0.running_{kind}"] for kind in ("mean", "var"))
+        at = min(step, len(mean) - 1)
+        return reference.batch_norm_inference(x, mean[at], var[at], w, b, self.eps)[0]
+
+    def product(self, place: str, x: Array) -> Array:
+        w = self.p[f"weight_{place}"].T
+        return self.norm(place, self.noise(x @ w, np.abs(x) @ np.abs(w))) + self.p.get(f"bias_{place}", 0.0)
 
 
 def run(step: Callable[..., tuple[Array, ...]], x: Array, *state: Array) -> tuple[Array, ...]:

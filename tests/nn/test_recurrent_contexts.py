@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from nn.recurrent import ALL, LSTM, ROW_LAYERS, Recurrent, flat, weighted_sum
+from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, randomize, weighted_sum
 from normkit import nn
 
 x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -69,6 +69,97 @@ def test_copies_compute_the_same(case: Recurrent) -> None:
             assert torch.equal(a, b)
         copied.weight_hh_l0.data.zero_()
         assert not torch.equal(flat(copied(x))[0], flat(layer(x))[0])
+
+
+def cell_of(case: Recurrent, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    return randomize(case.cell(4, 5, **({"max_steps": 3} if case is BATCH_LSTM else {}))).to(dtype)
+
+
+def two_steps(cell: Any, rows: torch.Tensor, case: Recurrent) -> list[torch.Tensor]:
+    """The state after two steps, as a list."""
+    state: Any = None
+    for step in range(2):
+        state = cell(rows, state, **({"step": step} if case is BATCH_LSTM else {}))
+    return list(state) if case.has_c else [state]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_copies_of_cells_compute_the_same(case: Recurrent) -> None:
+    cell = cell_of(case).eval()
+    want = two_steps(cell, x[0], case)
+    for copied in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        assert list(copied.state_dict()) == list(cell.state_dict())
+        for a, b in zip(two_steps(copied, x[0], case), want, strict=True):
+            assert torch.equal(a, b)
+        copied.weight_hh.data.zero_()
+        assert not torch.equal(two_steps(copied, x[0], case)[0], want[0])
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at that of the state
+def test_compile_and_export_take_cells_whole(case: Recurrent, fresh_dynamo: None) -> None:
+    cell, eager = cell_of(case), cell_of(case)
+    compiled = torch.compile(cell, fullgraph=True, backend="aot_eager")
+    got, want = two_steps(compiled, x[0], case), two_steps(eager, x[0], case)
+    weighted_sum(got).backward()
+    weighted_sum(want).backward()
+    grads = [(p.grad, q.grad) for p, q in zip(cell.parameters(), eager.parameters(), strict=True)]
+    buffers = zip(cell.buffers(), eager.buffers(), strict=True)
+    for a, b in [*zip(got, want, strict=True), *grads, *buffers]:
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+    options = {"step": 1} if case is BATCH_LSTM else {}
+    exported = torch.export.export(eager.eval(), (x[0],), options).module()
+    for a, b in zip(as_list(exported(x[1], **options)), as_list(eager(x[1], **options)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def as_list(state: Any) -> list[torch.Tensor]:
+    return list(state) if isinstance(state, tuple) else [state]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_cells_in_16_bits_and_under_autocast(case: Recurrent) -> None:
+    cell, low = cell_of(case).eval(), cell_of(case, torch.bfloat16).eval()
+    step = {"step": 0} if case is BATCH_LSTM else {}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = as_list(cell(x[0], **step))
+    for a, b in zip(got, as_list(cell(x[0], **step)), strict=True):
+        assert torch.equal(a, b.bfloat16())
+    wide = copy.deepcopy(low).float()
+    rows = x[0].bfloat16()
+    for a, b in zip(as_list(low(rows, **step)), as_list(wide(rows.float(), **step)), strict=True):
+        assert torch.equal(a, b.bfloat16())
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_shapes_alone_on_the_meta_device(case: Recurrent) -> None:
+    layer = built(case)
+    for a, b in zip(flat(copy.deepcopy(layer).to("meta")(x.to("meta"))), flat(layer(x)), strict=True):
+        assert a.is_meta
+        assert a.shape == b.shape
+    cell = cell_of(case)
+    of_meta = two_steps(copy.deepcopy(cell).to("meta"), x[0].to("meta"), case)
+    assert [s.shape for s in of_meta] == [s.shape for s in two_steps(cell, x[0], case)]
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_trace_computes_and_does_not_remember(case: Recurrent) -> None:
+    layer = built(case).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, (x,), check_trace=False)
+        for a, b in zip(flat(traced(2 * x)), flat(layer(2 * x)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_compile_takes_lengths_whole(case: Recurrent, fresh_dynamo: None) -> None:
+    layer = case.build(4, 5, bidirectional=True).eval()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for a, b in zip(flat(compiled(x, lengths=[5, 2, 3])), flat(layer(x, lengths=[5, 2, 3])), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from nn.recurrent import ALL, BATCH_LSTM, GRU, LSTM, RNN, Recurrent
 from normkit import nn
 from normkit.errors import ArgumentError, DtypeError, ShapeError, SingleValueError
+from normkit.kernels import batch_lstm
 
 x = torch.randn(5, 3, 4)
 
@@ -67,6 +68,13 @@ CONSTRUCTORS: list[tuple[Recurrent, tuple[Any, ...], dict[str, Any], type[Except
         {"dropout": 1.5},
         ArgumentError,
         "LayerNormGRU: expected dropout between 0 and 1, got 1.5; 0.0 drops nothing.",
+    ),
+    (
+        LSTM,
+        (4, 5),
+        {"dropout": True},
+        ArgumentError,
+        "LayerNormLSTM: expected dropout between 0 and 1, got True; 0.0 drops nothing.",
     ),
     (
         LSTM,
@@ -182,6 +190,13 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] =
         "expected lengths of 3 integers, got 5; give one a sequence.",
     ),
     (
+        "one length of NumPy for all",
+        (x,),
+        {"lengths": np.array(5)},
+        ShapeError,
+        "expected lengths of 3 integers, got 5; give one a sequence.",
+    ),
+    (
         "a mask in place of lengths",
         (x,),
         {"lengths": torch.tensor([True, True, False])},
@@ -214,16 +229,32 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] =
         (PackedSequence(torch.randn(6, 4), torch.tensor([1, 2, 3])),),
         {},
         ShapeError,
-        "expected a PackedSequence whose batch_sizes never grow and add up to its 6 rows, got [1, 2, 3]; sort the "
-        "sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+        "expected a PackedSequence whose batch_sizes are integers that never grow and add up to its 6 rows, got "
+        "[1, 2, 3]; sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+    ),
+    (
+        "packed fractions",
+        (PackedSequence(torch.randn(6, 4), torch.tensor([3.0, 2.0, 1.0])),),
+        {},
+        ShapeError,
+        "expected a PackedSequence whose batch_sizes are integers that never grow and add up to its 6 rows, got "
+        "[3.0, 2.0, 1.0]; sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+    ),
+    (
+        "the order of others",
+        (PackedSequence(torch.randn(6, 4), torch.tensor([3, 2, 1]), torch.tensor([1, 0]), torch.tensor([1, 0])),),
+        {},
+        ShapeError,
+        "expected a PackedSequence whose indices name each of its 3 sequences once, got indices of shape [2]; let "
+        "pack_padded_sequence(enforce_sorted=False) make them.",
     ),
     (
         "packed nothing",
         (PackedSequence(torch.randn(0, 4), torch.tensor([], dtype=torch.int64)),),
         {},
         ShapeError,
-        "expected a PackedSequence whose batch_sizes never grow and add up to its 0 rows, got []; sort the "
-        "sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
+        "expected a PackedSequence whose batch_sizes are integers that never grow and add up to its 0 rows, got []; "
+        "sort the sequences longest first, or let pack_padded_sequence(enforce_sorted=False) do it.",
     ),
     (
         "packed images",
@@ -293,24 +324,140 @@ def test_a_pair_of_states(case: Recurrent) -> None:
         case.layer(4, 5, proj_size=2)(x, (torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)))
 
 
+STEPS: list[tuple[str, Any, type[Exception], str]] = [
+    (
+        "a sequence",
+        x,
+        ShapeError,
+        "expected 2-d (N, C) or 1-d (C) input, got 3-d [5, 3, 4]; use the layer for that number of axes, or reshape.",
+    ),
+    (
+        "size",
+        torch.randn(3, 6),
+        ShapeError,
+        "expected input_size=4 values on the input's last axis, got 6; build the layer for 6.",
+    ),
+    (
+        "dtype",
+        x[0].double(),
+        DtypeError,
+        "expected input of the weights' dtype float32, got float64; "
+        "convert the input with .to(torch.float32) or the layer with .to(torch.float64).",
+    ),
+    (
+        "packed",
+        pack_padded_sequence(x, [5, 4, 2]),
+        DtypeError,
+        "expected input to be a torch.Tensor, got PackedSequence; convert it with torch.as_tensor.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), [s[1:] for s in STEPS], ids=[s[0] for s in STEPS])
 @pytest.mark.parametrize("case", ALL, ids=str)
-def test_cells(case: Recurrent) -> None:
-    cell, step = case.cell(4, 5), {"step": 0} if case is BATCH_LSTM else {}
-    name = case.cell.__name__
-    with pytest.raises(ShapeError) as caught:
-        cell(x, **step)
+def test_cells(case: Recurrent, given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        case.cell(4, 5)(given, **step_of(case))
+    assert str(caught.value) == f"{case.cell.__name__}: {message}"
+
+
+def step_of(case: Recurrent) -> dict[str, int]:
+    return {"step": 0} if case is BATCH_LSTM else {}
+
+
+@pytest.mark.parametrize(
+    ("h", "error", "got"),
+    [
+        (
+            torch.zeros(4, 5),
+            ShapeError,
+            "h_0 of shape [3, 5] for this layer and input, got [4, 5]; leave it out for zeros",
+        ),
+        (torch.zeros(5), ShapeError, "h_0 of shape [3, 5] for this layer and input, got [5]; leave it out for zeros"),
+        (
+            torch.zeros(3, 5).double(),
+            DtypeError,
+            "h_0 of the input's dtype float32, got float64; convert it with .to(torch.float32)",
+        ),
+        ([0.0], DtypeError, "h_0 to be a torch.Tensor, got list; convert it with torch.as_tensor"),
+    ],
+    ids=["shape", "rank", "dtype", "type"],
+)
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_states_of_cells(case: Recurrent, h: Any, error: type[Exception], got: str) -> None:
+    with pytest.raises(error) as caught:
+        case.cell(4, 5)(x[0], (h, h) if case.has_c else h, **step_of(case))
+    assert str(caught.value) == f"{case.cell.__name__}: expected {got}."
+
+
+@pytest.mark.parametrize("case", [LSTM, BATCH_LSTM], ids=str)
+def test_a_pair_of_states_of_cells(case: Recurrent) -> None:
+    cell, h = case.cell(4, 5), torch.zeros(3, 5)
+    with pytest.raises(DtypeError) as caught:
+        cell(x[0], h, **step_of(case))
     assert str(caught.value) == (
-        f"{name}: expected 2-d (N, C) or 1-d (C) input, got 3-d [5, 3, 4]; "
-        "use the layer for that number of axes, or reshape."
+        f"{case.cell.__name__}: expected hx to be a pair of tensors (h_0, c_0), got Tensor; give both or neither."
     )
-    h = torch.zeros(4, 5)
-    with pytest.raises(ShapeError, match=rf"{name}: expected h_0 of shape \[3, 5\] .* got \[4, 5\]"):
-        cell(x[0], (h, h) if case.has_c else h, **step)
+    with pytest.raises(ShapeError, match=r"expected c_0 of shape \[3, 5\] .* got \[3, 4\]"):
+        cell(x[0], (h, torch.zeros(3, 4)), **step_of(case))
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_constructors_of_cells(case: Recurrent) -> None:
+    name = case.cell.__name__
+    with pytest.raises(ShapeError, match=f"^{name}: expected hidden_size of at least 1, got 0; give a larger one"):
+        case.cell(4, 0)
+    with pytest.raises(ArgumentError, match=f"^{name}: expected norm 'none', .* got 'layer'; use one of these"):
+        case.cell(4, 5, norm="layer")
+    with pytest.raises(ArgumentError, match=f"^{name}: expected eps to be a finite number, .* got nan; 1e-5 is usual"):
+        case.cell(4, 5, eps=float("nan"))
+
+
+@pytest.mark.parametrize("what", ["weight_hh", "bias_hh", "norm_weight_ih"])
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_parameters_of_another_size(case: Recurrent, what: str) -> None:
+    """The kernels take sizes from the layer: a smaller tensor put in a weight's place had its neighbours read."""
+    cell, layer = case.cell(4, 5, norm="input"), case.layer(4, 5, norm="input")
+    for module, name, given in ((cell, what, (x[0],)), (layer, f"{what}_l0", (x,))):
+        shape = list(getattr(module, name).shape)
+        setattr(module, name, torch.nn.Parameter(torch.ones(shape[0] - 1)))
+        with pytest.raises(ShapeError) as caught:
+            module(*given, **(step_of(case) if module is cell else {}))
+        assert str(caught.value) == (
+            f"{type(module).__name__}: expected {name} of shape {shape}, as the layer was built, got shape "
+            f"[{shape[0] - 1}]; build the layer for those sizes."
+        )
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_a_parameter_that_was_taken_away(case: Recurrent) -> None:
+    layer = case.layer(4, 5)
+    layer.weight_hh_l0 = None
+    with pytest.raises(
+        ShapeError, match=f"^{case}: expected weight_hh_l0 of shape .*, as the layer was built, got none"
+    ):
+        layer(x)
+
+
+def test_statistics_for_fewer_steps_than_the_layer_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the kernel, which would read beyond them."""
+    monkeypatch.setattr(batch_lstm, "run", lambda *_: pytest.fail("the kernel was called"))
+    layer = nn.BatchNormLSTM(4, 5, max_steps=2).eval()
+    for statistics in layer.children():
+        statistics.max_steps = 10**6
+    with pytest.raises(IndexError):
+        layer(x)
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor(case: Recurrent) -> None:
+    with pytest.raises(DtypeError) as caught:
+        case.cell(4, 5)(torch.nested.nested_tensor([x[0, 0], x[0, 1]]), **step_of(case))
+    assert str(caught.value) == (
+        f"{case.cell.__name__}: expected (N, C) or (C) input, got a nested tensor; call the cell step by step on a "
+        "padded batch."
+    )
     with pytest.raises(DtypeError) as caught:
         case.layer(4, 5)(torch.nested.nested_tensor([x[:, 0], x[:3, 1]]))
     assert str(caught.value) == (
@@ -345,3 +492,12 @@ def test_a_training_batch_of_one_sequence() -> None:
     )
     layer.eval()(x[:, :1])
     nn.BatchNormLSTM(4, 5, norm="none")(x[:, :1])
+    with pytest.raises(
+        SingleValueError, match=r"^BatchNormLSTMCell: expected more than 1 sequence in a training batch"
+    ):
+        nn.BatchNormLSTMCell(4, 5)(x[0, :1], step=0)
+
+
+def test_sizes_of_numpy_are_integers() -> None:
+    layer = nn.LayerNormLSTM(np.int64(4), np.int64(5), np.int64(2), proj_size=np.int64(3))
+    assert layer(x)[0].shape == (5, 3, 3)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from nn import recurrent_definitions as definitions
-from nn.recurrent import GRU, LSTM, RNN, ROW_PLACEMENTS, Recurrent, flat
+from nn.recurrent import BATCH_LSTM, BATCH_PLACEMENTS, GRU, LSTM, RNN, ROW_PLACEMENTS, Recurrent, flat, weighted_sum
+from nn.recurrent import PLACED as EVERY
 from normkit import reference
-from tolerances import ulp
+from tolerances import SUM_UNITS, ulp
 
 ROWS = {LSTM: "lstm", GRU: "gru", RNN: "rnn"}
 PLACED = [(case, norm) for case in ROWS for norm in ROW_PLACEMENTS]
@@ -23,7 +24,7 @@ def arrays(layer: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def exact(case: Recurrent, layer: Any, x: torch.Tensor, noise: Any = definitions.no_noise) -> tuple[np.ndarray, ...]:
-    step = getattr(definitions.Definition(layer.norm, arrays(layer), EPS, noise), ROWS[case])
+    step = getattr(definitions.Definition(layer.norm, arrays(layer), layer.eps, noise), ROWS[case])
     zeros = np.zeros((x.shape[1], layer.hidden_size))
     state = (zeros, zeros) if case.has_c else (zeros,)
     if layer.proj_size:
@@ -62,8 +63,12 @@ def exact_and_spread(case: Recurrent, layer: Any, x: torch.Tensor) -> tuple[np.n
         return np.asarray(a + off)
 
     y = exact(case, layer, torch.cat([x, x], 1), noise)[0]
-    off = np.abs(y[:, n:] - y[:, :n]).max(axis=(1, 2), keepdims=True)
-    return y[:, :n], 4 * np.maximum.accumulate(off, axis=0) + 2.0**-24
+    return y[:, :n], spread(y[:, :n], y[:, n:])
+
+
+def spread(y: np.ndarray, noisy: np.ndarray) -> np.ndarray:
+    off = np.abs(noisy - y).max(axis=(1, 2), keepdims=True)
+    return 4 * np.maximum.accumulate(off, axis=0) + 2.0**-24
 
 
 LONG = [
@@ -86,6 +91,68 @@ def test_a_thousand_steps_stay_exact(case: Recurrent, norm: str, dtype: torch.dt
     if dtype == torch.bfloat16:
         bound = bound + 0.5 * ulp(want, dtype)
     assert (np.abs(y - want) <= bound).all()
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("norm", BATCH_PLACEMENTS[1:])
+def test_a_thousand_steps_of_batch_norm_stay_exact(norm: str, dtype: torch.dtype, mode: str) -> None:
+    """As ``exact_and_spread``, with errors also in the products: 16 u of the sum of the magnitudes of their 16 terms.
+
+    So are the running statistics of a training call, those of the 901 steps that share a place included; sums over
+    steps add ``tolerances.SUM_UNITS`` u to ``tolerances.statistic``.
+    """
+    layer = BATCH_LSTM.build(4, 16, norm=norm, max_steps=100).to(dtype)
+    layer.train(mode == "training")
+    x = torch.randn(1000, 6, 4).to(dtype)
+    before = {name: buffer.double().numpy().copy() for name, buffer in layer.named_buffers()}
+    with torch.no_grad():
+        y = layer(x)[0].double().numpy()
+
+    rng = np.random.default_rng(0)
+
+    def noise(a: np.ndarray, size: np.ndarray | None = None) -> np.ndarray:
+        return a + 16 * 2.0**-24 * (1 + np.abs(a) if size is None else size) * rng.choice([-1.0, 1.0], a.shape)
+
+    zeros = np.zeros((6, 16))
+    runs = []
+    for noisy in (definitions.no_noise, noise):
+        running = None if layer.training else before
+        definition = definitions.BatchDefinition(arrays(layer), EPS, noisy, running)
+        want = definitions.run(definition.lstm, x.double().numpy(), zeros, zeros)[0]
+        runs.append((want, updated(before, definition) if layer.training else before))
+    (want, statistics), (noisy_y, noisy_statistics) = runs
+    bound = spread(want, noisy_y)
+    assert bound.max() < 1e-2
+    if dtype == torch.bfloat16:
+        bound = bound + 0.5 * ulp(want, dtype)
+    assert (np.abs(y - want) <= bound).all()
+    for name, buffer in layer.named_buffers():
+        value, off = statistics[name], np.abs(noisy_statistics[name] - statistics[name]).max()
+        at_most = 4 * off + (16 + SUM_UNITS) * 2.0**-24 * np.abs(value).max()
+        assert (np.abs(buffer.double().numpy() - value) <= at_most).all(), name
+
+
+def updated(before: dict[str, np.ndarray], definition: definitions.BatchDefinition) -> dict[str, np.ndarray]:
+    """The running statistics after one training call: the last place takes the moments of all values from there on."""
+    after = {}
+    for place, rows in definition.entered.items():
+        last = len(before[f"statistics_{place}_l0.running_mean"]) - 1
+        values = [*rows[:last], np.concatenate(rows[last:])]
+        for kind, found in (("mean", [v.mean(0) for v in values]), ("var", [v.var(0, ddof=1) for v in values])):
+            name = f"statistics_{place}_l0.running_{kind}"
+            after[name] = 0.9 * before[name] + 0.1 * np.stack(found)
+    return after
+
+
+@pytest.mark.parametrize("norm", ROW_PLACEMENTS)
+def test_a_projection_onto_one_value(norm: str) -> None:
+    """A norm of the multiples of one value is nearly its sign: an eps as large as the value keeps errors small."""
+    layer = LSTM.build(4, 16, norm=norm, proj_size=1, eps=1.0)
+    x = torch.randn(20, 3, 4)
+    want, bound = exact_and_spread(LSTM, layer, x)
+    assert bound.max() < 1e-3
+    assert (np.abs(layer(x)[0].detach().double().numpy() - want) <= bound).all()
 
 
 @pytest.mark.parametrize(
@@ -147,15 +214,22 @@ def test_gradients_are_the_references(case: Recurrent, step: Any, backward: Any,
         np.testing.assert_allclose(got, totals[key], err_msg=name, **bound)
 
 
-@pytest.mark.parametrize("case", list(ROWS), ids=str)
-def test_nan_stays_in_its_sequence(case: Recurrent) -> None:
-    for norm in ROW_PLACEMENTS:
-        layer = case.build(4, 5, norm=norm, num_layers=2, bidirectional=True)
-        x = torch.randn(6, 3, 4)
-        clean = layer(x)[0]
-        x[3, 1, 2] = torch.nan
-        x[0, 2, 0] = torch.inf
-        dirty = layer(x)[0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("case", "norm"), EVERY, ids=str)
+def test_nan_stays_in_its_sequence(case: Recurrent, norm: str, dtype: torch.dtype) -> None:
+    """Outputs, states and the gradients of inputs, by the kernels and without. BatchNorm in evaluation: in training
+    the statistics are of all sequences.
+    """
+    layer = case.build(4, 5, norm=norm, num_layers=2, bidirectional=True).to(dtype).eval()
+    x = torch.randn(6, 3, 4).to(dtype)
+    dirt = x.clone()
+    dirt[3, 1, 2] = torch.nan
+    dirt[0, 2, 0] = torch.inf
+    found = []
+    for given in (x, dirt):
+        outputs = flat(layer(given.requires_grad_()))
+        found.append([*outputs, *torch.autograd.grad(weighted_sum(outputs), given)])
+    for clean, dirty in zip(*found, strict=True):
         assert torch.equal(dirty[:, 0], clean[:, 0])
         assert dirty[:, 1].isnan().any()
 

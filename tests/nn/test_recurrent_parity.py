@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from nn.recurrent import ALL, LSTM, ROW_LAYERS, Recurrent, flat, weighted_sum
+from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, weighted_sum
 
 T, N, I, H = 5, 6, 3, 4  # noqa: E741
 LENGTHS = [5, 3, 4, 1, 5, 2]
@@ -40,6 +40,26 @@ def pair(case: Recurrent, **options: Any) -> tuple[torch.nn.RNNBase, torch.nn.RN
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     return ours, theirs
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_torch_loads_what_was_trained_here(case: Recurrent) -> None:
+    ours, theirs = pair(case, num_layers=2, bidirectional=True, proj_size=2)
+    ours.reset_parameters()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(T, N, I)
+    close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("case", [LSTM, BATCH_LSTM], ids=str)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_a_projection_onto_one_value_is_torchs(case: Recurrent) -> None:
+    ours, theirs = pair(case, num_layers=2, bidirectional=True, proj_size=1)
+    x = torch.randn(T, N, I)
+    close(ours(x), theirs(x))
+    packed = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
+    close(ours(packed), theirs(packed))
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
@@ -137,6 +157,7 @@ def test_cells_are_torchs(case: Recurrent, bias: bool, shape: tuple[int, ...]) -
     theirs = case.torch_cell(I, H, bias)
     ours = case.cell(I, H, bias, norm="none")
     ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
     step = {"step": 0} if case is ALL[3] else {}
     x, hidden = torch.randn(shape), torch.randn(*shape[:-1], H)
     hx = (hidden, torch.randn_like(hidden)) if case.has_c else hidden
@@ -150,7 +171,12 @@ def test_cells_are_torchs(case: Recurrent, bias: bool, shape: tuple[int, ...]) -
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_an_empty_batch_is_torchs(case: Recurrent) -> None:
     ours, theirs = pair(case)
-    close(ours(torch.randn(T, 0, I)), theirs(torch.randn(T, 0, I)))
+    x = torch.randn(T, 0, I)
+    close(ours(x), theirs(x))
+    for norm in case.placements:
+        layer = case.layer(I, H, norm=norm)
+        for given in ({}, {"lengths": []}):
+            close(layer(x, **given), theirs(x))
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)

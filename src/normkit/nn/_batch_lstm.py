@@ -68,13 +68,16 @@ class BatchLSTM(LSTM):
         return y, tuple(last)
 
     def _loop(self, norms: Sequence[StepNorm], sizes: Sequence[int]) -> batch_lstm.Loop | None:
-        """None where the norms differ in what they are to do, or have nothing to take statistics of."""
+        """None where the norms differ in what they are to do, have nothing to take statistics of, or too few places."""
         first = norms[0].statistics
         by_batch = step_of(first) != "evaluate"
         for other in (norm.statistics for norm in norms):
             if (step_of(other) != "evaluate", other.eps, other.max_steps) != (by_batch, first.eps, first.max_steps):
                 return None
         if by_batch and sizes[0] < 2:
+            return None
+        places = [(t, n.weight) for n in norms for t in (n.statistics.running_mean, n.statistics.running_var)]
+        if any(t.shape != (first.max_steps, *weight.shape) for t, weight in places):
             return None
         running = [
             (n.statistics.running_mean.contiguous(), n.statistics.running_var.contiguous())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from operator import index
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import widen
+from normkit.composite import under_autocast, widen, without_autocast
 from normkit.nn import _sequence
 from normkit.recurrence import Cell, Kind, Norms, RowNorm, State, Weights
 
@@ -67,7 +68,7 @@ def check_arguments(call: str, norm: object, norms: Sequence[str], eps: float, *
 
 def output_dtype(x: Tensor) -> torch.dtype:
     """The dtype of x, or autocast's where that is on. Inside, 16-bit values are float32 either way."""
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+    if x.dtype != torch.float64 and under_autocast(x):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
@@ -92,23 +93,30 @@ def reset_parameters(module: torch.nn.Module, hidden_size: int, norm_weight: flo
 def weights_of(module: torch.nn.Module, suffix: str) -> Weights:
     """The weights of one direction of one layer, 16-bit ones as float32."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-    return Weights(*(_wide(module, name + suffix) for name in names))  # type: ignore[arg-type]
+    return Weights(*(wide(module, name + suffix) for name in names))  # type: ignore[arg-type]
 
 
 def row_norms_of(module: torch.nn.Module, mode: str, norm: str, hidden_size: int, eps: float, suffix: str) -> Norms:
     """LayerNorm or RMSNorm where the placement wants it. A GRU's r and z are one stretch, its n another."""
     found: dict[str, RowNorm] = {}
     for place, size in sizes_of_norms(mode, norm, hidden_size).items():
-        weight = _wide(module, f"norm_weight_{place}{suffix}")
+        weight = wide(module, f"norm_weight_{place}{suffix}")
         assert weight is not None
-        bias = _wide(module, f"norm_bias_{place}{suffix}")
+        bias = wide(module, f"norm_bias_{place}{suffix}")
         stretches = [2 * hidden_size, hidden_size] if mode == "GRU" else [size]
         found[place] = RowNorm(kind_of(norm), weight, bias, eps, stretches)
     return Norms(**found)
 
 
-def _wide(module: torch.nn.Module, name: str) -> Tensor | None:
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of each parameter."""
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def wide(module: Any, name: str) -> Tensor | None:
+    """The parameter of this name, 16-bit ones as float32."""
     parameter = getattr(module, name, None)
+    _sequence_checks.recurrent_parameter(type(module).__name__, name, parameter, module._shapes.get(name))
     return None if parameter is None else widen(parameter)
 
 
@@ -143,6 +151,8 @@ class Recurrent(torch.nn.RNNBase):
         check_arguments(call, norm, norms, eps, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         _sequence_checks.projection(call, proj_size, hidden_size)
         _checks.probability(call, "dropout", dropout)
+        # torch takes no integers but Python's
+        input_size, hidden_size, num_layers, proj_size = map(index, (input_size, hidden_size, num_layers, proj_size))
         super().__init__(
             mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype,
@@ -153,6 +163,7 @@ class Recurrent(torch.nn.RNNBase):
         for suffix in self._suffixes():
             biased = self._biased_norms(sizes) if bias else ()
             add_norm_parameters(self, sizes, biased, suffix, self._norm_weight, device, dtype)
+        self._shapes = shapes_of(self)
 
     @abstractmethod
     def _cell(self, suffix: str) -> Cell:
@@ -189,7 +200,7 @@ class Recurrent(torch.nn.RNNBase):
         dtype = output_dtype(rows)
         hx = self._initial(call, hx, layout, rows)
         n_directions = 2 if self.bidirectional else 1
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows):
             cells = [self._cell(suffix) for suffix in self._suffixes()]
             y, final = _sequence.run_layers(
                 [cells[i : i + n_directions] for i in range(0, len(cells), n_directions)],
@@ -216,7 +227,7 @@ class Recurrent(torch.nn.RNNBase):
         self, call: str, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None
     ) -> tuple[Tensor, _sequence.Layout]:
         if isinstance(x, PackedSequence):
-            _sequence_checks.packed(call, x.data, x.batch_sizes, lengths)
+            _sequence_checks.packed(call, x, lengths)
             return _sequence.from_packed(x)
         layout = "N, T, C" if self.batch_first else "T, N, C"
         n_steps = _sequence_checks.padded(call, x, layout)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import widen
+from normkit.composite import widen, without_autocast
 from normkit.nn import _recurrent
 from normkit.recurrence import Cell, State
 
@@ -42,6 +42,7 @@ class RecurrentCell(torch.nn.RNNCellBase):
         sizes = _recurrent.sizes_of_norms(mode, norm, hidden_size)
         biased = self._biased_norms(sizes) if bias else ()
         _recurrent.add_norm_parameters(self, sizes, biased, "", self._norm_weight, device, dtype)
+        self._shapes = _recurrent.shapes_of(self)
 
     @abstractmethod
     def _cell(self) -> Cell:
@@ -61,6 +62,7 @@ class RecurrentCell(torch.nn.RNNCellBase):
         """The state after a step from hx, in the shape of the input."""
         call = type(self).__name__
         _checks.tensor(call, "input", x)
+        _sequence_checks.not_nested(call, x, "(N, C) or (C) input", "call the cell step by step on a padded batch")
         _checks.rank(call, x, ("N, C", "C"))
         _sequence_checks.recurrent_input(call, x, self.input_size, self.weight_ih)
         shape = (*x.shape[:-1], self.hidden_size)
@@ -70,7 +72,7 @@ class RecurrentCell(torch.nn.RNNCellBase):
             for name, s in zip(("h_0", "c_0"), hx, strict=False):
                 _sequence_checks.recurrent_state(call, name, s, shape, x)
         dtype = _recurrent.output_dtype(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             rows = widen(x).reshape(-1, self.input_size)
             p = cell.inputs(rows, [rows.shape[0]], step)
             state = cell.step(p, tuple(widen(s).reshape(-1, self.hidden_size) for s in hx), step)

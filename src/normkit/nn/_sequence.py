@@ -75,15 +75,17 @@ def from_padded(x: Tensor, batch_first: bool, lengths: Sequence[int] | None) -> 
     steps, n_sequences = x.shape[:2]
     batch_first = batch_first and not unbatched
     rows = x.flatten(0, 1)
-    if lengths is None:
+    if not lengths:  # without sequences there are none to be told
         return rows, Layout([n_sequences] * steps, batch_first=batch_first, unbatched=unbatched, steps=steps)
-    of_each = torch.tensor(lengths)
-    order = torch.argsort(of_each, descending=True, stable=True)
-    reached = of_each[order] > torch.arange(int(of_each.max()))[:, None]  # [longest, N]
-    places = (order + n_sequences * torch.arange(reached.shape[0])[:, None])[reached].to(x.device)
+    sizes: list[int] = []
+    for n, length in zip(range(n_sequences, 0, -1), sorted(lengths), strict=True):
+        sizes += [n] * (length - len(sizes))
+    order = torch.argsort(torch.tensor(lengths), descending=True, stable=True)
+    step, column = _places(sizes)
+    places = (order[column] + n_sequences * step).to(x.device)
     order = order.to(x.device)
     layout = Layout(
-        reached.sum(1).tolist(),
+        sizes,
         order,
         torch.argsort(order),
         batch_first=batch_first,
@@ -98,12 +100,18 @@ def reverse(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Each sequence from its end to its start. Doing it twice undoes it."""
     if sizes[0] == sizes[-1]:
         return torch.unflatten(rows, 0, (len(sizes), -1)).flip(0).flatten(0, 1) if sizes[0] else rows
+    step, column = _places(sizes)
     starts = torch.tensor([0, *accumulate(sizes)][:-1])
-    column = torch.arange(sizes[0])
-    reached = torch.tensor(sizes)[:, None] > column  # [T, N]
-    mirrored = (reached.sum(0) - 1 - torch.arange(len(sizes))[:, None])[reached]  # the step that each row is taken from
-    source = starts[mirrored] + column.expand_as(reached)[reached]
+    lengths = (torch.tensor(sizes)[:, None] > torch.arange(sizes[0])).sum(0)
+    source = starts[lengths[column] - 1 - step] + column
     return rows.index_select(0, source.to(rows.device))
+
+
+def _places(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The step of each row, and which of the sequences it belongs to. Of a size that a compiler can tell."""
+    n_rows, each = sum(sizes), torch.tensor(sizes)
+    step = torch.repeat_interleave(torch.arange(len(sizes)), each, output_size=n_rows)
+    return step, torch.arange(n_rows) - (each.cumsum(0) - each)[step]
 
 
 def run_layers(

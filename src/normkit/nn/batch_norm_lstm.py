@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from normkit import _sequence_checks
-from normkit.composite import widen
+from normkit import _checks, _sequence_checks
 from normkit.nn import _step_statistics
 from normkit.nn._batch_lstm import BatchLSTM
-from normkit.nn._recurrent import Recurrent, sizes_of_norms, weights_of
+from normkit.nn._recurrent import Recurrent, sizes_of_norms, weights_of, wide
 from normkit.nn._recurrent_cell import RecurrentCell
 from normkit.nn._step_statistics import StepNorm, StepStatistics
 from normkit.nn.lstm import HiddenAndCell
@@ -183,7 +182,7 @@ class BatchNormLSTMCell(RecurrentCell):
         if hx is not None:
             _sequence_checks.recurrent_pair("BatchNormLSTMCell", hx)
         cell = self._cell()
-        h, c = self._run(cell, input, hx, step)
+        h, c = _checks.as_call("BatchNormLSTMCell", self._run, cell, input, hx, step)
         _remember(cell)
         return h, c
 
@@ -206,9 +205,9 @@ def _norms_of(module: torch.nn.Module, suffix: str) -> Norms:
     for place in Norms._fields:
         statistics = getattr(module, f"statistics_{place}{suffix}", None)
         if statistics is not None:
-            weight = getattr(module, f"norm_weight_{place}{suffix}")
-            bias = getattr(module, f"norm_bias_{place}{suffix}", None)
-            found[place] = StepNorm(statistics, widen(weight), None if bias is None else widen(bias))
+            weight = wide(module, f"norm_weight_{place}{suffix}")
+            assert weight is not None
+            found[place] = StepNorm(statistics, weight, wide(module, f"norm_bias_{place}{suffix}"))
     return Norms(**found)
 
 
