@@ -22,6 +22,10 @@ NAMES = {
 CHANCE = 90.0  # per cent wrong, by guessing one of ten digits
 
 
+def _each_norm() -> dict[str, Mapping[str, Condition]]:
+    return {norm: {"norm": norm} for norm in NAMES}
+
+
 @dataclass(frozen=True)
 class ChartSpec:
     """Which measurements a chart shows.

@@ -228,8 +228,7 @@
     before = null;
     norms.concat(readings).forEach((button) => (button.hidden = !serves(button.dataset.value, shape)));
     drawGrid();
-    const fix = {};
-    if (!serves(State.get("norm"), shape)) fix.norm = "layer";
+    const fix = { norm: serves(State.get("norm"), shape) ? State.get("norm") : "layer" };
     if (State.get("cell") >= cells.length) fix.cell = 0;
     State.set(fix);
   });
