@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,19 @@ def test_gamma_and_beta_can_undo_the_norm(page: Page) -> None:
     assert shown == page.locator(".cell").first.inner_text()
 
 
+def test_what_undoes_the_norm_may_lie_beyond_the_sliders(page: Page) -> None:
+    page.locator("#cell-value").fill("100")
+    page.locator("#cell-value").press("Enter")
+    page.locator("#undo-norm").click()
+    page.get_by_role("radio", name="output y").click()
+    assert page.locator(".cell").first.inner_text() == "100.00"
+    shown = [page.locator(f"#slider-{name}").get_attribute("aria-valuetext") for name in ("gamma", "beta")]
+    page.goto(page.url)
+    page.reload()
+    assert page.locator(".cell").first.inner_text() == "100.00"
+    assert [page.locator(f"#slider-{name}").get_attribute("aria-valuetext") for name in ("gamma", "beta")] == shown
+
+
 def test_arrow_keys_walk_over_the_tensor(page: Page) -> None:
     page.locator(".cell").first.focus()
     page.keyboard.press("ArrowRight")
@@ -291,7 +305,7 @@ def test_wide_and_narrow_screens_have_no_sideways_scrolling_and_all_text_can_be_
 
 
 NAMELESS = """() => [...document.querySelectorAll("a, button, input, select, summary, [role], svg")].filter((e) => {
-  if (e.closest("[hidden]") || e.getAttribute("aria-hidden") === "true" || e.closest("[aria-hidden=true]")) return false;
+  if (e.closest("[hidden], [aria-hidden=true]")) return false;
   const named = (id) => document.getElementById(id)?.textContent;
   const name = e.getAttribute("aria-label") || named(e.getAttribute("aria-labelledby")) || e.labels?.[0]?.textContent
     || (e.matches("input, select, svg, [role=region], [role=group], [role=radiogroup]") ? "" : e.textContent);
@@ -306,7 +320,7 @@ def test_whatever_can_be_reached_has_a_name_and_headings_have_an_order(page: Pag
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => Number(e.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert page.locator("html").get_attribute("lang") == "en"
     assert page.locator("main").count() == page.locator("nav[aria-label]").count() == 1
     for chart in page.locator("svg.chart").all():
@@ -323,7 +337,8 @@ def tab_stops(page: Page, within: str) -> list[str]:
             """(within) => {
               const e = document.activeElement;
               if (!document.querySelector(within).contains(e)) return null;
-              return e.closest("[role=radiogroup]")?.getAttribute("aria-label") ?? (e.id || e.dataset.at || e.dataset.norm);
+              const group = e.closest("[role=radiogroup]");
+              return group ? group.getAttribute("aria-label") : e.id || e.dataset.at || e.dataset.norm;
             }""",
             within,
         )

@@ -8,33 +8,20 @@ import pytest
 
 from normkit.claims import shipped
 from normkit.claims.findings import Finding
-from normkit.claims.judge import judge
 from normkit.claims.logic import names
 from normkit.claims.register import register
-from normkit.claims.rulebook import rulebook
 from normkit.study import content, examples
 from normkit.study.content import Question, Said
-
-EVERYTHING_SAID = [
-    content.DEFINITION,
-    *content.FACTS,
-    *(said for row in content.TABLE for said in (row.batch, row.layer)),
-    *content.QUESTIONS,
-]
+from normkit.study.view import findings
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Finding]:
-    """What the shipped runs say of all that is expected: those that no claim names are judged among the others."""
-    verdicts, rules = shipped(), rulebook()
-    expected = {id_ for said in EVERYTHING_SAID for id_, _ in said.expects}
-    return judge(
-        [rules[id_] for id_ in {**verdicts.findings, **dict.fromkeys(sorted(expected))}], verdicts.measurements
-    )
+    return findings(shipped())
 
 
 @pytest.mark.parametrize(
-    "said", EVERYTHING_SAID, ids=lambda said: said.id if isinstance(said, Question) else said.text[:30]
+    "said", content.everything_said(), ids=lambda said: said.id if isinstance(said, Question) else said.text[:30]
 )
 def test_every_sentence_rests_on_hypotheses_of_its_claims_that_came_out_as_it_says(
     said: Said | Question, found: dict[str, Finding]

@@ -62,6 +62,12 @@ class Question:
     expects: Expected
 
 
+def everything_said() -> tuple[Said | Question, ...]:
+    """All that rests on evidence."""
+    cells = (said for row in TABLE for said in (row.batch, row.layer))
+    return (DEFINITION, *FACTS, *cells, *QUESTIONS)
+
+
 DEFINITION = Said(
     "A normalization layer takes a group of numbers, gives it mean 0 and variance 1, then lets the network learn a "
     "scale γ and a shift β. What tells norms apart is who is in the group. BatchNorm groups one channel over all "

@@ -12,8 +12,8 @@
   State.define("shape", "nc", Object.keys(SHAPES));
   State.define("norm", "batch", Object.keys(NORMS));
   State.define("cell", 0, (text) => (/^\d{1,3}$/.test(text) ? Number(text) : undefined));
-  State.define("gamma", 1, real(-3, 3));
-  State.define("beta", 0, real(-3, 3));
+  State.define("gamma", 1, real(-1e6, 1e6));
+  State.define("beta", 0, real(-1e6, 1e6));
   State.define("show", "x", ["x", "y"]);
   State.define("changes", "", (text) => (/^[\d.,:-]{0,400}$/.test(text) ? text : undefined));
 
@@ -214,8 +214,7 @@
     make("button", { type: "button", id: "undo-norm", onclick: () => {
       const { label, groups } = result();
       const group = groups.get(label[State.get("cell")]);
-      const round = (x) => Math.max(-3, Math.min(3, x));
-      State.set({ gamma: round(group.spread), beta: round(group.centred ? group.mean : 0) });
+      State.set({ gamma: group.spread, beta: group.centred ? group.mean : 0 }); // beyond the sliders' ends, if need be
     } }, "Set γ and β so that they undo the norm here"),
     make("button", { type: "button", id: "reset-tensor", onclick: () => {
       before = null;
