@@ -93,7 +93,7 @@
     const blocks = [];
     const channels = range(C).map((c) => `c${c}`);
     if (shape === "nc") {
-      blocks.push(table("", range(N).map((n) => [`example ${n}`, range(C).map((c) => Norms.place(shape, n, 0, c))]), channels));
+      blocks.push(table("a row an example, a column a channel", range(N).map((n) => [`n${n}`, range(C).map((c) => Norms.place(shape, n, 0, c))]), channels));
     } else if (shape === "ntc") {
       for (const n of range(N)) {
         blocks.push(table(`sequence ${n}`, range(P).map((p) => [`t${p}`, range(C).map((c) => Norms.place(shape, n, p, c))]), channels));
