@@ -229,6 +229,7 @@ def flipped(content: bytes) -> bytes:
         lambda content: gzip.compress(b'{"spec": 1, "measurements": []}\n'),
         lambda content: gzip.compress(gzip.decompress(content).replace(b'"metrics": {', b'"metrics": {"x": [], ')),
     ],
+    ids=["empty", "no gzip", "cut short", "flipped bytes", "no table", "no spec", "no number"],
 )
 def test_damaged_shipped_records_are_told(
     world: World, store: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
