@@ -321,12 +321,15 @@ CUT_CELLS = """() => [...document.querySelectorAll(".cell")].filter((cell) => {
   return all.left < own.left || all.right > own.right || text.getClientRects().length > 1;
 }).map((cell) => cell.textContent)"""
 
-NAMELESS = """() => [...document.querySelectorAll("a, button, input, select, summary, [role], svg")].filter((e) => {
+NAMELESS = """() => [
+  ...document.querySelectorAll("a, button, input, select, summary, svg"),
+  ...document.querySelectorAll("[role=radiogroup], [role=group], [role=region]"),
+].filter((e) => {
   if (e.closest("[hidden], [aria-hidden=true]")) return false;
   const named = (id) => document.getElementById(id)?.textContent;
   const name = e.getAttribute("aria-label") || named(e.getAttribute("aria-labelledby")) || e.labels?.[0]?.textContent
-    || (e.matches("input, select, svg, [role=region], [role=group], [role=radiogroup]") ? "" : e.textContent);
-  return !name?.trim() && !e.matches("[role=alert], [role=status]");
+    || (e.matches("a, button, summary") ? e.textContent : "");
+  return !name?.trim();
 }).map((e) => e.outerHTML.slice(0, 120))"""
 
 
