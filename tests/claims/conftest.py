@@ -29,6 +29,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[toy.World
     monkeypatch.setattr(experiments, "__path__", [str(here.folder)])
     monkeypatch.setattr(rulebook, "FOLDER", here.folder)
     monkeypatch.setattr(register, "FOLDER", here.folder)
-    monkeypatch.setattr(run, "_start_engine", here.engine)
+    monkeypatch.setattr(run, "start_engine", here.engine)
     yield here
     forget()

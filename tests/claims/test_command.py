@@ -131,6 +131,31 @@ def test_a_foreign_store_is_1_and_left_as_it_is(world: World, capsys: pytest.Cap
     assert Path("notes.txt").read_text() == "my notes\n" * 50
 
 
+def test_shipped_verdicts_need_no_place_for_a_store(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").write_text("a file where the folder would be")
+    assert main(["claims", "--tier", "shipped"]) == 0
+    assert "Of 1 claim" in capsys.readouterr().out
+    assert main(["claims", "--tier", "full"]) == 2
+    assert "--store: expected a place for 'out/normkit.sqlite'" in capsys.readouterr().err
+    assert main(["claims", "--tier", "shipped", "--report", "out/claims.html"]) == 2
+    assert "--report: expected a place for 'out/claims.html'" in capsys.readouterr().err
+    assert world.ran == []
+
+
+@pytest.mark.parametrize("command", [["claims", "--tier", "shipped"], ["claims", "--open"], ["study"]])
+def test_damaged_shipped_records_are_1_and_one_line(
+    command: list[str], opened: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("shipped").mkdir()
+    Path("shipped/E05.jsonl.gz").write_bytes(b"nonsense")
+    monkeypatch.setattr(sys.modules["normkit.claims.shipped"], "FOLDER", Path("shipped"))
+    assert main(command) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("normkit: claims: expected records in shipped/E05.jsonl.gz, got a damaged file")
+    assert len(err.splitlines()) == 1
+    assert opened == []
+
+
 def test_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["claims"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -208,7 +212,58 @@ def test_shipped_records_give_the_same_verdicts_elsewhere(world: World, store: P
     assert found.experiments == {"E05": ("A toy", "Which is better?")}
 
 
-def test_damaged_shipped_records_are_told(world: World, tmp_path: Path) -> None:
-    (tmp_path / "E05.jsonl.gz").write_bytes(b"\x1f\x8b nonsense")
-    with pytest.raises(StoreError, match="got a damaged file"):
-        shipped(folder=tmp_path)
+def flipped(content: bytes) -> bytes:
+    """As a bad disk gives them back: a run of bytes in the middle is other ones."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(255 - byte for byte in content[middle : middle + 8]) + content[middle + 8 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"\x1f\x8b nonsense",
+        lambda content: content[:-20],
+        flipped,
+        lambda content: gzip.compress(b"null\n"),
+        lambda content: gzip.compress(b'{"spec": 1, "measurements": []}\n'),
+        lambda content: gzip.compress(gzip.decompress(content).replace(b'"metrics": {', b'"metrics": {"x": [], ')),
+    ],
+    ids=["empty", "no gzip", "cut short", "flipped bytes", "no table", "no spec", "no number"],
+)
+def test_damaged_shipped_records_are_told(
+    world: World, store: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    (path,) = write(claims.run("full", store=store), tmp_path / "shipped")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        StoreError, match=r"^claims: expected records in .*E05.jsonl.gz, got a damaged file \(.+\); inst"
+    ):
+        shipped(folder=tmp_path / "shipped")
+
+
+def test_shipped_records_of_another_version_are_told(world: World, store: Path, tmp_path: Path) -> None:
+    (path,) = write(claims.run("full", store=store), tmp_path / "shipped")
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"protocol": 1', b'"protocol": 7')))
+    with pytest.raises(StoreError, match=r"expected records of protocol 1 in .*, got 7, of another version of normkit"):
+        shipped(folder=tmp_path / "shipped")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"E05": 1}', b"\xff"])
+def test_damaged_titles_of_experiments_are_told(world: World, store: Path, tmp_path: Path, content: bytes) -> None:
+    write(claims.run("full", store=store), tmp_path / "shipped")
+    (tmp_path / "shipped" / "experiments.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"experiments.json, got a damaged file"):
+        shipped(folder=tmp_path / "shipped")
+
+
+@pytest.mark.parametrize("row", ["null", "7", '{"spec": 1}', '{"spec": {"job": []}}', "no JSON"])
+def test_a_damaged_row_is_told_and_nothing_is_overwritten(world: World, store: Path, row: str) -> None:
+    claims.run("full", store=store)
+    with closing(sqlite3.connect(store, isolation_level=None)) as file:
+        file.execute("UPDATE jobs SET record = ? WHERE key = (SELECT min(key) FROM jobs)", (row,))
+        before = file.execute("SELECT * FROM jobs").fetchall()
+    with pytest.raises(StoreError, match="got a row that is none"):
+        claims.run("full", store=store)
+    with closing(sqlite3.connect(store)) as file:
+        assert file.execute("SELECT * FROM jobs").fetchall() == before

@@ -70,7 +70,7 @@ class World:
         self._dump("literature", {"sources": [], "citations": []})
         self.forget()
 
-    def engine(self, workers: int | None, *, is_needed: bool) -> Inline:
+    def engine(self, *asked: object, **choices: object) -> Inline:
         return Inline(self)
 
     def _dump(self, name: str, value: Any) -> None:

@@ -231,20 +231,22 @@ def test_local_needs_no_main_guard() -> None:
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
 @pytest.mark.parametrize("engine", [LocalEngine, RayEngine])
 def test_workers_is_a_positive_integer(engine: Any, workers: object) -> None:
-    with pytest.raises(ArgumentError, match="expected workers to be a positive integer, got"):
+    with pytest.raises(ArgumentError, match=r"^compare: expected workers to be a positive integer, got"):
         engine("lab.fakes:run", workers=workers)
+    with pytest.raises(ArgumentError, match=r"^claims: expected workers"):
+        engine("lab.fakes:run", workers=workers, call="claims")
 
 
 def test_a_machine_that_starts_no_process_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(EngineError, match=r"expected to start a worker process, got .*No such file"):
-        LocalEngine("lab.fakes:run", workers=2)
+    with pytest.raises(EngineError, match=r"^claims: expected to start a worker process, got .*No such file"):
+        LocalEngine("lab.fakes:run", workers=2, call="claims")
 
 
 def test_ray_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r'run `pip install "normkit\[ray\]"`'):
-        RayEngine("lab.fakes:run")
+    with pytest.raises(MissingExtraError, match=r'^claims: .*run `pip install "normkit\[ray\]"`'):
+        RayEngine("lab.fakes:run", call="claims")
 
 
 # Ray leaves sockets and log files to the garbage collector.
@@ -298,5 +300,5 @@ def test_ray_starts_a_cluster_of_its_own_and_retries(tmp_path: Path) -> None:
 @pytest.mark.cluster
 @quiet_ray
 def test_ray_at_a_wrong_address_says_so() -> None:
-    with pytest.raises(EngineError, match="expected a Ray cluster at 'auto', got ConnectionError"):
-        RayEngine("lab.fakes:run", address="auto")
+    with pytest.raises(EngineError, match=r"^claims: expected a Ray cluster at 'auto', got ConnectionError"):
+        RayEngine("lab.fakes:run", address="auto", call="claims")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,19 @@ def test_gamma_and_beta_can_undo_the_norm(page: Page) -> None:
     assert shown == page.locator(".cell").first.inner_text()
 
 
+def test_what_undoes_the_norm_may_lie_beyond_the_sliders(page: Page) -> None:
+    page.locator("#cell-value").fill("100")
+    page.locator("#cell-value").press("Enter")
+    page.locator("#undo-norm").click()
+    page.get_by_role("radio", name="output y").click()
+    assert page.locator(".cell").first.inner_text() == "100.00"
+    shown = [page.locator(f"#slider-{name}").get_attribute("aria-valuetext") for name in ("gamma", "beta")]
+    page.goto(page.url)
+    page.reload()
+    assert page.locator(".cell").first.inner_text() == "100.00"
+    assert [page.locator(f"#slider-{name}").get_attribute("aria-valuetext") for name in ("gamma", "beta")] == shown
+
+
 def test_arrow_keys_walk_over_the_tensor(page: Page) -> None:
     page.locator(".cell").first.focus()
     page.keyboard.press("ArrowRight")
@@ -233,6 +247,13 @@ def test_runs_are_the_measurements(page: Page) -> None:
     assert page.locator(".readout tr[data-norm=batch]").count() == 0
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.4, 1.2), (0.08, 1.5), (0.12, 0.14), (0.001, 10), (5, 90)])
+def test_a_log_axis_has_ticks_within_it(page: Page, low: float, high: float) -> None:
+    found = page.evaluate("([low, high]) => ticks(low, high, true)", [low, high])
+    assert 3 <= len(found) <= 12
+    assert low * 0.99 <= min(found) < max(found) <= high * 1.01
+
+
 def test_runs_can_be_seen_along_each_axis(page: Page, desk: Visit) -> None:
     page.get_by_role("radio", name="Learning rate and depth").click()
     for axis in ("batch size", "learning rate", "depth in layers"):
@@ -267,17 +288,149 @@ def test_references_lead_to_claims(page: Page) -> None:
 def test_wide_and_narrow_screens_have_no_sideways_scrolling_and_all_text_can_be_read(
     browser: Browser, address: str
 ) -> None:
+    phone = {"width": 375, "height": 812}
     looks: list[dict[str, Any]] = [
         {"viewport": {"width": 1280, "height": 900}},
-        {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+        {"viewport": phone, "color_scheme": "dark"},
+        {"viewport": phone, "color_scheme": "light", "has_touch": True, "is_mobile": True},
     ]
     for look in looks:
         found = visit(browser, address, **look)
+        for shape in ("(N, T, C)", "(N, C, H, W)", "(N, C)"):
+            tensor(found.page).get_by_role("radio", name=shape, exact=True).click()
+            assert overflow(found.page) <= 0
+            assert found.page.evaluate(CUT_CELLS) == []
+        assert found.page.evaluate("document.querySelector('.scroll').scrollWidth - innerWidth") <= 0
+        for form in found.page.locator("form.question").all():
+            form.get_by_role("radio").first.check()
+            form.get_by_role("button").click()
+        for claim in found.page.locator("details.claim").all()[:3]:
+            claim.locator("summary").click()
         assert overflow(found.page) <= 0
         assert found.page.evaluate(DIM_TEXT) == []
         assert found.errors == []
         assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
         found.page.context.close()
+
+
+# Numbers that are wider than their cell, or broken into two lines.
+CUT_CELLS = """() => [...document.querySelectorAll(".cell")].filter((cell) => {
+  const text = document.createRange();
+  text.selectNodeContents(cell);
+  const [own, all] = [cell.getBoundingClientRect(), text.getBoundingClientRect()];
+  return all.left < own.left || all.right > own.right || text.getClientRects().length > 1;
+}).map((cell) => cell.textContent)"""
+
+NAMELESS = """() => [
+  ...document.querySelectorAll("a, button, input, select, summary, svg"),
+  ...document.querySelectorAll("[role=radiogroup], [role=group], [role=region]"),
+].filter((e) => {
+  if (e.closest("[hidden], [aria-hidden=true]")) return false;
+  const named = (id) => document.getElementById(id)?.textContent;
+  const name = e.getAttribute("aria-label") || named(e.getAttribute("aria-labelledby")) || e.labels?.[0]?.textContent
+    || (e.matches("a, button, summary") ? e.textContent : "");
+  return !name?.trim();
+}).map((e) => e.outerHTML.slice(0, 120))"""
+
+
+def test_whatever_can_be_reached_has_a_name_and_headings_have_an_order(page: Page) -> None:
+    assert page.evaluate(NAMELESS) == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => Number(e.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("main").count() == page.locator("nav[aria-label]").count() == 1
+    for chart in page.locator("svg.chart").all():
+        assert chart.get_attribute("role") == "img"
+
+
+def tab_stops(page: Page, within: str) -> list[str]:
+    """What the tab key stops at in a part of the page, from its first stop to the last."""
+    page.evaluate("(within) => { const e = document.querySelector(within); e.tabIndex = -1; e.focus(); }", within)
+    stops = []
+    for _ in range(100):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(
+            """(within) => {
+              const e = document.activeElement;
+              if (!document.querySelector(within).contains(e)) return null;
+              const group = e.closest("[role=radiogroup]");
+              return group ? group.getAttribute("aria-label") : e.id || e.dataset.at || e.dataset.norm || e.textContent;
+            }""",
+            within,
+        )
+        if stop is None:
+            return stops
+        stops.append(stop)
+    raise AssertionError(f"the tab key does not leave {within}")
+
+
+def test_the_tab_key_stops_at_every_control_whatever_is_chosen(page: Page) -> None:
+    groups = ["Shape of the tensor", "Norm", "Wrong readings", "Numbers shown"]
+    rest = ["0", "cell-value", "slider-gamma", "slider-beta", "undo-norm", "replace-example", "reset-tensor"]
+    for name in ("LayerNorm", "InstanceNorm"):
+        tensor(page).get_by_role("radio", name="(N, C, H, W)", exact=True).click()
+        tensor(page).get_by_role("radio", name=name, exact=True).click()
+        assert sorted(tab_stops(page, "#tensor-view")) == sorted(groups + rest)
+    page.locator("#tensor-view [aria-label='Wrong readings'] button:not([hidden])").first.click()
+    (verdict,) = set(tab_stops(page, "#tensor-view")) - {*groups, *rest}
+    assert verdict.startswith("Claim 00")  # of the reading, beside its arithmetic
+    assert {*groups, *rest} <= set(tab_stops(page, "#tensor-view"))
+    assert tab_stops(page, "#running-view") == ["slider-batch", "slider-momentum", "slider-step"]
+    page.get_by_role("radio", name="Learning rate and depth").click()
+    wanted = ["Experiment", "Along the bottom", "run-batch", "run-lr", "run-depth", "none", "batch", "layer", "rms"]
+    assert tab_stops(page, "#runs-view") == wanted
+
+
+def test_arrow_keys_move_within_a_group_and_wrong_readings_can_be_chosen_by_keyboard(page: Page) -> None:
+    page.locator("#tensor-view [aria-label='Norm'] [aria-checked=true]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    chosen = page.locator("#tensor-view [aria-label='Wrong readings'] [aria-checked=true]")
+    assert chosen.count() == 1
+    first = chosen.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert chosen.inner_text() != first
+    assert page.locator("#tensor-view [aria-label='Norm'] [aria-checked=true]").count() == 0
+    assert "Not what the norm does." in page.locator(".arithmetic").inner_text()
+
+
+def test_a_question_and_a_claim_can_be_opened_by_keyboard_alone(page: Page) -> None:
+    form = page.locator("form.question").first
+    form.get_by_role("radio").first.focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    assert form.locator(".answer").is_visible()
+    assert form.locator(".answer").evaluate("e => e === document.activeElement")
+    claim = page.locator("details.claim").first
+    claim.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert claim.evaluate("e => e.open")
+
+
+def test_a_link_opened_where_the_page_is_open_shows_what_it_says(page: Page, address: str) -> None:
+    with page.expect_navigation(wait_until="load"):
+        page.evaluate("(link) => { location.href = link; }", f"{address}#norm=rms&cell=8&run=deep&off=none")
+        page.wait_for_event("load")
+    checked = page.locator("#tensor-view [aria-label='Norm'] [aria-checked=true]")
+    assert checked.inner_text() == "RMSNorm"
+    assert page.locator(".cell[aria-pressed=true]").get_attribute("data-at") == "8"
+    assert page.locator(".readout tr[data-norm=none]").count() == 0
+    assert page.locator(".readout tr[data-norm=batch]").count() == 1
+
+
+def test_dark_and_light_differ_and_follow_the_reader_s_system(browser: Browser, address: str) -> None:
+    papers = set()
+    for scheme in ("light", "dark"):
+        found = visit(browser, address, color_scheme=scheme)
+        papers.add(found.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        found.page.emulate_media(color_scheme="light")
+        papers.add(found.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        found.page.context.close()
+    assert len(papers) == 2
 
 
 def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:

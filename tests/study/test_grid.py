@@ -8,6 +8,7 @@ import statistics
 import pytest
 from scipy.stats import t
 
+from normkit.claims import shipped
 from normkit.claims.experiment import Measurement, conditions
 from normkit.study.grid import CHANCE, charts
 from study.example import measurements
@@ -53,3 +54,31 @@ def test_other_designs_and_experiments_stay_out() -> None:
     ghost = Measurement("E05", conditions(design="ghost", norm="batch", batch=64), 0, metrics={"test_nll": 9.0})
     other = Measurement("E14", conditions(norm="batch"), 0, metrics={"test_nll": 9.0})
     assert charts([ghost, other]) == []
+
+
+def test_what_varies_beside_norm_and_axes_is_never_pooled() -> None:
+    arms = [conditions(task="digits", batch=50, norm="batch_separate", weight=0.1, state=state) for state in (1, 2)]
+    found = [Measurement("E16", arm, 0, metrics={"test_nll": 1.0}) for arm in arms]
+    with pytest.raises(ValueError, match="leave open what varies"):
+        charts(found)
+
+
+def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms() -> None:
+    drawn = {chart["id"]: chart for chart in charts(shipped().measurements)}
+    assert set(drawn) == {"mlp", "deep", "cnn", "rnn"}
+    for chart in drawn.values():
+        assert {"none", "batch", "layer"} <= set(chart["norms"])
+        assert {point["n"] for point in chart["points"]} == {12}
+
+
+def test_the_recurrent_chart_shows_what_the_claims_judge() -> None:
+    verdicts = shipped()
+    mean = {
+        (p["norm"], p["batch"]): p["mean"]
+        for chart in charts(verdicts.measurements)
+        if chart["id"] == "rnn"
+        for p in chart["points"]
+    }
+    for hypothesis, batch in (("E16-H3", 4), ("E16-C1", 50)):
+        effect = verdicts.findings[hypothesis].effect
+        assert mean["batch", batch] - mean["layer", batch] == pytest.approx(effect)

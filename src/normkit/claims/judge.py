@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,9 +34,13 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
     """
     found: dict[str, Finding] = {}
     open_trials: dict[str, tuple[Hypothesis, Trial]] = {}
+    by_experiment: dict[str, list[Measurement]] = defaultdict(list)
+    for measurement in measurements:
+        by_experiment[measurement.experiment].append(measurement)
     for hypothesis in hypotheses:
         sides = _sides(hypothesis)
-        chosen = [cells.select(hypothesis, side, measurements) for side in sides]
+        own = by_experiment[hypothesis.experiment]
+        chosen = [cells.select(hypothesis, side, own) for side in sides]
         n_diverged = sum(m.status == "diverged" for side in chosen for m in side)
         blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)
         if not all(chosen):
@@ -46,7 +51,7 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
             if hypothesis.kind == "exact":
                 found[hypothesis.id] = _exact(hypothesis, chosen[0], blank)
             else:
-                trial = _trial(hypothesis, measurements)
+                trial = _trial(hypothesis, own)
                 open_trials[hypothesis.id] = (hypothesis, trial)
                 found[hypothesis.id] = replace(
                     blank, reason=_doubt(hypothesis, trial, list(map(cells.untuned, chosen)))

@@ -80,9 +80,12 @@ def decode_record(text: str) -> JobRecord:
         ValueError, TypeError, KeyError: the text is not such a record.
     """
     fields: dict[str, Any] = json.loads(text)
-    spec = _spec(fields.pop("spec"))
-    measurements = tuple(_measurement(found) for found in fields.pop("measurements"))
-    return JobRecord(spec=spec, measurements=measurements, **fields)
+    try:
+        spec = _spec(fields.pop("spec"))
+        measurements = tuple(_measurement(found) for found in fields.pop("measurements"))
+        return JobRecord(spec=spec, measurements=measurements, **fields)
+    except AttributeError as error:  # a number or a list where a table should be
+        raise ValueError(str(error)) from error
 
 
 def checked(measurements: tuple[Measurement, ...], job: Job) -> tuple[Measurement, ...]:
@@ -140,7 +143,8 @@ def _spec(fields: dict[str, Any]) -> JobSpec:
 def _measurement(fields: dict[str, Any]) -> Measurement:
     conditions = tuple((str(name), value) for name, value in fields.pop("conditions"))
     series = {name: tuple(line) for name, line in fields.pop("series").items()}
-    return Measurement(conditions=conditions, series=series, **fields)
+    metrics = {name: float(value) for name, value in fields.pop("metrics").items()}
+    return Measurement(conditions=conditions, series=series, metrics=metrics, **fields)
 
 
 def _failed(spec: JobSpec, message: str) -> JobRecord:

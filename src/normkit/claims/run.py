@@ -24,8 +24,8 @@ from normkit.claims.verdicts import Verdicts, decide
 from normkit.claims.work import MEASURE
 from normkit.errors import ArgumentError
 from normkit.lab.comparison import Progress
-from normkit.lab.engines.base import Engine, NoEngine
-from normkit.lab.engines.local import LocalEngine
+from normkit.lab.engines.base import Engine
+from normkit.lab.engines.choice import check_engine, start_engine
 from normkit.lab.extras import require
 from normkit.lab.norms import nearest, one_of
 from normkit.lab.planning import format_duration, parse_duration
@@ -43,6 +43,8 @@ def run(
     *,
     claims: Sequence[str] | None = None,
     budget: str | float | None = "",
+    engine: str | Engine[JobSpec, JobRecord] = "local",
+    address: str | None = None,
     workers: int | None = None,
     store: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -62,6 +64,8 @@ def run(
         claims: ids, "001-03"; None for all.
         budget: the longest time to work, "90s", "3m" or seconds; "" for the tier's own (1m, 3m, 60m), None for no
             limit. With 0 nothing is measured: the verdicts are those of what the store holds.
+        engine: "local" for worker processes, "ray" for a cluster, or an engine object, which is closed at the end.
+        address: of an existing Ray cluster; None starts one on this machine.
         workers: jobs at once; None for one a core.
         store: file of finished jobs, made if there is none; None keeps them in memory only.
         on_progress: called with a snapshot whenever something happens, at least twice a second.
@@ -70,7 +74,7 @@ def run(
     Raises:
         ArgumentError: an argument has a value that is not known or not possible.
         StoreError: the store cannot be used, or its disk is full; what finished before is safe.
-        EngineError, MissingExtraError: the workers cannot be started.
+        EngineError, MissingExtraError: the engine cannot be started.
 
     Example:
         >>> verdicts = run("instant", claims=["001-06"])  # doctest: +SKIP
@@ -80,6 +84,7 @@ def run(
     started_at, started = timestamp(), time.monotonic()
     if tier not in TIERS:
         raise ArgumentError(f"claims: expected a tier of {one_of(TIERS)}, got {tier!r}{nearest(str(tier), TIERS)}")
+    check_engine(engine, address, call="claims")
     chosen = [claim(id_) for id_ in dict.fromkeys(claims)] if claims is not None else list(register().values())
     asked = BUDGETS[tier] if budget == "" else budget
     budget_s = math.inf if asked is None else parse_duration(asked)
@@ -92,8 +97,10 @@ def run(
         is_needed = budget_s > 0 and not all(archive.covers(job) for jobs in wanted.values() for job in jobs)
         ends_at = started - spent_s + budget_s - min(RESERVE_S, 0.05 * budget_s)
         interrupted = False
-        with _start_engine(workers, is_needed=is_needed) as engine:
-            runner = Runner(wanted, engine, kept, archive, Costs(records), ends_at, on_progress)
+        with start_engine(
+            engine, MEASURE, JOBS, workers=workers, address=address, is_needed=is_needed, call="claims"
+        ) as at_work:
+            runner = Runner(wanted, at_work, kept, archive, Costs(records), ends_at, on_progress)
             try:
                 if is_needed:
                     runner.work()
@@ -151,12 +158,6 @@ def provenance(records: Sequence[JobRecord], at: str) -> dict[str, Any]:
         "evidence_hash": evidence_hash(),
         "measured_s": math.fsum(record.wall_s for record in records),
     }
-
-
-def _start_engine(workers: int | None, *, is_needed: bool) -> Engine[JobSpec, JobRecord]:
-    if not is_needed:
-        return NoEngine("local")
-    return LocalEngine(MEASURE, form=JOBS, workers=workers)
 
 
 def _cut(

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from normkit.errors import ArgumentError
+
+
+class Engine(str, Enum):
+    local = "local"
+    ray = "ray"
+
+
+EngineChoice = Annotated[Engine, typer.Option(help="Worker processes here, or a Ray cluster.")]
+Address = Annotated[str | None, typer.Option(help="An existing Ray cluster. [default: start one here]")]
 
 
 def words(texts: Sequence[str], option: str) -> list[str]:

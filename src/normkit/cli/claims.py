@@ -8,12 +8,12 @@ import time
 import webbrowser
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
 
-from normkit.cli.arguments import check_different, check_file, check_page, words
+from normkit.cli.arguments import Address, Engine, EngineChoice, check_different, check_file, check_page, words
 from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
 from normkit.cli.streams import Forgiving, complain, show
 from normkit.cli.watch import watch
@@ -67,6 +67,8 @@ def claims(
     tier: TierChoice = None,
     claim: Claims = None,
     budget: Budget = None,
+    engine: EngineChoice = Engine.local,
+    address: Address = None,
     workers: Workers = None,
     store: Store = Path("out/normkit.sqlite"),
     report: Report = None,
@@ -91,12 +93,16 @@ def claims(
         _show_list(chosen, as_json=as_json)
         return
     page = report or (PAGE if open_ else None)
-    _check_outputs(store, page)
+    is_measured = tier is not TierName.shipped and not (tier is None and open_)
+    _check_outputs(store if is_measured else None, page)
     try:
-        verdicts = _shipped(chosen) if tier is TierName.shipped or (tier is None and open_) else None
+        verdicts = None if is_measured else _shipped(chosen)
         if verdicts is None or not (verdicts.records or tier):  # a build that comes without records
+            _check_outputs(store, page)
             name = TierName.quick if tier is None else tier
-            verdicts = _measured(name, chosen, budget, workers, store, context.obj, is_shown=progress)
+            choices = {"budget": "" if budget is None else budget, "workers": workers, "store": store}
+            choices |= {"engine": engine.value, "address": address}
+            verdicts = _measured(name, chosen, choices, context.obj, is_shown=progress)
         written, problems = _write_page(verdicts, page)
         _ship(verdicts, ship)
         text = _json(verdicts, written) if as_json else _text(verdicts, written)
@@ -130,11 +136,12 @@ def _show_list(chosen: list[str] | None, *, as_json: bool) -> None:
     show(text.getvalue())
 
 
-def _check_outputs(store: Path, page: Path | None) -> None:
+def _check_outputs(store: Path | None, page: Path | None) -> None:
     """Before minutes of work, not after. Folders are made."""
-    check_file(store, "--store")
+    if store is not None:
+        check_file(store, "--store")
     if page is not None:
-        check_different({"--store": store, "--report": page})
+        check_different(({} if store is None else {"--store": store}) | {"--report": page})
         check_file(page, "--report")
         check_page(page, "--report")
 
@@ -147,14 +154,7 @@ def _shipped(chosen: list[str] | None) -> Verdicts:
 
 
 def _measured(
-    tier: TierName,
-    chosen: list[str] | None,
-    budget: str | None,
-    workers: int | None,
-    store: Path,
-    started_at: float,
-    *,
-    is_shown: bool,
+    tier: TierName, chosen: list[str] | None, choices: dict[str, Any], started_at: float, *, is_shown: bool
 ) -> Verdicts:
     """The verdicts, with a view of the work that stands before anything heavy is imported."""
     console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
@@ -163,15 +163,7 @@ def _measured(
             from normkit.claims import run
 
         spent_s = time.monotonic() - started_at + WRITING_S
-        return run(
-            cast("Tier", tier.value),
-            claims=chosen,
-            budget="" if budget is None else budget,
-            workers=workers,
-            store=store,
-            on_progress=watcher.update,
-            spent_s=spent_s,
-        )
+        return run(cast("Tier", tier.value), claims=chosen, on_progress=watcher.update, spent_s=spent_s, **choices)
 
 
 def _write_page(verdicts: Verdicts, path: Path | None) -> tuple[Path | None, list[str]]:

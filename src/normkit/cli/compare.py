@@ -6,14 +6,23 @@ import io
 import sys
 import time
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
 
-from normkit.cli.arguments import check_different, check_file, check_new_file, check_page, whole_numbers, words
+from normkit.cli.arguments import (
+    Address,
+    Engine,
+    EngineChoice,
+    check_different,
+    check_file,
+    check_new_file,
+    check_page,
+    whole_numbers,
+    words,
+)
 from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
 from normkit.cli.streams import Forgiving, complain, show
 from normkit.cli.watch import watch
@@ -28,11 +37,6 @@ WRITING_S = 1.5  # kept from the budget to end the workers and write the report:
 FILE_WIDTH = 1000  # a file or a pipe has no width; whoever reads it breaks the lines
 
 Files = dict[str, str | None]  # "report" and "export" -> the path written, or None
-
-
-class Engine(str, Enum):
-    local = "local"
-    ray = "ray"
 
 
 Tasks = Annotated[
@@ -60,8 +64,6 @@ Budget = Annotated[
         "0: compute nothing, and write the report of what the store holds."
     ),
 ]
-EngineChoice = Annotated[Engine, typer.Option(help="Worker processes here, or a Ray cluster.")]
-Address = Annotated[str | None, typer.Option(help="An existing Ray cluster. [default: start one here]")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Runs at a time. [default: one a core]")]
 Store = Annotated[Path, typer.Option(help="File of finished runs; what is in it is not computed again.")]
 Report = Annotated[Path, typer.Option(help="The page to write; an older one is replaced.")]

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from normkit.cli.arguments import check_file, check_page
-from normkit.cli.interrupts import leaving_at_once
+from normkit.cli.interrupts import INTERRUPTED, leaving_at_once
+from normkit.cli.streams import complain
 
 PAGE = Path("out/study.html")
 
@@ -30,7 +31,12 @@ def study(out: Out = PAGE, open_: Open = False) -> None:
         from normkit.claims import shipped
         from normkit.study import write_study
 
-    written = write_study(shipped(), out)
+        verdicts = shipped()
+    try:
+        written = write_study(verdicts, out)
+    except KeyboardInterrupt:
+        complain("Interrupted before the page was written.")
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"Page    {written}")
     if open_:
         webbrowser.open(written.resolve().as_uri())

@@ -9,16 +9,13 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from normkit.errors import ArgumentError
 from normkit.lab.account import RESERVE_S, Work, cuts, provenance, too_short
 from normkit.lab.comparison import Comparison, Progress
 from normkit.lab.costs import Costs
 from normkit.lab.encoding import RUNS
-from normkit.lab.engines.base import Engine, NoEngine
-from normkit.lab.engines.local import LocalEngine
-from normkit.lab.engines.ray import RayEngine
+from normkit.lab.engines.base import TRAINING, Engine
+from normkit.lab.engines.choice import check_engine, start_engine
 from normkit.lab.extras import require
-from normkit.lab.norms import nearest, one_of
 from normkit.lab.outcome import build_cell
 from normkit.lab.planner import Planner
 from normkit.lab.provenance import timestamp
@@ -27,8 +24,6 @@ from normkit.lab.request import Request, understand
 from normkit.lab.schedule import Arm, Schedule
 from normkit.lab.session import Session
 from normkit.lab.store import Store
-
-ENGINES = ("local", "ray")
 
 # Measuring how long steps take may use up this part of the budget; what is not measured is guessed from the rest.
 CALIBRATION_PART = 0.2
@@ -86,14 +81,16 @@ def compare(
         Use layer: batch is 0.93 nats worse.
     """
     started_at, started = timestamp(), time.monotonic()
-    _check_engine(engine, address)
+    check_engine(engine, address, call="compare")
     request = understand(tasks, norms, batch_sizes, seeds, budget)
     with Store(store, RUNS) as kept:
         known = list(kept.records({cell.task_hash for cell in request.plan.cells}))
         costs = Costs(known)
         planner = Planner(request.plan, costs, known, is_limited=request.budget_s is not None)
         is_needed = request.budget_s != 0 and not planner.schedule.is_complete
-        with _start_engine(engine, workers, address, is_needed=is_needed) as at_work:
+        with start_engine(
+            engine, TRAINING, RUNS, workers=workers, address=address, is_needed=is_needed, call="compare"
+        ) as at_work:
             # While the workers start: the statistics at the end need it, and then there may be no time left.
             require("scipy.special", extra="lab", call="compare")
             names = {info.text: info.name for info in request.tasks}
@@ -126,25 +123,6 @@ def _parameters(records: Sequence[RunRecord], task: str) -> dict[str, int]:
     """The parameters of each norm's model, as its runs counted them."""
     mine = [record for record in records if record.spec.task == task and "parameters" in record.provenance]
     return {record.spec.norm: int(record.provenance["parameters"]) for record in mine}
-
-
-def _check_engine(engine: str | Engine[RunSpec, RunRecord], address: str | None) -> None:
-    if isinstance(engine, str) and engine not in ENGINES:
-        raise ArgumentError(f"compare: expected engine {one_of(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
-    if address is not None and engine != "ray":
-        raise ArgumentError(f"compare: expected no address with engine {engine!r}, got {address!r}; use engine='ray'.")
-
-
-def _start_engine(
-    engine: str | Engine[RunSpec, RunRecord], workers: int | None, address: str | None, *, is_needed: bool
-) -> Engine[RunSpec, RunRecord]:
-    if not isinstance(engine, str):
-        return engine
-    if not is_needed:
-        return NoEngine(engine)
-    if engine == "ray":
-        return RayEngine(workers=workers, address=address)
-    return LocalEngine(workers=workers)
 
 
 def _end(request: Request, started: float) -> float:

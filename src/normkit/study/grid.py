@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from normkit.claims.experiment import Condition, Measurement
@@ -22,12 +22,17 @@ NAMES = {
 CHANCE = 90.0  # per cent wrong, by guessing one of ten digits
 
 
+def _each_norm() -> dict[str, Mapping[str, Condition]]:
+    return {norm: {"norm": norm} for norm in NAMES}
+
+
 @dataclass(frozen=True)
 class ChartSpec:
     """Which measurements a chart shows.
 
     Attributes:
         where: conditions that a measurement must have.
+        arms: norm -> the conditions by which the experiment's measurements with it are told.
         metric: the name of a metric; of two series where the chart runs along the learning rate.
         diverged_as: what a run that diverged counts as; None: the point is left out, and the divergence told.
     """
@@ -39,6 +44,9 @@ class ChartSpec:
     words: str  # the metric, for people
     note: str
     where: Mapping[str, Condition]
+    arms: Mapping[str, Mapping[str, Condition]] = field(
+        default_factory=lambda: {norm: {"norm": norm} for norm in NAMES}
+    )
     along_learning_rates: bool = False
     diverged_as: float | None = None
     log: bool = False
@@ -75,7 +83,7 @@ SPECS = (
         "test_nll",
         "test loss in nats",
         "A residual convolutional network on 8 × 8 digits, each norm at its own tuned learning rate.",
-        {},
+        {"design": "batch"},
         log=True,
     ),
     ChartSpec(
@@ -84,8 +92,14 @@ SPECS = (
         "E16",
         "test_nll",
         "test loss in nats",
-        "A recurrent network that reads the pixels of a digit in a fixed, scrambled order.",
-        {},
+        "A recurrent network that reads the pixels of a digit in a fixed, scrambled order, two at a step. LayerNorm of "
+        "the sum of input and state; BatchNorm of each apart, with statistics of each step, its weight 0.1 at first.",
+        {"task": "digits"},
+        arms={
+            "none": {"norm": "none"},
+            "batch": {"norm": "batch_separate", "weight": 0.1},
+            "layer": {"norm": "layer_sum"},
+        },
         log=True,
     ),
 )
@@ -105,12 +119,18 @@ def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, An
     rates = sorted({rate for one in measurements for rate in one.series.get("learning_rates", ())})
     values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     diverged: dict[tuple[Any, ...], int] = defaultdict(int)
+    seen: set[tuple[Any, ...]] = set()
     for one in measurements:
         arm = dict(one.conditions)
-        if any(arm.get(name) != value for name, value in spec.where.items()) or "norm" not in arm:
+        norm = next((norm for norm, wanted in spec.arms.items() if arm.items() >= {**spec.where, **wanted}.items()), "")
+        if not norm:
             continue
+        place = (norm, arm.get("batch"), arm.get("depth"))
+        if (*place, one.seed) in seen:
+            raise ValueError(f"chart {spec.id}: its conditions leave open what varies at {place}, seed {one.seed}")
+        seen.add((*place, one.seed))
         for lr, value in _observed(spec, one, rates):
-            key = (arm["norm"], arm.get("batch"), arm.get("depth"), lr)
+            key = (*place, lr)
             if value is None:
                 diverged[key] += 1
             if value is not None or spec.diverged_as is not None:

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from normkit._version import __version__
+from normkit.claims.findings import Finding
+from normkit.claims.judge import judge
+from normkit.claims.rulebook import rulebook
 from normkit.claims.verdicts import Verdict, Verdicts
 from normkit.report.palette import looks
+from normkit.report.strips import in_words
 from normkit.study import content, examples
 from normkit.study.grid import charts
 
@@ -18,6 +22,7 @@ _MARKS = {"holds": "holds", "fails": "fails", "depends": "depends"}
 def page(verdicts: Verdicts) -> dict[str, Any]:
     """Everything that the template reads."""
     claims = {verdict.claim.id: _claim(verdict) for verdict in verdicts.verdicts}
+    found = findings(verdicts)
     drawn = charts(verdicts.measurements)
     norms = list(dict.fromkeys(norm for chart in drawn for norm in chart["norms"]))
     documents: dict[str, dict[str, Any]] = {}
@@ -32,6 +37,7 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         "facts": content.FACTS,
         "table": content.TABLE,
         "questions": content.QUESTIONS,
+        "evidence_of": {question.id: _evidence(question, found) for question in content.QUESTIONS},
         "claims": claims,
         "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
         "documents": list(documents.values()),
@@ -42,6 +48,28 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         "machine": machine(verdicts.provenance),
         "version": __version__,
     }
+
+
+def findings(verdicts: Verdicts) -> dict[str, Finding]:
+    """What was found of all that the page rests on; what no claim names is judged among what the claims name."""
+    rules = rulebook()
+    rests_on = (id_ for said in content.everything_said() for id_, _ in said.expects)
+    judged = dict.fromkeys([*verdicts.findings, *rests_on])
+    return judge([rules[id_] for id_ in judged], verdicts.measurements)
+
+
+def _evidence(question: content.Question, found: Mapping[str, Finding]) -> list[dict[str, str]]:
+    rules = rulebook()
+    return [
+        {
+            "id": id_,
+            "statement": rules[id_].statement,
+            "outcome": found[id_].outcome,
+            "effect": in_words(rules[id_], found[id_]),
+            "look": _MARKS.get(found[id_].outcome, "open"),
+        }
+        for id_, _ in question.expects
+    ]
 
 
 def machine(provenance: Mapping[str, Any]) -> str:

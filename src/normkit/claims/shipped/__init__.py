@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from normkit.claims.archive import Archive, changed_rules
-from normkit.claims.records import JobRecord, decode_record, encode_record
+from normkit.claims.records import PROTOCOL, JobRecord, decode_record, encode_record
 from normkit.claims.register import claim, register
 from normkit.claims.rulebook import rulebook
 from normkit.claims.run import provenance
@@ -59,18 +61,32 @@ def read(folder: Path) -> list[JobRecord]:
     """Every record of a folder.
 
     Raises:
-        StoreError: a file is damaged.
+        StoreError: a file is damaged, or of another version.
     """
     records = []
     for path in sorted(folder.glob("E[0-9][0-9].jsonl.gz")):
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                records += [decode_record(line) for line in file]
-        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        with _undamaged(path), gzip.open(path, "rt", encoding="utf-8") as file:
+            found = [decode_record(line) for line in file]
+            if not found:
+                raise EOFError("it is empty")
+        records += found
+        if others := {record.spec.protocol for record in found} - {PROTOCOL}:
             raise StoreError(
-                f"claims: expected records in {path}, got a damaged file ({error}); install normkit again."
-            ) from error
+                f"claims: expected records of protocol {PROTOCOL} in {path}, got {min(others)}, of another version of "
+                "normkit; install normkit again."
+            )
     return records
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Within: whatever a damaged file can give rise to is one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(
+            f"claims: expected records in {path}, got a damaged file ({error}); install normkit again."
+        ) from error
 
 
 def write(verdicts: Verdicts, folder: Path) -> list[Path]:
@@ -98,5 +114,6 @@ def write(verdicts: Verdicts, folder: Path) -> list[Path]:
 def _experiments(folder: Path) -> dict[str, tuple[str, str]]:
     """Title and question of each experiment: without importing them, which takes seconds."""
     path = folder / ABOUT
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {id_: (title, question) for id_, (title, question) in found.items()}
+    with _undamaged(path):
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {id_: (title, question) for id_, (title, question) in found.items()}

@@ -107,8 +107,11 @@ class Attempts(Generic[SpecT, RecordT]):
         return self._form.failed(spec, f"{deaths} workers died on this run; the last one {reason}")
 
 
-def checked_workers(workers: int | None, default: int) -> int:
+def checked_workers(workers: int | None, default: int, call: str) -> int:
     """The number of workers to use.
+
+    Args:
+        call: what the user called, for the message.
 
     Raises:
         ArgumentError: it is not a positive integer.
@@ -116,5 +119,5 @@ def checked_workers(workers: int | None, default: int) -> int:
     if workers is None:
         return default
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ArgumentError(f"compare: expected workers to be a positive integer, got {workers!r}; pass 2, say.")
+        raise ArgumentError(f"{call}: expected workers to be a positive integer, got {workers!r}; pass 2, say.")
     return workers

@@ -44,6 +44,7 @@ class LocalEngine(Generic[SpecT, RecordT]):
         run: "module:function", from a spec to its record.
         form: what kind of work that is.
         workers: how many; None for as many as there are cores.
+        call: what the user called, for messages.
 
     Raises:
         ArgumentError: ``workers`` is not a positive integer.
@@ -58,8 +59,10 @@ class LocalEngine(Generic[SpecT, RecordT]):
         *,
         form: Form[SpecT, RecordT] = RUNS,  # type: ignore[assignment]  # of TRAINING, the other default
         workers: int | None = None,
+        call: str = "compare",
     ) -> None:
-        n = checked_workers(workers, available_cores())
+        n = checked_workers(workers, available_cores(), call)
+        self._call = call
         self._run = run
         self._form = form
         self._attempts = Attempts(form)
@@ -67,7 +70,7 @@ class LocalEngine(Generic[SpecT, RecordT]):
         self._workers: list[_Worker[SpecT]] = []
         try:
             for _ in range(n):
-                self._workers.append(_Worker(run, form, self._inbox))
+                self._workers.append(_Worker(run, form, self._inbox, call))
         except EngineError:
             self.close()
             raise
@@ -133,14 +136,14 @@ class LocalEngine(Generic[SpecT, RecordT]):
         """A new process where one died."""
         self._workers[place].kill()
         self._workers[place].reap()
-        self._workers[place] = _Worker(self._run, self._form, self._inbox)
+        self._workers[place] = _Worker(self._run, self._form, self._inbox, self._call)
 
 
 class _Worker(Generic[SpecT]):
     """A process, the run it is on, and a thread that passes on what it says."""
 
     def __init__(
-        self, run: str, form: Form[SpecT, RecordT], inbox: queue.Queue[tuple[_Worker[SpecT], str | None]]
+        self, run: str, form: Form[SpecT, RecordT], inbox: queue.Queue[tuple[_Worker[SpecT], str | None]], call: str
     ) -> None:
         self.spec: SpecT | None = None
         self._encode = form.encode_spec
@@ -162,7 +165,7 @@ class _Worker(Generic[SpecT]):
         except OSError as error:
             self._log.close()
             raise EngineError(
-                f"compare: expected to start a worker process, got {error}; pass fewer workers."
+                f"{call}: expected to start a worker process, got {error}; pass fewer workers."
             ) from error
         self._reader = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
         self._reader.start()

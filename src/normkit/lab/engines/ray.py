@@ -38,6 +38,7 @@ class RayEngine(Generic[SpecT, RecordT]):
         workers: runs at once; None for as many as the cluster has cores.
         address: of an existing cluster ("192.0.2.1:6379", or "auto" for the one that runs on this machine);
             None starts one here, without dashboard and usage reports, that ends with the engine.
+        call: what the user called, for messages.
 
     Raises:
         ArgumentError: ``workers`` is not a positive integer.
@@ -54,9 +55,10 @@ class RayEngine(Generic[SpecT, RecordT]):
         form: Form[SpecT, RecordT] = RUNS,  # type: ignore[assignment]  # of TRAINING, the other default
         workers: int | None = None,
         address: str | None = None,
+        call: str = "compare",
     ) -> None:
-        self._most = checked_workers(workers, sys.maxsize)
-        self._ray: Any = require("ray", extra="ray", call="compare")
+        self._most = checked_workers(workers, sys.maxsize, call)
+        self._ray: Any = require("ray", extra="ray", call=call)
         self._run = run
         self._form = form
         self._attempts = Attempts(form)
@@ -65,7 +67,7 @@ class RayEngine(Generic[SpecT, RecordT]):
         self._cores_known_at = -CORES_BELIEVED_S
         self._connected_here = not self._ray.is_initialized()
         if self._connected_here:
-            _connect(self._ray, address, checked_workers(workers, available_cores()))
+            _connect(self._ray, address, checked_workers(workers, available_cores(), call), call)
         # Deaths are counted here, as for the local engine, so that they are reported: no retries by Ray.
         self._task = self._ray.remote(num_cpus=1, max_retries=0)(execute_as_driver)
 
@@ -135,7 +137,7 @@ def execute_as_driver(search_path: list[str], folder: str, function: str, form: 
     return execute(function, request, form)
 
 
-def _connect(ray: Any, address: str | None, workers: int) -> None:
+def _connect(ray: Any, address: str | None, workers: int, call: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
@@ -147,7 +149,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         what = "to start a Ray cluster" if address is None else f"a Ray cluster at {address!r}"
         why = _first_sentence(error)
         raise EngineError(
-            f"compare: expected {what}, got {why}; check it with `ray status`, or use engine='local'."
+            f"{call}: expected {what}, got {why}; check it with `ray status`, or use engine='local'."
         ) from error
 
 

@@ -46,17 +46,19 @@ function chart(host, { label, x, y, lines, mark = null, horizontal = [], height 
   host.replaceChildren(svg);
 }
 
-// Round ticks between two values: decades (and halves of them) on a log axis.
+// Round ticks between two values: decades on a log axis, parts of them where those are too few.
 function ticks(low, high, log = false) {
   if (log) {
-    const out = [];
-    for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
-      for (const m of high / low > 300 ? [1] : [1, 3]) {
-        const v = m * 10 ** e;
-        if (v >= low * 0.999 && v <= high * 1.001) out.push(Number(v.toPrecision(3)));
+    for (const parts of high / low > 300 ? [[1]] : [[1, 3], [1, 2, 3, 5, 7]]) {
+      const out = [];
+      for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
+        for (const m of parts) {
+          const v = m * 10 ** e;
+          if (v >= low * 0.999 && v <= high * 1.001) out.push(Number(v.toPrecision(3)));
+        }
       }
+      if (out.length > 2) return out;
     }
-    return out;
   }
   const rough = (high - low) / 5;
   const unit = 10 ** Math.floor(Math.log10(rough));

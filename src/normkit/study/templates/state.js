@@ -39,6 +39,9 @@ const State = (() => {
     quiet = false;
   }
 
+  // A link opened where the page is open already: the browser itself would not load it anew.
+  addEventListener("hashchange", () => location.hash.includes("=") && location.reload());
+
   return { define, get, set, watch, open };
 })();
 
@@ -78,10 +81,12 @@ function choice(host, label, options, name) {
   });
   host.append(group);
   State.watch([name], () => {
+    const chosen = buttons.find((button) => button.dataset.value === String(State.get(name)));
+    // Where what is chosen stands in another group, the tab key still stops at this one.
+    const stop = chosen ?? buttons.find((button) => !button.hidden);
     for (const button of buttons) {
-      const on = button.dataset.value === String(State.get(name));
-      button.setAttribute("aria-checked", on);
-      button.tabIndex = on ? 0 : -1;
+      button.setAttribute("aria-checked", button === chosen);
+      button.tabIndex = button === stop ? 0 : -1;
     }
   });
   return buttons;

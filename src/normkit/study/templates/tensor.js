@@ -12,8 +12,8 @@
   State.define("shape", "nc", Object.keys(SHAPES));
   State.define("norm", "batch", Object.keys(NORMS));
   State.define("cell", 0, (text) => (/^\d{1,3}$/.test(text) ? Number(text) : undefined));
-  State.define("gamma", 1, real(-3, 3));
-  State.define("beta", 0, real(-3, 3));
+  State.define("gamma", 1, real(-1e6, 1e6));
+  State.define("beta", 0, real(-1e6, 1e6));
   State.define("show", "x", ["x", "y"]);
   State.define("changes", "", (text) => (/^[\d.,:-]{0,400}$/.test(text) ? text : undefined));
 
@@ -93,7 +93,7 @@
     const blocks = [];
     const channels = range(C).map((c) => `c${c}`);
     if (shape === "nc") {
-      blocks.push(table("", range(N).map((n) => [`example ${n}`, range(C).map((c) => Norms.place(shape, n, 0, c))]), channels));
+      blocks.push(table("a row an example, a column a channel", range(N).map((n) => [`n${n}`, range(C).map((c) => Norms.place(shape, n, 0, c))]), channels));
     } else if (shape === "ntc") {
       for (const n of range(N)) {
         blocks.push(table(`sequence ${n}`, range(P).map((p) => [`t${p}`, range(C).map((c) => Norms.place(shape, n, p, c))]), channels));
@@ -214,8 +214,7 @@
     make("button", { type: "button", id: "undo-norm", onclick: () => {
       const { label, groups } = result();
       const group = groups.get(label[State.get("cell")]);
-      const round = (x) => Math.max(-3, Math.min(3, x));
-      State.set({ gamma: round(group.spread), beta: round(group.centred ? group.mean : 0) });
+      State.set({ gamma: group.spread, beta: group.centred ? group.mean : 0 }); // beyond the sliders' ends, if need be
     } }, "Set γ and β so that they undo the norm here"),
     make("button", { type: "button", id: "reset-tensor", onclick: () => {
       before = null;
@@ -228,8 +227,7 @@
     before = null;
     norms.concat(readings).forEach((button) => (button.hidden = !serves(button.dataset.value, shape)));
     drawGrid();
-    const fix = {};
-    if (!serves(State.get("norm"), shape)) fix.norm = "layer";
+    const fix = { norm: serves(State.get("norm"), shape) ? State.get("norm") : "layer" };
     if (State.get("cell") >= cells.length) fix.cell = 0;
     State.set(fix);
   });
