@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import index
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks
-from normkit.composite import under_autocast
 from normkit.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 
@@ -131,6 +131,11 @@ def recurrent_parameter(call: str, name: str, value: Tensor | None, shape: tuple
             f"{call}: expected {name} of {expected}, as the layer was built, got {found}; "
             f"build the layer for those sizes."
         )
+
+
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x. The meta device has none."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def recurrent_pair(call: str, value: object) -> None:

@@ -29,13 +29,8 @@ def under_functorch() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
-def under_autocast(x: Tensor) -> bool:
-    """Whether autocast is on for the device of x. The meta device has none."""
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-
-
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """autocast off for the device of x."""
+    """autocast off for the device of x. The meta device has none."""
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import under_autocast, widen, without_autocast
+from normkit.composite import widen, without_autocast
 from normkit.nn import _sequence
 from normkit.recurrence import Cell, Kind, Norms, RowNorm, State, Weights
 
@@ -68,7 +68,7 @@ def check_arguments(call: str, norm: object, norms: Sequence[str], eps: float, *
 
 def output_dtype(x: Tensor) -> torch.dtype:
     """The dtype of x, or autocast's where that is on. Inside, 16-bit values are float32 either way."""
-    if x.dtype != torch.float64 and under_autocast(x):
+    if x.dtype != torch.float64 and _sequence_checks.under_autocast(x):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 

@@ -50,7 +50,7 @@ class LayerNormLSTM(Recurrent):
 
     Raises:
         ShapeError: the input's rank or size, the initial state's shape, or lengths do not fit; a sequence is
-            empty; the rows of a PackedSequence are not sorted.
+            empty; the rows of a PackedSequence are not sorted; a parameter has been replaced by one of another size.
         DtypeError, DeviceError: input, states and weights do not lie together.
         ArgumentError: norm is not one of the names, dropout or eps is outside its range.
 
