@@ -36,6 +36,7 @@ TELLING = {
             "encoding",
             "engines",
             "engines.base",
+            "engines.choice",
             "engines.local",
             "engines.ray",
             "engines.worker",
