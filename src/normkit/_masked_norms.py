@@ -27,44 +27,22 @@ def normalize_batch(
     b: Tensor | None,
     momentum: float | Tensor,
     eps: float,
-    activation: Activation | None = None,
-    residual: Tensor | None = None,
+    activation: Activation | None,
+    residual: Tensor | None,
 ) -> Tensor:
     """Each channel by the statistics of the positions of the batch that count; running ones are updated in place."""
-    positions = _positions_of_batch(x, padding, keeps=running is not None)
+    positions = positions_of_batch(x, padding, keeps=running is not None)
     if positions.counts is None and _takes_kernel(x, positions.kept, w, b, running, activation, residual):
         return channels.channel_norm(
             x, 0, w, b, eps, activation,
             residual=residual, running=running, momentum=float(momentum), mask=positions.kept,
         )  # fmt: skip
-    y, new = _compose_batch(x, positions, running, w, b, momentum, eps, activation, residual)
+    y, new = train_batch(x, positions, running, w, b, momentum, eps, activation, residual)
     write(running, new)
     return y
 
 
 def train_batch(
-    x: Tensor,
-    padding: Padding,
-    running: MeanAndVar | None,
-    w: Tensor | None,
-    b: Tensor | None,
-    momentum: float | Tensor,
-    eps: float,
-    activation: Activation | None = None,
-    residual: Tensor | None = None,
-) -> Computed:
-    """The same without side effects."""
-    positions = _positions_of_batch(x, padding, keeps=running is not None)
-    return _compose_batch(x, positions, running, w, b, momentum, eps, activation, residual)
-
-
-def _positions_of_batch(x: Tensor, padding: Padding, *, keeps: bool) -> Positions:
-    positions = positions_of("batch_norm", x, padding)
-    check_values("batch_norm", x, positions, "channel when training", None, keeps=keeps)
-    return positions
-
-
-def _compose_batch(
     x: Tensor,
     positions: Positions,
     running: MeanAndVar | None,
@@ -75,10 +53,18 @@ def _compose_batch(
     activation: Activation | None,
     residual: Tensor | None,
 ) -> Computed:
+    """The same without side effects, through the composite path."""
     if residual is not None:
         residual = _only(positions, residual)
     y, moments = composite.batch_norm(x, w, b, eps, activation, residual, positions.weights)
     return _only(positions, y), updated_statistics(running, moments, positions, (0,), momentum)
+
+
+def positions_of_batch(x: Tensor, padding: Padding, *, keeps: bool) -> Positions:
+    """The positions that count, checked to be enough; ``keeps``: for running statistics, too."""
+    positions = positions_of("batch_norm", x, padding)
+    check_values("batch_norm", x, positions, "channel when training", None, keeps=keeps)
+    return positions
 
 
 def apply_given(

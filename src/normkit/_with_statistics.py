@@ -27,7 +27,8 @@ def batch_norm_with_statistics(
     eps = _call_checks.batch_norm(input, running_mean, running_var, weight, bias, True, eps, activation, residual)
     running = running_mean, running_var
     if padding is not None:
-        y, new = _masked_norms.train_batch(input, padding, running, weight, bias, momentum, eps, activation, residual)
+        positions = _masked_norms.positions_of_batch(input, padding, keeps=running is not None)
+        y, new = _masked_norms.train_batch(input, positions, running, weight, bias, momentum, eps, activation, residual)
         return y, *(new or running)
     y, moments = composite.batch_norm(input, weight, bias, eps, activation, residual)
     if moments is None:
