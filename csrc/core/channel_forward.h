@@ -1,9 +1,8 @@
 // BatchNorm, GroupNorm and InstanceNorm forward, whatever the layout and the dtype. Included by isa/*.cpp.
 
-// Pixels know no samples.
+// Of planes in whole vectors, of pixels as they lie: these know no samples.
 static KeptPositions kept_positions(const ChannelShape& s, const uint8_t* mask) {
-  const bool planes = s.layout == ChannelLayout::kPlanes;
-  return {mask, planes ? s.n_samples : 1, planes ? s.n_positions : s.n_samples * s.n_positions};
+  return {mask, s.n_samples, s.n_positions, s.layout == ChannelLayout::kPlanes ? round_up(s.n_positions, kLanes) : s.n_positions};
 }
 
 static void channel_forward(const ChannelForward& a) {

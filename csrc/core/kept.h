@@ -1,65 +1,66 @@
-// Which positions of a batch count, as the masked kernels ask for it: a bit for each. Included by isa/*.cpp.
+// Which positions of a batch count, as the masked kernels ask for it: a byte for each, of which all bits are set or none.
+// Included by isa/*.cpp.
 
-// The lanes whose bit is 1; that of lane 0 is the lowest.
+// The lanes whose byte is set, of 16.
 template <class A>
-NK_INLINE Lanes<A> lanes_of(uint32_t bits) {
-  using Bits = typename Lanes<A>::Bits;
-  using Bit = decltype(Bits{}[0] + 0);
-  static constexpr Bit kBits[kLanes] = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
-                                        1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
-  const Bits all = Bit(bits) - Bits{};
+NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
   Lanes<A> lanes;
-  __builtin_memcpy(&lanes, kBits, sizeof lanes);
-  NK_EACH_REGISTER lanes.r[i] = (all & lanes.r[i]) == lanes.r[i];
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) {
+    lanes.r[0] = (typename Lanes<A>::Bits)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)bytes));
+    return lanes;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(A) == 4) {
+    NK_EACH_REGISTER lanes.r[i] = (typename Lanes<A>::Bits)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(bytes + 8 * i)));
+    return lanes;
+  }
+#endif
+  typedef int8_t Bytes __attribute__((vector_size(Vec<A>::kPerRegister)));
+  NK_EACH_REGISTER {
+    Bytes some;
+    __builtin_memcpy(&some, bytes + i * Vec<A>::kPerRegister, sizeof some);
+    lanes.r[i] = __builtin_convertvector(some, typename Lanes<A>::Bits);
+  }
   return lanes;
 }
 
 // Some positions that follow one another in a sample. None counts but in [first, last), where first is a multiple of 16.
 struct KeptRun {
-  const uint8_t* bits;
+  const int8_t* bytes;
   int64_t first, last;
 
-  // Of positions j .. j+15, j a multiple of 16; beyond the end of the sample none counts.
+  // Of positions j .. j+15; beyond the end of the sample none counts.
   template <class A>
   NK_MEMBER Lanes<A> at(int64_t j) const {
-    return lanes_of<A>(uint32_t(bits[j / 8]) | uint32_t(bits[j / 8 + 1]) << 8);
+    return lanes_of<A>(bytes + j);
   }
-  // The same for any j.
-  template <class A>
-  NK_MEMBER Lanes<A> from(int64_t j) const {
-    const uint8_t* const p = bits + j / 8;
-    return lanes_of<A>((uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16) >> j % 8);
-  }
-  NK_MEMBER bool one(int64_t j) const { return bits[j / 8] >> j % 8 & 1; }
+  NK_MEMBER bool one(int64_t j) const { return bytes[j] != 0; }
 };
 
 class KeptPositions {
  public:
-  // Of a mask [samples, positions], whose bytes are 0 where a position does not count.
-  KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions)
-      : stride_(round_up(positions, kLanes) / 8 + 1), bits_(samples * stride_), samples_(samples), spans_(samples) {
-    for (int64_t i = 0; i < samples; ++i) spans_.data()[i] = pack(mask + i * positions, positions, bits_.data() + i * stride_);
-    for (int64_t i = 0; i < samples; ++i) count_ += spans_.data()[i].count;
+  // Of a mask [samples, positions], whose bytes are 0 where a position does not count. From one sample to the next there are
+  // `stride` bytes, and 16 after the last.
+  KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions, int64_t stride)
+      : stride_(stride), bytes_(samples * stride + kLanes), samples_(samples), spans_(samples) {
+    for (int64_t i = 0; i < samples; ++i) {
+      int8_t* const to = bytes_.data() + i * stride;
+      spans_.data()[i] = copy(mask + i * positions, positions, to);
+      for (int64_t j = positions; j < stride; ++j) to[j] = 0;
+      count_ += spans_.data()[i].count;
+    }
+    for (int64_t j = 0; j < kLanes; ++j) bytes_.data()[samples * stride + j] = 0;
   }
 
   // How many count.
   int64_t count() const { return count_; }
+  const int8_t* bytes() const { return bytes_.data(); }
 
   // `length` positions of a sample from `begin`, a multiple of 16.
   NK_MEMBER KeptRun run(int64_t sample, int64_t begin, int64_t length) const {
     const Span span = spans_.data()[sample];
-    return {bits_.data() + sample * stride_ + begin / 8, within(span.first - begin, length), within(span.last - begin, length)};
-  }
-
-  // Calls visit(sample, position) for each that counts, in order.
-  template <class Visit>
-  NK_MEMBER void each(const Visit& visit) const {
-    for (int64_t i = 0; i < samples_; ++i) {
-      const uint8_t* const bits = bits_.data() + i * stride_;
-      for (int64_t j = 0; j < stride_; ++j) {
-        for (uint32_t left = bits[j]; left != 0; left &= left - 1) visit(i, 8 * j + __builtin_ctz(left));
-      }
-    }
+    return {bytes_.data() + sample * stride_ + begin, within(span.first - begin, length), within(span.last - begin, length)};
   }
 
   struct Place {
@@ -72,12 +73,13 @@ class KeptPositions {
         rank -= spans_.data()[i].count;
         continue;
       }
-      const uint8_t* const bits = bits_.data() + i * stride_;
-      int64_t j = 0;
-      for (; rank >= __builtin_popcount(bits[j]); ++j) rank -= __builtin_popcount(bits[j]);
-      uint32_t left = bits[j];
-      for (; rank > 0; --rank) left &= left - 1;
-      return {i, 8 * j + __builtin_ctz(left)};
+      const int8_t* const bytes = bytes_.data() + i * stride_;
+      int64_t j = spans_.data()[i].first;
+      for (int64_t n = count_of_eight(bytes + j); rank >= n; n = count_of_eight(bytes + j)) rank -= n, j += 8;
+      for (;; ++j) {
+        rank += bytes[j];
+        if (rank < 0) return {i, j};
+      }
     }
     return {0, 0};
   }
@@ -89,32 +91,28 @@ class KeptPositions {
 
   static int64_t within(int64_t j, int64_t length) { return j < 0 ? 0 : j < length ? j : length; }
 
-  Span pack(const uint8_t* mask, int64_t positions, uint8_t* bits) const {
-    Span span{0, 0, 0};
-    for (int64_t j = 0; j < stride_; ++j) {
-      bits[j] = 8 * j < positions ? eight(mask + 8 * j, positions - 8 * j) : 0;
-      if (bits[j] == 0) continue;
-      if (span.count == 0) span.first = 8 * j / kLanes * kLanes;
-      span.last = 8 * (j + 1) < positions ? 8 * (j + 1) : positions;
-      span.count += __builtin_popcount(bits[j]);
+  static uint64_t eight(const int8_t* bytes) {
+    uint64_t together;
+    __builtin_memcpy(&together, bytes, sizeof together);
+    return together;
+  }
+  static int64_t count_of_eight(const int8_t* bytes) { return __builtin_popcountll(eight(bytes)) / 8; }
+
+  static Span copy(const uint8_t* mask, int64_t positions, int8_t* to) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < positions; ++j) {
+      to[j] = mask[j] != 0 ? -1 : 0;
+      count -= to[j];
     }
-    return span;
+    if (count == 0) return {0, 0, 0};
+    int64_t first = 0, last = positions;
+    while (to[first] == 0) ++first;
+    while (to[last - 1] == 0) --last;
+    return {first / kLanes * kLanes, last, count};
   }
 
-  // The bits of the first n bytes, or of 8.
-  static uint8_t eight(const uint8_t* from, int64_t n) {
-    uint64_t bytes = 0;
-    if (n >= 8) {
-      __builtin_memcpy(&bytes, from, 8);
-    } else {
-      for (int64_t i = 0; i < n; ++i) bytes |= uint64_t(from[i]) << 8 * i;
-    }
-    bytes |= bytes >> 4, bytes |= bytes >> 2, bytes |= bytes >> 1;  // the lowest bit of each byte: whether it is not 0
-    return uint8_t((bytes & 0x0101010101010101) * 0x0102040810204080 >> 56);
-  }
-
-  int64_t stride_;  // bytes of a sample; the last is 0, since from() reads one too many
-  Memory<uint8_t> bits_;
+  int64_t stride_;
+  Memory<int8_t> bytes_;
   int64_t samples_;
   Memory<Span> spans_;
   int64_t count_ = 0;

@@ -100,7 +100,7 @@ NK_INLINE void map_kept(T* to, int64_t ahead, int64_t length, const KeptRun& run
     store(to + j, keep(fn(load(from + j)...), run.at<A>(j)));
   }
   if (last > whole) {  // the last 16 overlap what precedes them
-    store(to + length - kLanes, keep(fn(load(from + length - kLanes)...), run.from<A>(length - kLanes)));
+    store(to + length - kLanes, keep(fn(load(from + length - kLanes)...), run.at<A>(length - kLanes)));
   } else {
     clear(to + j, length - j);
   }

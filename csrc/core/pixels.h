@@ -2,16 +2,16 @@
 // columns. BatchNorm sees the whole batch as one image. Included by isa/*.cpp.
 //
 // Narrow rows are folded: `fold` of them are taken as one, so that it is a number of whole vectors. What is left over
-// of an image is a shorter row (`rest`).
+// of an image is a shorter row (`rest`). Where some pixels do not count (masked_pixels.h) a row is one pixel.
 
 struct Pixels {
-  explicit Pixels(const ChannelShape& s)
+  Pixels(const ChannelShape& s, bool folded)
       : shape(s),
         group(s.channels_per_slab()),
         slabs(s.n_channels / group),
         images(s.over_batch() ? 1 : s.n_samples),
         n_pixels(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions),
-        fold(fold_of(s.n_channels)),
+        fold(folded ? fold_of(s.n_channels) : 1),
         n_cols(fold * s.n_channels),
         n_rows(n_pixels / fold),
         rest(n_pixels % fold * s.n_channels),
@@ -61,6 +61,33 @@ struct Pixels {
   int64_t columns;
 };
 
+// Which rows of an image count: all. (masked_pixels.h has the other kind.)
+class EveryRow {
+ public:
+  explicit EveryRow(const ChannelShape& s) : shape_(s) {}
+
+  // What counts of some rows: keep(v, r) is v where number r of them counts, else 0.
+  struct Kept {
+    static constexpr bool any() { return true; }
+    template <class A>
+    NK_MEMBER Vec<A> keep(Vec<A> v, int) const {
+      return v;
+    }
+  };
+  static constexpr bool kAll = true;
+  NK_MEMBER Kept four(int64_t) const { return {}; }
+  NK_MEMBER Kept one(int64_t) const { return {}; }
+
+  // How many values of a slab count, and how many pixels; and the pixel with `rank` of those before it.
+  int64_t slab_size() const { return shape_.slab_size(); }
+  int64_t count() const { return shape_.over_batch() ? shape_.n_samples * shape_.n_positions : shape_.n_positions; }
+  int64_t at_rank(int64_t rank) const { return rank; }
+  NK_MEMBER bool counts(int64_t) const { return true; }
+
+ private:
+  ChannelShape shape_;
+};
+
 // An array of one value a column, filled with one a channel, of(channel, its slab in the image), and padded to whole
 // vectors.
 template <class A, class Of>
@@ -73,34 +100,38 @@ NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }
 
-// work(at, column, n) for the items of a part, n <= 16 at a time; four(at, column) for whole vectors of four rows.
-template <class Four, class One>
-NK_INLINE void each_vector_of_part(const Pixels& pixels, const Pixels::Part& part, const Four& four, const One& one) {
+// one(kept, at, column, n) for the items of a part, n <= 16 at a time; four(kept, at, column) for whole vectors of four rows.
+// kept: what counts of those rows.
+template <class Rows, class Four, class One>
+NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Four& four,
+                                   const One& one) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
   int64_t i = part.first_row;
   for (; i + 4 <= part.last_row; i += 4) {
-    for (int64_t j = part.first_col; j < whole; j += kLanes) four(i * pixels.n_cols + j, j);
+    const auto kept = rows.four(i);
+    for (int64_t j = part.first_col; j < whole; j += kLanes) four(kept, i * pixels.n_cols + j, j);
   }
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
+    const auto kept = rows.one(row);
     for (int64_t j = row < i ? whole : part.first_col; j < part.last_col; j += kLanes) {
-      one(row * pixels.n_cols + j, j, part.last_col - j < kLanes ? int(part.last_col - j) : kLanes);
+      one(kept, row * pixels.n_cols + j, j, part.last_col - j < kLanes ? int(part.last_col - j) : kLanes);
     }
   }
   if (!part.last) return;
   const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
   for (int64_t j = part.first_col; j < end; j += kLanes) {
-    one(pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
+    one(rows.one(pixels.n_rows), pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
   }
 }
 
-// work(at, n) for each row of a part, and for what is left over after the last.
+// work(row, at, n) for each row of a part, and for what is left over after the last.
 template <class Work>
 NK_INLINE void each_row_of_part(const Pixels& pixels, const Pixels::Part& part, const Work& work) {
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
-    work(row * pixels.n_cols + part.first_col, part.last_col - part.first_col);
+    work(row, row * pixels.n_cols + part.first_col, part.last_col - part.first_col);
   }
   const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
-  if (part.last && end > part.first_col) work(part.last_row * pixels.n_cols + part.first_col, end - part.first_col);
+  if (part.last && end > part.first_col) work(part.last_row, part.last_row * pixels.n_cols + part.first_col, end - part.first_col);
 }
 
 // work(block) for blocks of four rows of a part, the last with what is left over.
@@ -118,20 +149,24 @@ NK_INLINE void each_block_of_rows(const Pixels& pixels, const Pixels::Part& part
   if (part.last && pixels.rest > 0) work(block);
 }
 
-// one(at, column, 16) for whole vectors of four rows.
-template <class One>
-NK_INLINE auto four_times(const Pixels& pixels, const One& one) {
-  return [&](int64_t at, int64_t j) NK_LAMBDA {
-    for (int64_t r = 0; r < 4; ++r) one(at + r * pixels.n_cols, j, kLanes);
-  };
+// put(at, column, n) for all items of a part, whether they count or not.
+template <class Put>
+NK_INLINE void each_vector_of_every_row(const Pixels& pixels, const Pixels::Part& part, const Put& put) {
+  each_vector_of_part(
+      pixels, EveryRow(pixels.shape), part,
+      [&](EveryRow::Kept, int64_t at, int64_t j) NK_LAMBDA {
+        for (int64_t r = 0; r < 4; ++r) put(at + r * pixels.n_cols, j, kLanes);
+      },
+      [&](EveryRow::Kept, int64_t at, int64_t j, int n) NK_LAMBDA { put(at, j, n); });
 }
 
 // total1[j] = sum(p), total2[j] = sum(p * q) down the columns of a part, of the pairs that term(coefficients, at) gives
-// for 16 items from `at` and term(coefficients, at, n) for n of them (0 beyond), with coefficients = term.at(column).
+// for 16 items from `at` and term(coefficients, at, n) for n of them (0 beyond), with coefficients = term.at(column); of the
+// rows that count.
 // A lane adds up to 16 sums of four terms in A before it goes on in double.
-template <class A, class Term>
-NK_INLINE void sum_columns(const Pixels& pixels, const Pixels::Part& part, const Term& term, double* total1,
-                           double* total2) {
+template <class A, class Rows, class Term>
+NK_INLINE void sum_columns(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Term& term,
+                           double* total1, double* total2) {
   constexpr int64_t kRows = 64, kBlock = 512;
   for (int64_t j = part.first_col; j < round_up(part.last_col, kLanes); ++j) total1[j] = total2[j] = 0.0;
   A sums1[kBlock], sums2[kBlock];
@@ -146,22 +181,26 @@ NK_INLINE void sum_columns(const Pixels& pixels, const Pixels::Part& part, const
       const int64_t padded = round_up(block.last_col - first, kLanes);
       for (int64_t j = 0; j < padded; ++j) sums1[j] = sums2[j] = A(0);
       each_vector_of_part(
-          pixels, block,
-          [&](int64_t at, int64_t j) NK_LAMBDA {
+          pixels, rows, block,
+          [&](auto kept, int64_t at, int64_t j) NK_LAMBDA {
+            if (!kept.any()) return;
             const auto k = term.at(j);
             for (int64_t r = 0; r < 4; ++r) term.fetch(at + r * pixels.n_cols + pixels.ahead());
-            const int64_t row_items = pixels.n_cols;
-            const Pair<A> a = term(k, at), b = term(k, at + row_items), c = term(k, at + 2 * row_items),
-                          d = term(k, at + 3 * row_items);
+            const auto row = [&](int r) NK_LAMBDA {
+              const Pair<A> t = term(k, at + r * pixels.n_cols);
+              return Pair<A>{kept.keep(t.p, r), kept.keep(t.q, r)};
+            };
+            const Pair<A> a = row(0), b = row(1), c = row(2), d = row(3);
             A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
             store(to1, load(to1) + ((a.p + b.p) + (c.p + d.p)));
             store(to2, load(to2) + (fma(b.p, b.q, a.p * a.q) + fma(d.p, d.q, c.p * c.q)));
           },
-          [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-            const Pair<A> a = term(term.at(j), at, n);
+          [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
+            const Pair<A> t = term(term.at(j), at, n);
+            const Vec<A> p = kept.keep(t.p, 0), q = kept.keep(t.q, 0);
             A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
-            store(to1, load(to1) + a.p);
-            store(to2, fma(a.p, a.q, load(to2)));
+            store(to1, load(to1) + p);
+            store(to2, fma(p, q, load(to2)));
           });
       for (int64_t j = 0; j < padded; j += kLanes) {
         double *to1 = total1 + first + j, *to2 = total2 + first + j;
@@ -173,14 +212,15 @@ NK_INLINE void sum_columns(const Pixels& pixels, const Pixels::Part& part, const
 }
 
 // The sums of each channel of an image: its parts one after the other or shared among the threads.
-template <class A, class Term>
-NK_INLINE void sum_channels(const Pixels& pixels, const Term& term, ParallelFor parallel_for, Sums* of_channel) {
+template <class A, class Rows, class Term>
+NK_INLINE void sum_channels(const Pixels& pixels, const Rows& rows, const Term& term, ParallelFor parallel_for,
+                            Sums* of_channel) {
   const int64_t padded = pixels.padded(), count = pixels.chunks.count;
   const Memory<double> memory(count * 2 * padded);
   for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       double* totals = memory.data() + i / pixels.columns * 2 * padded;
-      sum_columns<A>(pixels, pixels.part(i), term, totals, totals + padded);
+      sum_columns<A>(pixels, rows, pixels.part(i), term, totals, totals + padded);
     }
   });
   double* const total = memory.data();

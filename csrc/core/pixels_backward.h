@@ -1,10 +1,11 @@
 // BatchNorm, GroupNorm and InstanceNorm backward over pixels; the mathematics as in planes_backward.h. Included by
 // isa/*.cpp.
 
-template <class T>
+template <class T, class Rows>
 struct PixelsBackward {
   using A = Compute<T>;
   const ChannelBackward& args;
+  const Rows& rows;
   Pixels pixels;
   Param<A> w;
   Param<A> b;
@@ -13,13 +14,14 @@ struct PixelsBackward {
   bool one_channel;
   Sums* sums;  // s1 = db, s2 = dw of each channel of each image; null if nobody wants them
 
-  PixelsBackward(const ChannelBackward& a, Sums* channel_sums)
+  PixelsBackward(const ChannelBackward& a, const Rows& which_count, Sums* channel_sums)
       : args(a),
-        pixels(a.shape),
+        rows(which_count),
+        pixels(a.shape, Rows::kAll),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.shape.slab_size())),
+        per_n(1.0 / double(rows.slab_size())),
         one_channel(a.shape.over_batch()),
         sums(channel_sums) {}
 
@@ -88,12 +90,11 @@ struct PixelsBackward {
       for (int64_t i = first; i < last; ++i) {
         each_block_of_rows(pixels, pixels.part(i), [&](const Pixels::Part& block) {
           const int64_t from = block.first_row * pixels.n_cols;
-          const auto put = [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+          each_vector_of_every_row(pixels, block, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
             const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
             store_some(z + (at - from), fma(d, load(k.scale + j), load(k.bias + j)), n);
-          };
-          each_vector_of_part(pixels, block, four_times(pixels, put), put);
-          each_row_of_part(pixels, block, [&](int64_t at, int64_t n) {
+          });
+          each_row_of_part(pixels, block, [&](int64_t, int64_t at, int64_t n) {
             activated.slopes(z + (at - from), n);
             each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
               store_at(to + at + j, load_at(dy + at + j) * load_at(z + (at - from) + j));
@@ -137,21 +138,25 @@ struct PixelsBackward {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         each_vector_of_part(
-            pixels, pixels.part(i),
-            [&](int64_t at, int64_t j) NK_LAMBDA {
+            pixels, rows, pixels.part(i),
+            [&](auto kept, int64_t at, int64_t j) NK_LAMBDA {
+              if (!kept.any()) {
+                for (int r = 0; r < 4; ++r) store(dx + at + r * pixels.n_cols, zeros<A>());
+                return;
+              }
               const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
                            rest = load(k.rest + j);
-              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+              for (int r = 0; r < 4; ++r, at += pixels.n_cols) {
                 prefetch(dy + at + pixels.ahead());
                 prefetch(x + at + pixels.ahead());
                 const Vec<A> d = (load(x + at) - m0) - dm;
-                store(dx + at, fma(d, of_d, fma(through<kRelu>(load(dy + at), d, k, j), of_dy, rest)));
+                store(dx + at, kept.keep(fma(d, of_d, fma(through<kRelu>(load(dy + at), d, k, j), of_dy, rest)), r));
               }
             },
-            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+            [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
               const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
               const Vec<A> g = through<kRelu>(load_some(dy + at, n), d, k, j);
-              store_some(dx + at, fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), n);
+              store_some(dx + at, kept.keep(fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), 0), n);
             });
       }
     });
@@ -163,12 +168,12 @@ struct PixelsBackward {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         each_vector_of_part(
-            pixels, pixels.part(i),
-            [&](int64_t at, int64_t j) NK_LAMBDA {
+            pixels, EveryRow(args.shape), pixels.part(i),
+            [&](EveryRow::Kept, int64_t at, int64_t j) NK_LAMBDA {
               const Vec<A> of_dy = load(k.of_dy + j);
               for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(dx + at, load(dy + at) * of_dy);
             },
-            [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+            [&](EveryRow::Kept, int64_t at, int64_t j, int n) NK_LAMBDA {
               store_some(dx + at, load_some(dy + at, n) * load(k.of_dy + j), n);
             });
       }
@@ -179,6 +184,7 @@ struct PixelsBackward {
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
     const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
+      if (!rows.counts(i)) continue;
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
   }
@@ -188,7 +194,7 @@ struct PixelsBackward {
     const int64_t group = pixels.group;
     const ExactStats stats =
         args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s)), args.eps)
-                            : exact_stats(x, args.shape.slab_size(), args.eps, [&](const auto& visit) {
+                            : exact_stats(x, rows.slab_size(), args.eps, [&](const auto& visit) {
                                 each_item(s, [&](int64_t i, int64_t) { visit(i); });
                               });
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
@@ -212,7 +218,7 @@ struct PixelsBackward {
   template <bool kRelu, class G>
   void with_gradient(int64_t image, const G* dy, const T* x, T* dx, Sums* of_channel, const Columns& k,
                      ParallelFor parallel_for) const {
-    if (sums != nullptr) sum_channels<A>(pixels, Term<kRelu, G>{*this, dy, x, k}, parallel_for, of_channel);
+    if (sums != nullptr) sum_channels<A>(pixels, rows, Term<kRelu, G>{*this, dy, x, k}, parallel_for, of_channel);
     if (dx == nullptr) return;
     fill_terms(image, of_channel, k);
     if (args.constant_stats && !kRelu) return scale_dy(dy, dx, k, parallel_for);
@@ -252,8 +258,8 @@ struct PixelsBackward {
   }
 };
 
-template <class T>
-static void pixels_backward_of(const ChannelBackward& a, Sums* channel_sums) {
-  const PixelsBackward<T> backward(a, channel_sums);
+template <class T, class Rows>
+static void pixels_backward_of(const ChannelBackward& a, const Rows& rows, Sums* channel_sums) {
+  const PixelsBackward<T, Rows> backward(a, rows, channel_sums);
   for_each_image(backward, backward.pixels, a.parallel_for);
 }

@@ -2,37 +2,41 @@
 // Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
 // if there is none.
 
-template <class T>
+template <class T, class Rows>
 struct PixelsForward {
   using A = Compute<T>;
   const ChannelForward& args;
+  const Rows& rows;
   Pixels pixels;
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
   double per_n;
 
-  explicit PixelsForward(const ChannelForward& a)
+  PixelsForward(const ChannelForward& a, const Rows& which_count)
       : args(a),
-        pixels(a.shape),
+        rows(which_count),
+        pixels(a.shape, Rows::kAll),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.shape.slab_size())) {}
+        per_n(1.0 / double(rows.slab_size())) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.
   void sample_means(const T* x, A* of_slab) const {
     const int64_t channels = args.shape.n_channels, group = pixels.group;
     int64_t n = kLanes, m = kLanes;
-    while (n > pixels.n_pixels) n /= 2;
+    while (n > rows.count()) n /= 2;
     while (m > group) m /= 2;
     const Memory<A> memory(round_up(channels, kLanes));
     A* const of_channel = memory.data();
+    int64_t from[kLanes];
+    for (int64_t i = 0; i < n; ++i) from[i] = rows.at_rank(rows.count() * (2 * i + 1) / (2 * n)) * channels;
     for (int64_t j = 0; j < channels; j += kLanes) {
       const int few = channels - j < kLanes ? int(channels - j) : kLanes;
       Vec<A> v[kLanes];
-      for (int64_t i = 0; i < n; ++i) v[i] = load_some(x + pixels.n_pixels * (2 * i + 1) / (2 * n) * channels + j, few);
+      for (int64_t i = 0; i < n; ++i) v[i] = load_some(x + from[i] + j, few);
       for (int64_t half = n / 2; half > 0; half /= 2) {
         for (int64_t i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
       }
@@ -80,11 +84,12 @@ struct PixelsForward {
     return static_cast<const T*>(data) + image * pixels.n_pixels * args.shape.n_channels;
   }
 
-  // Calls visit(offset in the image, channel) for each value of slab s of an image.
+  // Calls visit(offset in the image, channel) for each value of slab s of an image that counts.
   template <class Visit>
   NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
     const int64_t group = pixels.group;
     for (int64_t i = 0; i < pixels.n_pixels; ++i) {
+      if (!rows.counts(i)) continue;
       for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
     }
   }
@@ -92,7 +97,7 @@ struct PixelsForward {
   ExactStats exact(int64_t image, int64_t s) const {
     const int64_t slab = pixels.slab_of(image, s);
     if (args.mean.data != nullptr) return exactly(slab_stats<A>(args.stats, slab), args.eps);
-    return exact_stats(image_of(args.x, image), args.shape.slab_size(), args.eps,
+    return exact_stats(image_of(args.x, image), rows.slab_size(), args.eps,
                        [&](const auto& visit) { each_item(s, [&](int64_t i, int64_t) { visit(i); }); });
   }
 
@@ -105,7 +110,7 @@ struct PixelsForward {
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
       fill_columns(pixels, of_column, [&](int64_t, int64_t s) { return of_slab[s]; });
-      sum_channels<A>(pixels, Term{x, of_column}, parallel_for, sums.data());
+      sum_channels<A>(pixels, rows, Term{x, of_column}, parallel_for, sums.data());
       if (finish(image, sums.data(), of_slab, time == 1)) return;
     }
   }
@@ -119,17 +124,21 @@ struct PixelsForward {
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
     each_vector_of_part(
-        pixels, pixels.part(i),
-        [&](int64_t at, int64_t j) NK_LAMBDA {
+        pixels, rows, pixels.part(i),
+        [&](auto kept, int64_t at, int64_t j) NK_LAMBDA {
+          if (!kept.any()) {
+            for (int r = 0; r < 4; ++r) store(y + at + r * pixels.n_cols, zeros<A>());
+            return;
+          }
           const Vec<A> m = load(k.m0 + j), d = load(k.dm + j), s = load(k.scale + j), c = load(k.bias + j);
-          for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) {
+          for (int r = 0; r < 4; ++r, at += pixels.n_cols) {
             prefetch(x + at + pixels.ahead());
-            store(y + at, finished(fma((load(x + at) - m) - d, s, c), at, kLanes));
+            store(y + at, kept.keep(finished(fma((load(x + at) - m) - d, s, c), at, kLanes), r));
           }
         },
-        [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+        [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
           const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-          store_some(y + at, finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), n);
+          store_some(y + at, kept.keep(finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), 0), n);
         });
   }
 
@@ -139,14 +148,16 @@ struct PixelsForward {
     A* const z = memory.data();
     each_block_of_rows(pixels, part, [&](const Pixels::Part& block) {
       const int64_t from = block.first_row * pixels.n_cols;
-      const auto put = [&](int64_t at, int64_t j, int n) NK_LAMBDA {
+      each_vector_of_every_row(pixels, block, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
         const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
         store_some(z + (at - from), fma(v, load(k.scale + j), load(k.bias + j)), n);
-      };
-      each_vector_of_part(pixels, block, four_times(pixels, put), put);
-      each_row_of_part(pixels, block, [&](int64_t at, int64_t n) {
+      });
+      each_row_of_part(pixels, block, [&](int64_t row, int64_t at, int64_t n) {
         activated.values(z + (at - from), n);
-        each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + j, load_at(z + (at - from) + j)); });
+        const auto kept = rows.one(row);
+        each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
+          store_at(y + at + j, kept.keep(load_at(z + (at - from) + j), 0));
+        });
       });
     });
   }
@@ -203,8 +214,8 @@ struct PixelsForward {
   }
 };
 
-template <class T>
-static void pixels_forward_of(const ChannelForward& a) {
-  const PixelsForward<T> forward(a);
+template <class T, class Rows>
+static void pixels_forward_of(const ChannelForward& a, const Rows& rows) {
+  const PixelsForward<T, Rows> forward(a, rows);
   for_each_image(forward, forward.pixels, a.parallel_for);
 }
