@@ -25,17 +25,17 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
   return lanes;
 }
 
-// Some positions that follow one another in a sample. None counts but in [first, last), where first is a multiple of 16.
+// Some positions that follow one another in a sample. None counts but in [first, last); both are multiples of 16, or the end.
 struct KeptRun {
   const int8_t* bytes;
   int64_t first, last;
 
-  // Of positions j .. j+15; beyond the end of the sample none counts.
+  // v of positions j .. j+15 where they count, else 0; beyond the end of the sample none counts.
   template <class A>
-  NK_MEMBER Lanes<A> at(int64_t j) const {
-    return lanes_of<A>(bytes + j);
+  NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
+    return normkit::NK_ISA::keep(v, lanes_of<A>(bytes + j));
   }
-  NK_MEMBER bool one(int64_t j) const { return bytes[j] != 0; }
+  NK_MEMBER bool counts(int64_t j) const { return bytes[j] != 0; }
 };
 
 class KeptPositions {
@@ -43,12 +43,12 @@ class KeptPositions {
   // Of a mask [samples, positions], whose bytes are 0 where a position does not count. From one sample to the next there are
   // `stride` bytes, and 16 after the last.
   KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions, int64_t stride)
-      : stride_(stride), bytes_(samples * stride + kLanes), samples_(samples), spans_(samples) {
+      : bytes_(samples * stride + kLanes), n_samples_(samples), samples_(samples) {
     for (int64_t i = 0; i < samples; ++i) {
       int8_t* const to = bytes_.data() + i * stride;
-      spans_.data()[i] = copy(mask + i * positions, positions, to);
+      samples_.data()[i] = copy(mask + i * positions, positions, to);
       for (int64_t j = positions; j < stride; ++j) to[j] = 0;
-      count_ += spans_.data()[i].count;
+      count_ += samples_.data()[i].count;
     }
     for (int64_t j = 0; j < kLanes; ++j) bytes_.data()[samples * stride + j] = 0;
   }
@@ -57,10 +57,11 @@ class KeptPositions {
   int64_t count() const { return count_; }
   const int8_t* bytes() const { return bytes_.data(); }
 
-  // `length` positions of a sample from `begin`, a multiple of 16.
+  // All positions of a sample; or `length` of them from `begin`, a multiple of 16.
+  NK_MEMBER const KeptRun& run(int64_t sample) const { return samples_.data()[sample].all; }
   NK_MEMBER KeptRun run(int64_t sample, int64_t begin, int64_t length) const {
-    const Span span = spans_.data()[sample];
-    return {bytes_.data() + sample * stride_ + begin, within(span.first - begin, length), within(span.last - begin, length)};
+    const KeptRun& all = run(sample);
+    return {all.bytes + begin, within(all.first - begin, length), within(all.last - begin, length)};
   }
 
   struct Place {
@@ -68,13 +69,13 @@ class KeptPositions {
   };
   // The one that counts with `rank` before it; the first of all where there is none.
   Place at_rank(int64_t rank) const {
-    for (int64_t i = 0; i < samples_; ++i) {
-      if (rank >= spans_.data()[i].count) {
-        rank -= spans_.data()[i].count;
+    for (int64_t i = 0; i < n_samples_; ++i) {
+      if (rank >= samples_.data()[i].count) {
+        rank -= samples_.data()[i].count;
         continue;
       }
-      const int8_t* const bytes = bytes_.data() + i * stride_;
-      int64_t j = spans_.data()[i].first;
+      const int8_t* const bytes = run(i).bytes;
+      int64_t j = run(i).first;
       for (int64_t n = count_of_eight(bytes + j); rank >= n; n = count_of_eight(bytes + j)) rank -= n, j += 8;
       for (;; ++j) {
         rank += bytes[j];
@@ -85,8 +86,9 @@ class KeptPositions {
   }
 
  private:
-  struct Span {
-    int64_t first, last, count;
+  struct Sample {
+    KeptRun all;
+    int64_t count;
   };
 
   static int64_t within(int64_t j, int64_t length) { return j < 0 ? 0 : j < length ? j : length; }
@@ -98,46 +100,26 @@ class KeptPositions {
   }
   static int64_t count_of_eight(const int8_t* bytes) { return __builtin_popcountll(eight(bytes)) / 8; }
 
-  static Span copy(const uint8_t* mask, int64_t positions, int8_t* to) {
+  static Sample copy(const uint8_t* mask, int64_t positions, int8_t* to) {
     int64_t count = 0;
     for (int64_t j = 0; j < positions; ++j) {
       to[j] = mask[j] != 0 ? -1 : 0;
       count -= to[j];
     }
-    if (count == 0) return {0, 0, 0};
+    if (count == 0) return {{to, 0, 0}, 0};
     int64_t first = 0, last = positions;
     while (to[first] == 0) ++first;
     while (to[last - 1] == 0) --last;
-    return {first / kLanes * kLanes, last, count};
+    first = first < kWorthSkipping ? 0 : first / kLanes * kLanes;
+    last = positions - last < kWorthSkipping ? positions : round_up(last, kLanes);
+    return {{to, first, last}, count};
   }
 
-  int64_t stride_;
+  // At the ends of a sample fewer than these are computed in vain: the processor foresees loops of equal length.
+  static constexpr int64_t kWorthSkipping = 4 * kLanes;
+
   Memory<int8_t> bytes_;
-  int64_t samples_;
-  Memory<Span> spans_;
+  int64_t n_samples_;
+  Memory<Sample> samples_;
   int64_t count_ = 0;
 };
-
-// a(z) of an activation that is one; a curve is taken 16 values at a time here.
-template <class A>
-NK_INLINE Vec<A> value_of(const Activated<A>& activated, Vec<A> z) {
-  if (!activated.is_curve()) return above_zero(z);
-  A lanes[kLanes];
-  store(lanes, z);
-  activated.values(lanes, kLanes);
-  return load(lanes);
-}
-// dy * a'(z).
-template <class A>
-NK_INLINE Vec<A> through_slope_of(const Activated<A>& activated, Vec<A> z, Vec<A> dy) {
-  if (!activated.is_curve()) return where_above_zero(z, dy);
-  A lanes[kLanes];
-  store(lanes, z);
-  activated.slopes(lanes, kLanes);
-  return dy * load(lanes);
-}
-
-template <class T>
-NK_INLINE void clear(T* to, int64_t n) {
-  if (n > 0) __builtin_memset(static_cast<void*>(to), 0, size_t(n) * sizeof(T));
-}

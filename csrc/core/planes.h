@@ -9,6 +9,7 @@ struct Runs {
   int64_t stride;
   int64_t first;
   int64_t size() const { return count * length; }
+  Runs one(int64_t r) const { return {begin + r * stride, 1, length, stride, first + r}; }
 };
 
 // A slab as it is cut for sums: about this many values a block. Sums over blocks run in double and in order, so
@@ -56,13 +57,14 @@ constexpr int64_t kBatch = 16;
 // Where the slabs of planes lie: with a run for each channel of each sample, as the weights see it (by_channel), and
 // in as few runs as can be, as sums see it (joined).
 struct Planes {
-  explicit Planes(const ChannelShape& s)
+  // runs_join: whether runs may be taken together that lie one behind the other.
+  Planes(const ChannelShape& s, bool runs_join)
       : shape(s),
         channels_per_slab(s.channels_per_slab()),
         slab_size(s.slab_size()),
         by_channel(s.over_batch() ? Blocks(s.n_samples, s.n_positions, s.n_channels * s.n_positions)
                                   : Blocks(s.channels_per_slab(), s.n_positions, s.n_positions)),
-        joined(s.over_batch() && s.n_channels > 1 ? by_channel : Blocks(1, s.slab_size(), 0)),
+        joined(s.over_batch() && (s.n_channels > 1 || !runs_join) ? by_channel : Blocks(1, s.slab_size(), 0)),
         of_one_channel(s.over_batch() ? joined : Blocks(1, s.n_positions, 0)) {}
 
   int64_t begin(int64_t slab) const { return slab * channels_per_slab * shape.n_positions; }
@@ -116,12 +118,67 @@ NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor
   });
 }
 
-// Calls visit(offset) for each value.
-template <class Visit>
-NK_INLINE void each_offset(const Runs& runs, const Visit& visit) {
-  for (int64_t i = 0; i < runs.count; ++i) {
-    for (int64_t j = 0; j < runs.length; ++j) visit(runs.begin + i * runs.stride + j);
+// Which values of a slab count: all. (masked_planes.h has the other kind.)
+class EveryPosition {
+ public:
+  explicit EveryPosition(const ChannelShape& s) : slab_size_(s.slab_size()) {}
+
+  // Of a run: keep(v, j) is v where values j .. j+15 count, else 0; none counts but in [first, last).
+  struct Run {
+    static constexpr int64_t first = 0;
+    int64_t last;
+    template <class A>
+    NK_MEMBER Vec<A> keep(Vec<A> v, int64_t) const {
+      return v;
+    }
+    NK_MEMBER bool counts(int64_t) const { return true; }
+  };
+  struct Of {
+    int64_t length;
+    NK_MEMBER Run run(int64_t) const { return {length}; }
+  };
+  static constexpr bool kAll = true;
+  NK_MEMBER Of of(const Runs& runs) const { return {runs.length}; }
+
+  // How many values of a slab count.
+  int64_t slab_size() const { return slab_size_; }
+
+  // The mean of up to 64 of them in 4 places. Of equal values it is that value exactly: their number is a power of 2.
+  template <class T>
+  NK_MEMBER Compute<T> sample_mean(const T* x, const Runs& slab) const {
+    using A = Compute<T>;
+    int n = kLanes;
+    while (n > slab.length) n /= 2;
+    Vec<A> v[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t run = slab.count * (2 * i + 1) / 8, offset = (slab.length - n) * (2 * i + 1) / 8;
+      v[i] = load_some(x + slab.begin + run * slab.stride + offset, n);
+    }
+    return sum((v[0] + v[1]) + (v[2] + v[3])) * (A(0.25) / A(n));
   }
+
+ private:
+  int64_t slab_size_;
+};
+
+// Calls visit(offset) for each value that counts, and otherwise(offset) for the others.
+template <class Positions, class Visit, class Otherwise>
+NK_INLINE void each_offset(const Runs& runs, const Positions& positions, const Visit& visit, const Otherwise& otherwise) {
+  for (int64_t i = 0; i < runs.count; ++i) {
+    const int64_t begin = runs.begin + i * runs.stride;
+    const auto kept = positions.of(runs).run(i);
+    for (int64_t j = 0; j < runs.length; ++j) kept.counts(j) ? visit(begin + j) : otherwise(begin + j);
+  }
+}
+template <class Positions, class Visit>
+NK_INLINE void each_offset(const Runs& runs, const Positions& positions, const Visit& visit) {
+  each_offset(runs, positions, visit, [](int64_t) {});
+}
+
+// The statistics of a slab in double.
+template <class T, class Positions>
+static ExactStats exact_planes(const T* x, const Runs& slab, const Positions& positions, double eps) {
+  return exact_stats(x, positions.slab_size(), eps, [&](const auto& visit) { each_offset(slab, positions, visit); });
 }
 
 // The sums over all blocks of the slab that begins there, each by sums(block).
@@ -139,20 +196,30 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
   return total;
 }
 
-// to[i] = fn(from[i]...) over a run, which may be where `to` is. The last 16 items are read before the first are
-// written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next: it is asked for.
-template <class T, class Fn, class... From>
-NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Fn& fn, const From*... from) {
+template <class T>
+NK_INLINE void clear(T* to, int64_t n) {
+  if (n > 0) __builtin_memset(static_cast<void*>(to), 0, size_t(n) * sizeof(T));
+}
+
+// to[i] = fn(from[i]...) over a run, which may be where `to` is, or 0 where a value does not count. The last 16 items are
+// read before the first are written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next:
+// it is asked for.
+template <class T, class Kept, class Fn, class... From>
+NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Kept& kept, const Fn& fn, const From*... from) {
   if (length < kLanes) {
-    store_first(to, fn(load_first(from, int(length))...), int(length));
+    store_first(to, kept.keep(fn(load_first(from, int(length))...), 0), int(length));
     return;
   }
-  const Vec<Compute<T>> last = fn(load(from + length - kLanes)...);
-  for (int64_t i = 0; i < length - kLanes; i += kLanes) {
+  const bool to_the_end = kept.last == length;
+  const int64_t end = to_the_end ? length - kLanes : kept.last;
+  Vec<Compute<T>> last = zeros<Compute<T>>();
+  if (to_the_end) last = kept.keep(fn(load(from + end)...), end);
+  clear(to, kept.first);
+  for (int64_t i = kept.first; i < end; i += kLanes) {
     prefetch(to + i + ahead);
-    store(to + i, fn(load(from + i)...));
+    store(to + i, kept.keep(fn(load(from + i)...), i));
   }
-  store(to + length - kLanes, last);
+  to_the_end ? store(to + end, last) : clear(to + end, length - end);
 }
 
 // to(at, v) for each vector of z = fn(x) over `length` values, run after run of `run_length` which lie one behind the other,
@@ -178,11 +245,14 @@ NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t
   }
 }
 
-// s1 = sum(p), s2 = sum(p * q) over the runs, of the pairs that term(offset) gives for 16 values and
+// Of n >= 0 values: the division of a signed number would cost three instructions more.
+NK_INLINE int64_t whole_vectors(int64_t n) { return int64_t(uint64_t(n) / kLanes); }
+
+// s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset) gives for 16 values and
 // term(offset, n) for the n < 16 at the end of a run (0 beyond them). A lane adds up to 17 terms in A before it
 // goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24.
-template <class A, class Term>
-NK_INLINE Sums sum_over_runs(const Runs& runs, const Term& term) {
+template <class A, class Positions, class Term>
+NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const Term& term) {
   constexpr int64_t kVectors = 32;  // two chains of 16
   const int64_t vectors = runs.length / kLanes;
   const int tail = int(runs.length % kLanes);
@@ -195,36 +265,35 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Term& term) {
     total2 = total2 + widen(a2 + b2);
     a1 = a2 = b1 = b2 = zeros<A>();
   };
+  const auto add = [](Pair<A> t, const auto& kept, int64_t at, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
+    const Vec<A> p = kept.keep(t.p, at);
+    s1 = s1 + p;
+    s2 = fma(p, kept.keep(t.q, at), s2);
+  };
+  const auto of_runs = positions.of(runs);
   int64_t room = 16;
   for (int64_t i = 0; i < runs.count; ++i) {
     // The next run is asked for while this one is added: the processor's own foresight ends with a run.
     const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : 512);
-    int64_t j = 0;
+    const auto kept = of_runs.run(i);
+    const int64_t end = whole_vectors(kept.last);
+    int64_t j = whole_vectors(kept.first);
     for (;;) {
-      const int64_t stop = vectors - j < kVectors ? vectors : j + kVectors;
+      const int64_t stop = end - j < kVectors ? end : j + kVectors;
       for (; j + 2 <= stop; j += 2) {
         term.fetch(next + j * kLanes);
         term.fetch(next + (j + 1) * kLanes);
-        const Pair<A> a = term(run + j * kLanes), b = term(run + (j + 1) * kLanes);
-        a1 = a1 + a.p;
-        a2 = fma(a.p, a.q, a2);
-        b1 = b1 + b.p;
-        b2 = fma(b.p, b.q, b2);
+        add(term(run + j * kLanes), kept, j * kLanes, a1, a2);
+        add(term(run + (j + 1) * kLanes), kept, (j + 1) * kLanes, b1, b2);
       }
       if (j < stop) {
-        const Pair<A> a = term(run + j * kLanes);
-        a1 = a1 + a.p;
-        a2 = fma(a.p, a.q, a2);
+        add(term(run + j * kLanes), kept, j * kLanes, a1, a2);
         ++j;
       }
-      if (j >= vectors) break;
+      if (j >= end) break;
       flush();
     }
-    if (tail != 0) {
-      const Pair<A> b = term(run + vectors * kLanes, tail);
-      b1 = b1 + b.p;
-      b2 = fma(b.p, b.q, b2);
-    }
+    if (tail != 0 && kept.last == runs.length) add(term(run + vectors * kLanes, tail), kept, vectors * kLanes, b1, b2);
     room -= chain;
     if (room < chain) {
       flush();

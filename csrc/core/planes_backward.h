@@ -6,10 +6,11 @@
 // Where statistics were given, they do not depend on x: dx = dy * (w * rstd).
 // With an activation, dy * a'(z) takes the place of dy, with z = ((x - m0) - dm) * (rstd * w) + b as in the forward.
 
-template <class T>
+template <class T, class Positions>
 struct PlanesBackward {
   using A = Compute<T>;
   const ChannelBackward& args;
+  const Positions& positions;
   Planes planes;
   const T* dy;
   const T* x;
@@ -23,16 +24,17 @@ struct PlanesBackward {
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
 
-  PlanesBackward(const ChannelBackward& a, Sums* channel_sums)
+  PlanesBackward(const ChannelBackward& a, const Positions& which_count, Sums* channel_sums)
       : args(a),
-        planes(a.shape),
+        positions(which_count),
+        planes(a.shape, Positions::kAll),
         dy(static_cast<const T*>(a.dy)),
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.shape.slab_size())),
+        per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
         sums(channel_sums) {}
@@ -85,8 +87,8 @@ struct PlanesBackward {
   Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
     const Lanes<A> tail = first_lanes<A>(int(runs.length % kLanes));
     const Channel k = channel(stats, c);
-    if (activated.is_relu()) return sum_over_runs<A>(runs, Term<true, G>{*this, g, k, splat(stats.rstd), tail});
-    return sum_over_runs<A>(runs, Term<false, G>{*this, g, k, splat(stats.rstd), tail});
+    if (activated.is_relu()) return sum_over_runs<A>(runs, positions, Term<true, G>{*this, g, k, splat(stats.rstd), tail});
+    return sum_over_runs<A>(runs, positions, Term<false, G>{*this, g, k, splat(stats.rstd), tail});
   }
 
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
@@ -109,7 +111,7 @@ struct PlanesBackward {
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const Runs runs = blocks.at(planes.begin(slab), i);
-        const bool together = runs.stride == runs.length;
+        const bool together = Positions::kAll && runs.stride == runs.length;
         for (int64_t r = 0; r < (together ? 1 : runs.count); ++r) {
           through_curve(runs.begin + r * runs.stride, together ? runs.size() : runs.length, runs.length, stats,
                         c + (runs.first + r) * step, step, to, from);
@@ -162,20 +164,21 @@ struct PlanesBackward {
 
   template <class G>
   void dx_of_runs(const Gradient<G>& g, const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
+    const auto kept = positions.of(runs);
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
-      dx_of_run(g, runs.begin + r * runs.stride, planes.ahead(k, runs, 2 * sizeof(T)), runs.length, stats, mean,
+      dx_of_run(g, runs.begin + r * runs.stride, planes.ahead(k, runs, 2 * sizeof(T)), runs.length, kept.run(r), stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
     }
   }
 
-  template <class G>
-  NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, int64_t ahead, int64_t length, const SlabStats<A>& stats,
-                           Sums mean, int64_t c) const {
+  template <class G, class Kept>
+  NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, int64_t ahead, int64_t length, const Kept& kept,
+                           const SlabStats<A>& stats, Sums mean, int64_t c) const {
     const G* const from = g.at(begin);
     if (args.constant_stats && !activated.is_relu()) {
       const Vec<A> scale = splat(A(weight(c) * stats.rstd));
-      map_run<T>(dx + begin, ahead, length, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
+      map_run<T>(dx + begin, ahead, length, kept, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
       return;
     }
     const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
@@ -183,23 +186,21 @@ struct PlanesBackward {
     const Channel k = channel(stats, c);
     if (!activated.is_relu()) {
       const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(dy, of_dy, rest)); };
-      map_run<T>(dx + begin, ahead, length, dx_at, from, x + begin);
+      map_run<T>(dx + begin, ahead, length, kept, dx_at, from, x + begin);
     } else {
       const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA {
         const Vec<A> d = (v - k.m0) - k.dm;
         return fma(d, of_d, fma(where_above_zero(fma(d, k.scale, k.bias), dy), of_dy, rest));
       };
-      map_run<T>(dx + begin, ahead, length, dx_at, from, x + begin);
+      map_run<T>(dx + begin, ahead, length, kept, dx_at, from, x + begin);
     }
   }
 
   // A slab whose rstd has left the range of A, in double.
   __attribute__((noinline)) void slab_exactly(int64_t slab) const {
-    const Runs all = planes.joined.all(planes.begin(slab));
-    const ExactStats stats =
-        args.constant_stats
-            ? exactly(slab_stats<A>(args.stats, slab), args.eps)
-            : exact_stats(x, all.size(), args.eps, [&](const auto& visit) { each_offset(all, visit); });
+    const ExactStats stats = args.constant_stats
+                                 ? exactly(slab_stats<A>(args.stats, slab), args.eps)
+                                 : exact_planes(x, planes.joined.all(planes.begin(slab)), positions, args.eps);
     const int64_t channels = planes.channels_per_slab;
     const auto runs_of = [&](int64_t c) {
       Runs runs = planes.of_one_channel.all(planes.begin(slab));
@@ -215,7 +216,7 @@ struct PlanesBackward {
     if (wants_sums) {
       for (int64_t c = 0; c < channels; ++c) {
         Sums total;
-        each_offset(runs_of(c), [&](int64_t i) {
+        each_offset(runs_of(c), positions, [&](int64_t i) {
           const double g = g_at(i, c);
           total.add({g, g * careful_x_hat(value_at(x + i), stats.x_hat)});
         });
@@ -226,11 +227,14 @@ struct PlanesBackward {
     const Sums mean = means(slab);
     for (int64_t c = 0; c < channels; ++c) {
       const double wc = double(weight(planes.first_channel(slab) + c));
-      each_offset(runs_of(c), [&](int64_t i) {
-        const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
-        const double inner = g_at(i, c) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
-        put_item(dx + i, inner * (one_channel ? wc : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
-      });
+      each_offset(
+          runs_of(c), positions,
+          [&](int64_t i) {
+            const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
+            const double inner = g_at(i, c) * (one_channel ? 1.0 : wc) - mean.s1 - x_hat * mean.s2;
+            put_item(dx + i, inner * (one_channel ? wc : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
+          },
+          [&](int64_t i) { put_item(dx + i, 0.0); });
     }
   }
 
@@ -266,10 +270,10 @@ struct PlanesBackward {
   }
 };
 
-template <class T>
-static void planes_backward_of(const ChannelBackward& a, Sums* channel_sums) {
+template <class T, class Positions>
+static void planes_backward_of(const ChannelBackward& a, const Positions& positions, Sums* channel_sums) {
   using A = Compute<T>;
-  PlanesBackward<T> backward(a, channel_sums);
+  PlanesBackward<T, Positions> backward(a, positions, channel_sums);
   const bool in_dx = sizeof(T) == sizeof(A) && a.dx != nullptr;
   const bool curve_over_batch = backward.activated.is_curve() && a.shape.over_batch();
   const Memory<A> memory(curve_over_batch && !in_dx ? a.shape.size() : 1);

@@ -2,10 +2,11 @@
 // Scalar math: y = a(((x - m0) - dm) * (rstd * w) + b + residual), with a the activation; without it and the residual
 // if there is none.
 
-template <class T>
+template <class T, class Positions>
 struct PlanesForward {
   using A = Compute<T>;
   const ChannelForward& args;
+  const Positions& positions;
   Planes planes;
   const T* x;
   const T* x_end;
@@ -17,9 +18,10 @@ struct PlanesForward {
   double per_n;
   bool own_stats;
 
-  explicit PlanesForward(const ChannelForward& a)
+  PlanesForward(const ChannelForward& a, const Positions& which_count)
       : args(a),
-        planes(a.shape),
+        positions(which_count),
+        planes(a.shape, Positions::kAll),
         x(static_cast<const T*>(a.x)),
         x_end(x + a.shape.size()),
         residual(static_cast<const T*>(a.residual)),
@@ -27,21 +29,8 @@ struct PlanesForward {
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation),
-        per_n(1.0 / double(a.shape.slab_size())),
+        per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr) {}
-
-  // The mean of up to 64 values in 4 places. Of equal values it is that value exactly: their number is a power of 2.
-  A sample_mean(const Runs& slab) const {
-    int n = kLanes;
-    while (n > slab.length) n /= 2;
-    Vec<A> v[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t run = slab.count * (2 * i + 1) / 8, offset = (slab.length - n) * (2 * i + 1) / 8;
-      const T* from = x + slab.begin + run * slab.stride + offset;
-      v[i] = load_some(from, n);
-    }
-    return sum((v[0] + v[1]) + (v[2] + v[3])) * (A(0.25) / A(n));
-  }
 
   // s1, s2 about K of a block of a slab.
   Sums sums_about(A shift, const Runs& runs) const {
@@ -60,7 +49,7 @@ struct PlanesForward {
         return {d, d};
       }
     };
-    return sum_over_runs<A>(runs, Term{x, x_end, splat(shift), first_lanes<A>(int(runs.length % kLanes))});
+    return sum_over_runs<A>(runs, positions, Term{x, x_end, splat(shift), first_lanes<A>(int(runs.length % kLanes))});
   }
 
   NK_MEMBER Sums sums_about(A shift, int64_t slab, ParallelFor parallel_for) const {
@@ -70,8 +59,7 @@ struct PlanesForward {
 
   ExactStats exact(int64_t slab) const {
     if (!own_stats) return exactly(slab_stats<A>(args.stats, slab), args.eps);
-    const Runs runs = planes.joined.all(planes.begin(slab));
-    return exact_stats(x, runs.size(), args.eps, [&](const auto& visit) { each_offset(runs, visit); });
+    return exact_planes(x, planes.joined.all(planes.begin(slab)), positions, args.eps);
   }
 
   // Statistics of a slab for which the first K would not do.
@@ -81,26 +69,31 @@ struct PlanesForward {
     return exact(slab).template rounded<A>();
   }
 
-  NK_MEMBER void normalize_run(int64_t begin, int64_t ahead, int64_t length, const SlabStats<A>& stats, int64_t c) const {
+  template <class Kept>
+  NK_MEMBER void normalize_run(int64_t begin, int64_t ahead, int64_t length, const Kept& kept, const SlabStats<A>& stats,
+                               int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_run<T>(
-          y + begin, ahead, length,
+          y + begin, ahead, length, kept,
           [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
           residual + begin);
     } else if (args.activation == Activation::kNone) {
       map_run<T>(
-          y + begin, ahead, length, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+          y + begin, ahead, length, kept, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
     } else {
       map_run<T>(
-          y + begin, ahead, length, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); }, x + begin);
+          y + begin, ahead, length, kept, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); },
+          x + begin);
     }
   }
 
-  // Of runs that follow one another in memory, by a curve.
-  void curve_runs(int64_t begin, int64_t length, int64_t run_length, const SlabStats<A>& stats, int64_t c, int64_t step) const {
+  // Of runs that follow one another in memory, by a curve. kept: what counts of them, taken as one.
+  template <class Kept>
+  void curve_runs(int64_t begin, int64_t length, int64_t run_length, const Kept& kept, const SlabStats<A>& stats, int64_t c,
+                  int64_t step) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const auto channel = [&](int64_t run) NK_LAMBDA {
       const int64_t at = c + run * step;
@@ -109,20 +102,24 @@ struct PlanesForward {
     };
     map_by_pieces<A>(
         x + begin, x_end, length, run_length, channel, [&](A* z, int64_t n) { activated.values(z, n); },
-        [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA { store_at(y + begin + at, v); });
+        [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA { store_at(y + begin + at, kept.keep(v, at)); });
   }
 
   NK_MEMBER void normalize_runs(const Runs& runs, const SlabStats<A>& stats, int64_t c, int64_t step) const {
+    const auto kept = positions.of(runs);
     if (activated.is_curve()) {
-      if (runs.stride == runs.length) return curve_runs(runs.begin, runs.size(), runs.length, stats, c, step);
+      if (Positions::kAll && runs.stride == runs.length) {
+        return curve_runs(runs.begin, runs.size(), runs.length, kept.run(0), stats, c, step);
+      }
       for (int64_t r = 0; r < runs.count; ++r) {
-        curve_runs(runs.begin + r * runs.stride, runs.length, runs.length, stats, c + r * step, step);
+        curve_runs(runs.begin + r * runs.stride, runs.length, runs.length, kept.run(r), stats, c + r * step, step);
       }
       return;
     }
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, sizeof(T));
-      normalize_run(runs.begin + r * runs.stride, planes.ahead(k, runs, sizeof(T)), runs.length, stats, c + r * step);
+      normalize_run(runs.begin + r * runs.stride, planes.ahead(k, runs, sizeof(T)), runs.length, kept.run(r), stats,
+                    c + r * step);
     }
   }
 
@@ -132,11 +129,14 @@ struct PlanesForward {
     for (int64_t r = 0; r < runs.count; ++r) {
       const int64_t c = planes.first_channel(slab) + r * planes.channel_step();
       const double wc = double(w.values()[c * w.step()]), bc = double(b.values()[c * b.step()]);
-      for (int64_t i = runs.begin + r * runs.stride; i < runs.begin + r * runs.stride + runs.length; ++i) {
-        const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
-                         (residual == nullptr ? -0.0 : value_at(residual + i));
-        put_item(y + i, activated.value(z));
-      }
+      each_offset(
+          runs.one(r), positions,
+          [&](int64_t i) {
+            const double z = careful_x_hat(value_at(x + i), stats.x_hat) * wc + bc +
+                             (residual == nullptr ? -0.0 : value_at(residual + i));
+            put_item(y + i, activated.value(z));
+          },
+          [&](int64_t i) { put_item(y + i, 0.0); });
     }
   }
 
@@ -161,9 +161,9 @@ struct PlanesForward {
         const SlabStats<A> stats = slab_stats<A>(args.stats, c);
         if (!within_range(stats)) continue;
         if (activated.is_curve()) {
-          curve_runs(i * plane, plane, plane, stats, c, 0);
+          curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
         } else {
-          normalize_run(i * plane, 512, plane, stats, c);
+          normalize_run(i * plane, 512, plane, EveryPosition::Run{plane}, stats, c);
         }
       }
     });
@@ -176,7 +176,7 @@ struct PlanesForward {
   void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
     A shift[kBatch];
     Sums sums[kBatch];
-    for (int64_t i = 0; i < count; ++i) shift[i] = sample_mean(planes.joined.all(planes.begin(first + i)));
+    for (int64_t i = 0; i < count; ++i) shift[i] = positions.sample_mean(x, planes.joined.all(planes.begin(first + i)));
     for (int64_t i = 0; i < count; ++i) sums[i] = sums_about(shift[i], first + i, parallel_for);
     for (int64_t i = 0; i < count; ++i) {
       SlabStats<A> stats;
@@ -187,9 +187,11 @@ struct PlanesForward {
   }
 };
 
-template <class T>
-static void planes_forward_of(const ChannelForward& a) {
-  const PlanesForward<T> forward(a);
-  if (!forward.own_stats) return forward.normalize_in_order();
+template <class T, class Positions>
+static void planes_forward_of(const ChannelForward& a, const Positions& positions) {
+  const PlanesForward<T, Positions> forward(a, positions);
+  if constexpr (Positions::kAll) {
+    if (!forward.own_stats) return forward.normalize_in_order();
+  }
   for_each_slab<T>(forward, forward.planes, a.parallel_for);
 }

@@ -3,14 +3,16 @@
 namespace normkit::NK_ISA {
 
 #include "../planes.h"
+#include "../planes_forward.h"
+#include "../planes_backward.h"
 #include "../masked_planes.h"
 
 void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
-  by_dtype(a.shape.dtype, [&](auto zero) { masked_planes_forward_of<decltype(zero)>(a, kept); });
+  by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a, KeptPlanes(kept, a.shape)); });
 }
 
 void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums) {
-  by_dtype(a.shape.dtype, [&](auto zero) { masked_planes_backward_of<decltype(zero)>(a, kept, sums); });
+  by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, KeptPlanes(kept, a.shape), sums); });
 }
 
 }  // namespace normkit::NK_ISA

@@ -7,11 +7,11 @@ namespace normkit::NK_ISA {
 #include "../planes_backward.h"
 
 void planes_forward(const ChannelForward& a) {
-  by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a); });
+  by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a, EveryPosition(a.shape)); });
 }
 
 void planes_backward(const ChannelBackward& a, Sums* sums) {
-  by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, sums); });
+  by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, EveryPosition(a.shape), sums); });
 }
 
 }  // namespace normkit::NK_ISA
