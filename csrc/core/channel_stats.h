@@ -55,6 +55,11 @@ NK_INLINE void put_item(T* p, double value) {
   store_first(p, splat(Compute<T>(value)), 1);
 }
 
+template <class T>
+NK_INLINE void clear(T* to, int64_t n) {
+  if (n > 0) __builtin_memset(static_cast<void*>(to), 0, size_t(n) * sizeof(T));
+}
+
 // Statistics in double, and the variance that goes with them. Slow and rare.
 struct ExactStats {
   CarefulStats x_hat;

@@ -100,17 +100,11 @@ NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }
 
-// one(kept, at, column, n) for the items of a part, n <= 16 at a time; four(kept, at, column) for whole vectors of four rows.
-// kept: what counts of those rows.
-template <class Rows, class Four, class One>
-NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Four& four,
-                                   const One& one) {
-  const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  int64_t i = part.first_row;
-  for (; i + 4 <= part.last_row; i += 4) {
-    const auto kept = rows.four(i);
-    for (int64_t j = part.first_col; j < whole; j += kLanes) four(kept, i * pixels.n_cols + j, j);
-  }
+// one(kept, at, column, n) for the items of a part but its rows before `i` up to column `whole`, n <= 16 at a time. kept: what
+// counts of the row.
+template <class Rows, class One>
+NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, int64_t whole, int64_t i,
+                                const One& one) {
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
     const auto kept = rows.one(row);
     for (int64_t j = row < i ? whole : part.first_col; j < part.last_col; j += kLanes) {
@@ -122,6 +116,52 @@ NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const
   for (int64_t j = part.first_col; j < end; j += kLanes) {
     one(rows.one(pixels.n_rows), pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
   }
+}
+
+// The same for all items of a part, but four(kept, at, column) for whole vectors of four rows.
+template <class Rows, class Four, class One>
+NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Four& four,
+                                   const One& one) {
+  const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
+  int64_t i = part.first_row;
+  for (; i + 4 <= part.last_row; i += 4) {
+    const auto kept = rows.four(i);
+    for (int64_t j = part.first_col; j < whole; j += kLanes) four(kept, i * pixels.n_cols + j, j);
+  }
+  each_vector_left(pixels, rows, part, whole, i, one);
+}
+
+// to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, or 0 in a row that does not count; k = op.at(j)
+// is what a column has in common. Narrow rows go one after the other, as memory likes it; of wide ones four together, since
+// what all their columns have in common does not stay in the first cache.
+template <class T, class Rows, class Op>
+NK_INLINE void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, const Op& op) {
+  const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes, n_cols = pixels.n_cols;
+  const bool narrow = n_cols <= 1024;
+  const auto put = [&](const auto& kept, int r, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
+    prefetch(to + at + 512);
+    store(to + at, kept.keep(op(k, at, j, kLanes), r));
+  };
+  int64_t i = part.first_row;
+  for (; i + 4 <= part.last_row; i += 4) {
+    const auto kept = rows.four(i);
+    const int64_t begin = i * n_cols;
+    if (!kept.any()) {
+      for (int r = 0; r < 4; ++r) clear(to + begin + r * n_cols + part.first_col, whole - part.first_col);
+    } else if (narrow) {
+      for (int r = 0; r < 4; ++r) {
+        for (int64_t j = part.first_col; j < whole; j += kLanes) put(kept, r, op.at(j), begin + r * n_cols + j, j);
+      }
+    } else {
+      for (int64_t j = part.first_col; j < whole; j += kLanes) {
+        const auto k = op.at(j);
+        for (int r = 0; r < 4; ++r) put(kept, r, k, begin + r * n_cols + j, j);
+      }
+    }
+  }
+  each_vector_left(pixels, rows, part, whole, i, [&](const auto& kept, int64_t at, int64_t j, int n) NK_LAMBDA {
+    store_some(to + at, kept.keep(op(op.at(j), at, j, n), 0), n);
+  });
 }
 
 // work(row, at, n) for each row of a part, and for what is left over after the last.
@@ -211,16 +251,17 @@ NK_INLINE void sum_columns(const Pixels& pixels, const Rows& rows, const Pixels:
   }
 }
 
-// The sums of each channel of an image: its parts one after the other or shared among the threads.
-template <class A, class Rows, class Term>
+// The sums of each channel of an image: its parts one after the other or shared among the threads. then(part) follows a part.
+template <class A, class Rows, class Term, class Then>
 NK_INLINE void sum_channels(const Pixels& pixels, const Rows& rows, const Term& term, ParallelFor parallel_for,
-                            Sums* of_channel) {
+                            Sums* of_channel, const Then& then) {
   const int64_t padded = pixels.padded(), count = pixels.chunks.count;
   const Memory<double> memory(count * 2 * padded);
   for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       double* totals = memory.data() + i / pixels.columns * 2 * padded;
       sum_columns<A>(pixels, rows, pixels.part(i), term, totals, totals + padded);
+      then(pixels.part(i));
     }
   });
   double* const total = memory.data();

@@ -134,49 +134,37 @@ struct PixelsBackward {
   }
 
   template <bool kRelu, class G>
-  void find_dx(const G* dy, const T* x, T* dx, const Columns& k, ParallelFor parallel_for) const {
-    for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = last - 1; i >= first; --i) {
-        each_vector_of_part(
-            pixels, rows, pixels.part(i),
-            [&](auto kept, int64_t at, int64_t j) NK_LAMBDA {
-              if (!kept.any()) {
-                for (int r = 0; r < 4; ++r) store(dx + at + r * pixels.n_cols, zeros<A>());
-                return;
-              }
-              const Vec<A> m0 = load(k.m0 + j), dm = load(k.dm + j), of_dy = load(k.of_dy + j), of_d = load(k.of_d + j),
-                           rest = load(k.rest + j);
-              for (int r = 0; r < 4; ++r, at += pixels.n_cols) {
-                prefetch(dy + at + pixels.ahead());
-                prefetch(x + at + pixels.ahead());
-                const Vec<A> d = (load(x + at) - m0) - dm;
-                store(dx + at, kept.keep(fma(d, of_d, fma(through<kRelu>(load(dy + at), d, k, j), of_dy, rest)), r));
-              }
-            },
-            [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
-              const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-              const Vec<A> g = through<kRelu>(load_some(dy + at, n), d, k, j);
-              store_some(dx + at, kept.keep(fma(d, load(k.of_d + j), fma(g, load(k.of_dy + j), load(k.rest + j))), 0), n);
-            });
-      }
-    });
-  }
+  struct Gradient {
+    const PixelsBackward& of;
+    const G* dy;
+    const T* x;
+    const Columns& k;
+    struct Column {
+      Vec<A> m0, dm, of_dy, of_d, rest;
+    };
+    NK_MEMBER Column at(int64_t j) const {
+      return {load(k.m0 + j), load(k.dm + j), load(k.of_dy + j), load(k.of_d + j), load(k.rest + j)};
+    }
+    NK_MEMBER Vec<A> operator()(const Column& c, int64_t at, int64_t j, int n) const {
+      const Vec<A> d = (load_some(x + at, n) - c.m0) - c.dm;
+      return fma(d, c.of_d, fma(of.template through<kRelu>(load_some(dy + at, n), d, k, j), c.of_dy, c.rest));
+    }
+  };
 
   // Where statistics were given: dx = dy * (w * rstd).
   template <class G>
-  void scale_dy(const G* dy, T* dx, const Columns& k, ParallelFor parallel_for) const {
+  struct Scaled {
+    const G* dy;
+    const Columns& k;
+    NK_MEMBER Vec<A> at(int64_t j) const { return load(k.of_dy + j); }
+    NK_MEMBER Vec<A> operator()(Vec<A> of_dy, int64_t at, int64_t, int n) const { return load_some(dy + at, n) * of_dy; }
+  };
+
+  // Calls work(part) for all of an image: the last first, as the sums left it in the cache.
+  template <class Work>
+  void each_part(ParallelFor parallel_for, const Work& work) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = last - 1; i >= first; --i) {
-        each_vector_of_part(
-            pixels, EveryRow(args.shape), pixels.part(i),
-            [&](EveryRow::Kept, int64_t at, int64_t j) NK_LAMBDA {
-              const Vec<A> of_dy = load(k.of_dy + j);
-              for (int64_t r = 0; r < 4; ++r, at += pixels.n_cols) store(dx + at, load(dy + at) * of_dy);
-            },
-            [&](EveryRow::Kept, int64_t at, int64_t j, int n) NK_LAMBDA {
-              store_some(dx + at, load_some(dy + at, n) * load(k.of_dy + j), n);
-            });
-      }
+      for (int64_t i = last - 1; i >= first; --i) work(pixels.part(i));
     });
   }
 
@@ -218,11 +206,24 @@ struct PixelsBackward {
   template <bool kRelu, class G>
   void with_gradient(int64_t image, const G* dy, const T* x, T* dx, Sums* of_channel, const Columns& k,
                      ParallelFor parallel_for) const {
-    if (sums != nullptr) sum_channels<A>(pixels, rows, Term<kRelu, G>{*this, dy, x, k}, parallel_for, of_channel);
+    const Term<kRelu, G> term{*this, dy, x, k};
+    if (args.constant_stats) {  // dx does not depend on the sums: both in one pass
+      fill_terms(image, of_channel, k);
+      const auto part_of_dx = [&](const Pixels::Part& part) {
+        if (dx == nullptr) return;
+        if constexpr (kRelu) {
+          map_part(pixels, rows, part, dx, Gradient<kRelu, G>{*this, dy, x, k});
+        } else {
+          map_part(pixels, rows, part, dx, Scaled<G>{dy, k});
+        }
+      };
+      if (sums == nullptr) return each_part(parallel_for, part_of_dx);
+      return sum_channels<A>(pixels, rows, term, parallel_for, of_channel, part_of_dx);
+    }
+    sum_channels<A>(pixels, rows, term, parallel_for, of_channel, [](const Pixels::Part&) {});
     if (dx == nullptr) return;
     fill_terms(image, of_channel, k);
-    if (args.constant_stats && !kRelu) return scale_dy(dy, dx, k, parallel_for);
-    find_dx<kRelu>(dy, x, dx, k, parallel_for);
+    each_part(parallel_for, [&](const Pixels::Part& part) { map_part(pixels, rows, part, dx, Gradient<kRelu, G>{*this, dy, x, k}); });
   }
 
   void one_image(int64_t image, ParallelFor parallel_for) const {

@@ -110,7 +110,7 @@ struct PixelsForward {
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
       fill_columns(pixels, of_column, [&](int64_t, int64_t s) { return of_slab[s]; });
-      sum_channels<A>(pixels, rows, Term{x, of_column}, parallel_for, sums.data());
+      sum_channels<A>(pixels, rows, Term{x, of_column}, parallel_for, sums.data(), [](const Pixels::Part&) {});
       if (finish(image, sums.data(), of_slab, time == 1)) return;
     }
   }
@@ -120,29 +120,26 @@ struct PixelsForward {
     const A *m0, *dm, *scale, *bias;
   };
 
-  // y = finished(z, at, n) for n values from `at`.
+  // finished(z, at, n) of n values from `at`.
+  template <class Finished>
+  struct Normalized {
+    const T* x;
+    const Columns& k;
+    const Finished& finished;
+    struct Column {
+      Vec<A> m0, dm, scale, bias;
+    };
+    NK_MEMBER Column at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.scale + j), load(k.bias + j)}; }
+    NK_MEMBER Vec<A> operator()(const Column& c, int64_t at, int64_t, int n) const {
+      return finished(fma((load_some(x + at, n) - c.m0) - c.dm, c.scale, c.bias), at, n);
+    }
+  };
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
-    each_vector_of_part(
-        pixels, rows, pixels.part(i),
-        [&](auto kept, int64_t at, int64_t j) NK_LAMBDA {
-          if (!kept.any()) {
-            for (int r = 0; r < 4; ++r) store(y + at + r * pixels.n_cols, zeros<A>());
-            return;
-          }
-          const Vec<A> m = load(k.m0 + j), d = load(k.dm + j), s = load(k.scale + j), c = load(k.bias + j);
-          for (int r = 0; r < 4; ++r, at += pixels.n_cols) {
-            prefetch(x + at + pixels.ahead());
-            store(y + at, kept.keep(finished(fma((load(x + at) - m) - d, s, c), at, kLanes), r));
-          }
-        },
-        [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
-          const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-          store_some(y + at, kept.keep(finished(fma(v, load(k.scale + j), load(k.bias + j)), at, n), 0), n);
-        });
+    map_part(pixels, rows, pixels.part(i), y, Normalized<Finished>{x, k, finished});
   }
 
-  // The same by a curve, a few rows at a time.
+  // By a curve, a few rows at a time.
   void curve_part(const T* x, T* y, const Columns& k, const Pixels::Part& part) const {
     const Memory<A> memory(4 * pixels.n_cols + kLanes);
     A* const z = memory.data();

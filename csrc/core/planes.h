@@ -196,11 +196,6 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
   return total;
 }
 
-template <class T>
-NK_INLINE void clear(T* to, int64_t n) {
-  if (n > 0) __builtin_memset(static_cast<void*>(to), 0, size_t(n) * sizeof(T));
-}
-
 // to[i] = fn(from[i]...) over a run, which may be where `to` is, or 0 where a value does not count. The last 16 items are
 // read before the first are written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next:
 // it is asked for.
