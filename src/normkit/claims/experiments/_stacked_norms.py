@@ -51,20 +51,24 @@ def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | No
 
 def image_norm(name: str, n_replicas: int, n_channels: int, *, ghost: int | None = None) -> nn.Module:
     """A norm for [N, R·C, H, W]: "none", "batch", "layer" (over C, H and W), "layer_pixel" (over C at each pixel),
-    "rms" (the same), "group" (4 groups) or "instance"."""
+    "rms" (the same), "group" (4 groups), "instance", "filter_response" (Singh & Krishnan 2019: over H and W, no mean;
+    its activation is ``ThresholdedLinear``) or "batch_renorm" (``ImageBatchRenorm``)."""
     if name == "none":
         return nn.Identity()
     if name == "batch":
         return ImageBatchNorm(n_replicas, n_channels, ghost=ghost)
+    if name == "batch_renorm":
+        return ImageBatchRenorm(n_replicas, n_channels)
     images: dict[str, Normalize] = {
         "layer": lambda x: functional.group_norm(x, 1),
         "layer_pixel": lambda x: functional.layer_norm2d(x, eps=1e-5),
         "rms": lambda x: functional.rms_norm(x.movedim(1, -1), (n_channels,)).movedim(-1, 1),
         "group": lambda x: functional.group_norm(x, 4),
         "instance": lambda x: functional.group_norm(x, n_channels),
+        "filter_response": lambda x: functional.rms_norm(x.flatten(2), x[0, 0].numel(), eps=1e-6).view_as(x),
     }
     if name not in images:
-        raise _unknown(name, ["none", "batch", *images])
+        raise _unknown(name, ["none", "batch", "batch_renorm", *images])
     return ImageAffine(images[name], n_replicas, n_channels, has_bias=name != "rms")
 
 
@@ -158,6 +162,55 @@ class ImageBatchNorm(BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return image_affine(self.normalize(x), self.weight, self.bias)
+
+
+class ImageBatchRenorm(ImageBatchNorm):
+    """Batch Renormalization: in training what BatchNorm gives is corrected to what the running statistics would give.
+
+    x̂·r + d, r = σ_B / σ within [1 / r_max, r_max] and d = (μ_B - μ) / σ within [-d_max, d_max]: μ_B and σ_B of the
+    batch, μ and σ the running ones before this step; r and d are constants to the backward pass. The limits rise in
+    proportion to the steps from BatchNorm's, r_max = 1 and d_max = 0, to r_max = 3 and d_max = 5.
+
+    Differs from the paper in that the limits have risen after ``OPENING`` steps, not tens of thousands, and that the
+    running average is of variances, as in BatchNorm.
+
+    Source: Ioffe 2017, "Batch Renormalization", algorithm 1, https://arxiv.org/abs/1702.03275
+    """
+
+    OPENING = 30  # by then 0.9^30 = 4 % of what the running statistics started from is left in them
+
+    def __init__(self, n_replicas: int, n_channels: int) -> None:
+        super().__init__(n_replicas, n_channels)
+        self.steps = 0
+
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().normalize(x)
+        mean, var = self.running_mean.flatten().clone(), self.running_var.flatten() + self.eps
+        x_hat = super().normalize(x)
+        opened = min(self.steps / self.OPENING, 1.0)
+        self.steps += 1
+        with torch.no_grad():
+            batch_var, batch_mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            r_max, d_max = 1 + 2 * opened, 5 * opened
+            r = ((batch_var + self.eps) / var).sqrt_().clamp_(1 / r_max, r_max)
+            d = ((batch_mean - mean) / var.sqrt()).clamp_(-d_max, d_max)
+        return torch.addcmul(d.view(-1, 1, 1), x_hat, r.view(-1, 1, 1))
+
+
+class ThresholdedLinear(nn.Module):
+    """max(y, τ), τ learned from 0 for each channel, on [N, R·C, H, W]: what takes ReLU's place after FRN.
+
+    Where no mean is subtracted, the zero at which a ReLU cuts may lie far off. Source: Singh, Krishnan 2019, "Filter
+    Response Normalization Layer", https://arxiv.org/abs/1911.09737
+    """
+
+    def __init__(self, n_replicas: int, n_channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(n_replicas, n_channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.maximum(y, self.threshold.reshape(-1, 1, 1))
 
 
 def over_batch(x: Tensor, ghost: int | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
