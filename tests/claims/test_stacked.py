@@ -24,6 +24,29 @@ from normkit.errors import ArgumentError
 SEEDS = (0, 1, 0)
 RATES = (0.1, 0.03, 0.01)
 STEPS = 6
+
+
+class L1BatchNorm(nn.Module):
+    """Feature after feature."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.mean, self.square = [0.0] * features, [1.0] * features
+
+    def forward(self, x):
+        columns = []
+        for i, column in enumerate(x.unbind(1)):
+            mean, square = self.mean[i], self.square[i]
+            if self.training:
+                mean = column.sum() / len(column)
+                square = math.pi / 2 * ((column - mean).abs().sum() / len(column)) ** 2
+                self.mean[i] = 0.9 * self.mean[i] + 0.1 * mean.item()
+                self.square[i] = 0.9 * self.square[i] + 0.1 * square.item()
+            columns.append((column - mean) / (square + 1e-5) ** 0.5 * self.weight[i] + self.bias[i])
+        return torch.stack(columns, 1)
+
+
 FEATURE_NORMS = {
     "none": lambda c: nn.Identity(),
     "batch": layers.BatchNorm1d,
@@ -31,6 +54,7 @@ FEATURE_NORMS = {
     "rms": layers.RMSNorm,
     "group": partial(layers.GroupNorm, 4),
     "layer_simple": lambda c: layers.LayerNorm(c, elementwise_affine=False),
+    "batch_l1": L1BatchNorm,
 }
 IMAGE_NORMS = {
     "none": lambda c: nn.Identity(),
@@ -174,6 +198,13 @@ def check(build: Build, alone, data, recipe):
 def test_mlp_replica_is_the_network_alone(norm):
     alone = partial(mlp_alone, FEATURE_NORMS[norm])
     check(mlp((16, 12), norm), alone, flat_digits, Recipe(batch_size=8, steps=STEPS))
+
+
+def test_of_normal_values_the_l1_scale_is_the_standard_deviation():
+    x = 3.0 * torch.randn(1, 200_000, 1) + 1.0
+    norm = feature_norm("batch_l1", 1, 1)
+    norm(x)
+    assert norm.running_var.item() == pytest.approx(0.9 + 0.1 * 9.0, rel=0.01)
 
 
 @pytest.mark.parametrize("norm", IMAGE_NORMS)

@@ -7,6 +7,7 @@ done here is to give each replica a weight, a bias and running statistics of its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,12 +21,12 @@ Normalize = Callable[[Tensor], Tensor]
 
 
 def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | None = None) -> nn.Module:
-    """A norm for [R, N, C], and, but for "batch", for [R, N, T, C] too, every token by itself.
+    """A norm for [R, N, C], and, but for "batch" and "batch_l1", for [R, N, T, C] too, every token by itself.
 
     Args:
         name: "none", "batch", "layer", "rms", "group" (4 groups), "layer_simple" (LayerNorm without weight and
             bias), "layer_detached" (mean and variance are constants to the backward pass; Xu et al. 2019's
-            DetachNorm) or "dyt" (tanh(αx), α learned from 0.5; Zhu et al. 2025).
+            DetachNorm), "dyt" (tanh(αx), α learned from 0.5; Zhu et al. 2025) or "batch_l1" (``L1BatchNorm``).
         n_replicas, n_features: R and C.
         ghost: for "batch": samples that share a mean and variance; the whole batch by default.
     """
@@ -34,6 +35,8 @@ def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | No
         return nn.Identity()
     if name == "batch":
         return BatchNorm(n_replicas, n_features, ghost=ghost)
+    if name == "batch_l1":
+        return L1BatchNorm(n_replicas, n_features)
     if name == "layer_simple":
         return Each(lambda x: functional.layer_norm(x, shape))
     if name == "dyt":
@@ -45,7 +48,7 @@ def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | No
         "layer_detached": _layer_norm_detached,
     }
     if name not in rows:
-        raise _unknown(name, ["none", "batch", "layer_simple", "dyt", *rows])
+        raise _unknown(name, ["none", "batch", "batch_l1", "layer_simple", "dyt", *rows])
     return Affine(rows[name], n_replicas, n_features, has_bias=name != "rms")
 
 
@@ -155,6 +158,25 @@ class BatchNorm(nn.Module):
             self.running_mean.lerp_(batch_mean.view_as(self.running_mean), self.momentum)
             self.running_var.lerp_(batch_var.view_as(self.running_var), self.momentum)
         return x_hat
+
+
+class L1BatchNorm(BatchNorm):
+    """BatchNorm by the mean absolute deviation in place of the standard deviation.
+
+    (x - mean) / sqrt(s² + eps) with s = sqrt(π / 2)·mean|x - mean|, which of normal values is the standard deviation.
+    ``running_var`` is of s². Source: Hoffer et al. 2018, "Norm matters", https://arxiv.org/abs/1803.01814
+    """
+
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().normalize(x)
+        mean = x.mean(0)
+        centred = x - mean
+        square = centred.abs().mean(0).square() * (math.pi / 2)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.view_as(self.running_mean), self.momentum)
+            self.running_var.lerp_(square.view_as(self.running_var), self.momentum)
+        return centred * torch.rsqrt(square + self.eps)
 
 
 class ImageBatchNorm(BatchNorm):
