@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 from torch import nn
 
 from normkit import nn as layers
@@ -20,7 +21,7 @@ from normkit.claims.experiments import (
 )
 from normkit.claims.experiments._deep import deep_mlp
 from normkit.claims.experiments._digits import flat_digits
-from normkit.claims.experiments._shift import drift, gradient_shift, parameters_of
+from normkit.claims.experiments._shift import drift, gradient_shift, moments, parameters_of, wasserstein
 from normkit.claims.experiments._stacked_data import stacked_data
 from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import cross_entropy
@@ -165,6 +166,25 @@ def test_drift_counts_means_in_spreads_and_spreads_as_ratios():
     mean, std = torch.zeros(1, 2, 3), torch.full((1, 2, 3), 2.0)
     assert drift((mean, std), (mean + 1, std)).tolist() == [0.5, 0.5]
     assert drift((mean, std), (mean, std * math.e)).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_wasserstein_is_scipys_in_spreads():
+    generator = torch.Generator().manual_seed(0)
+    before, after = ([torch.randn(2, 30, 4, generator=generator) ** 3 for _ in range(3)] for _ in range(2))
+    for replica, found in enumerate(wasserstein(before, after).tolist()):
+        expected = [
+            wasserstein_distance(a[replica, :, unit], b[replica, :, unit]) / a[replica, :, unit].numpy().std()
+            for a, b in zip(before, after, strict=True)
+            for unit in range(4)
+        ]
+        assert found == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_wasserstein_sees_a_shape_that_has_the_same_mean_and_spread():
+    two, three = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]), torch.tensor([-(3**0.5), 0.0, 0.0, 0.0, 0.0, 3**0.5])
+    one, other = [two[None, :, None]], [three[None, :, None]]
+    assert drift(moments(one), moments(other)).item() == pytest.approx(0.0, abs=1e-6)
+    assert wasserstein(one, other).item() == pytest.approx((2 * (3**0.5 - 1) + 4) / 6)
 
 
 def test_noise_depends_on_the_seed_alone_and_stops_in_evaluation():

@@ -12,7 +12,7 @@ from normkit.claims.experiments._digits import flat_digits, image_digits
 from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_layers import Draws, Dropout, Linear
 from normkit.claims.experiments._stacked_models import Build, cnn, mlp
-from normkit.claims.experiments._stacked_norms import feature_norm, image_norm
+from normkit.claims.experiments._stacked_norms import ImageBatchRenorm, feature_norm, image_norm
 from normkit.claims.experiments._stacked_training import (
     Recipe,
     evaluate,
@@ -24,6 +24,29 @@ from normkit.errors import ArgumentError
 SEEDS = (0, 1, 0)
 RATES = (0.1, 0.03, 0.01)
 STEPS = 6
+
+
+class L1BatchNorm(nn.Module):
+    """Feature after feature."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.mean, self.square = [0.0] * features, [1.0] * features
+
+    def forward(self, x):
+        columns = []
+        for i, column in enumerate(x.unbind(1)):
+            mean, square = self.mean[i], self.square[i]
+            if self.training:
+                mean = column.sum() / len(column)
+                square = math.pi / 2 * ((column - mean).abs().sum() / len(column)) ** 2
+                self.mean[i] = 0.9 * self.mean[i] + 0.1 * mean.item()
+                self.square[i] = 0.9 * self.square[i] + 0.1 * square.item()
+            columns.append((column - mean) / (square + 1e-5) ** 0.5 * self.weight[i] + self.bias[i])
+        return torch.stack(columns, 1)
+
+
 FEATURE_NORMS = {
     "none": lambda c: nn.Identity(),
     "batch": layers.BatchNorm1d,
@@ -31,6 +54,7 @@ FEATURE_NORMS = {
     "rms": layers.RMSNorm,
     "group": partial(layers.GroupNorm, 4),
     "layer_simple": lambda c: layers.LayerNorm(c, elementwise_affine=False),
+    "batch_l1": L1BatchNorm,
 }
 IMAGE_NORMS = {
     "none": lambda c: nn.Identity(),
@@ -40,6 +64,55 @@ IMAGE_NORMS = {
     "group": partial(layers.GroupNorm, 4),
     "instance": lambda c: layers.InstanceNorm2d(c, affine=True),
 }
+
+
+class FilterResponseNorm(nn.Module):
+    """One channel of one image after the other, as the paper writes it; its threshold is ``Threshold``'s."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        images = []
+        for image in x:
+            square = [(channel**2).sum() / channel.numel() for channel in image]
+            parts = zip(image, square, self.weight, self.bias, strict=True)
+            images.append(torch.stack([w * channel / torch.sqrt(nu + 1e-6) + b for channel, nu, w, b in parts]))
+        return torch.stack(images)
+
+
+class Threshold(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.tau = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, y):
+        return (y + self.tau + (y - self.tau).abs()) / 2  # half the gradient each where y = tau, as in black
+
+
+class BatchRenorm(nn.Module):
+    """Algorithm 1 of the paper with the limits in ``limits``, one pair a step."""
+
+    def __init__(self, channels, limits):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.mu, self.var, self.limits = torch.zeros(channels), torch.ones(channels), list(limits)
+
+    def forward(self, x):
+        sigma = torch.sqrt(self.var + 1e-5)
+        mean, biased = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        batch_sigma = torch.sqrt(biased + 1e-5)
+        mu, over = self.mu, (slice(None), None, None)
+        if not self.training:
+            return (x - mu[over]) / sigma[over] * self.weight[over] + self.bias[over]
+        r_max, d_max = self.limits.pop(0)
+        r = torch.clamp(batch_sigma / sigma, 1 / r_max, r_max).detach()
+        d = torch.clamp((mean - mu) / sigma, -d_max, d_max).detach()
+        self.mu = 0.9 * mu + 0.1 * mean.detach()
+        self.var = 0.9 * self.var + 0.1 * x.var((0, 2, 3)).detach()
+        x_hat = (x - mean[over]) / batch_sigma[over] * r[over] + d[over]
+        return x_hat * self.weight[over] + self.bias[over]
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +136,11 @@ def mlp_alone(norm):
     )
 
 
-def cnn_alone(norm):
+def cnn_alone(norm, activation=lambda c: nn.ReLU()):
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), norm(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), norm(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1), norm(32), nn.ReLU(),
+        nn.Conv2d(1, 16, 3, padding=1), norm(16), activation(16),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), norm(32), activation(32),
+        nn.Conv2d(32, 32, 3, padding=1), norm(32), activation(32),
         nn.Flatten(), nn.Linear(512, 10),
     )  # fmt: skip
 
@@ -77,7 +150,7 @@ def start_alike(alone, stack, replica):
     with torch.no_grad():
         for mine, theirs in zip(alone.parameters(), stack.parameters(), strict=True):
             value = theirs[replica]
-            mine.copy_(value.T if value.ndim == 2 else value)  # a stacked linear weight is [in, out]
+            mine.copy_(value.T if value.ndim == 2 else value.view_as(mine))  # a stacked linear weight is [in, out]
 
 
 def train_alone(model, split, seed, rate, recipe):
@@ -127,10 +200,46 @@ def test_mlp_replica_is_the_network_alone(norm):
     check(mlp((16, 12), norm), alone, flat_digits, Recipe(batch_size=8, steps=STEPS))
 
 
+def test_of_normal_values_the_l1_scale_is_the_standard_deviation():
+    x = 3.0 * torch.randn(1, 200_000, 1) + 1.0
+    norm = feature_norm("batch_l1", 1, 1)
+    norm(x)
+    assert norm.running_var.item() == pytest.approx(0.9 + 0.1 * 9.0, rel=0.01)
+
+
 @pytest.mark.parametrize("norm", IMAGE_NORMS)
 def test_cnn_replica_is_the_network_alone(norm):
     alone = partial(cnn_alone, IMAGE_NORMS[norm])
     check(cnn("plain", norm), alone, image_digits, Recipe(batch_size=8, steps=STEPS))
+
+
+def test_filter_response_norm_and_its_threshold_are_the_papers():
+    alone = partial(cnn_alone, FilterResponseNorm, Threshold)
+    check(cnn("plain", "filter_response"), alone, image_digits, Recipe(batch_size=4, steps=STEPS))
+
+
+def test_a_residual_block_ends_in_the_norms_own_activation():
+    block = cnn("residual", "filter_response")(SEEDS)[4].double()
+    with torch.no_grad():
+        block.activation.threshold.fill_(0.7)
+    assert block(torch.randn(2, 3 * 8, 4, 4)).min().item() == 0.7
+
+
+def test_batch_renorm_is_algorithm_1(monkeypatch):
+    """The limits open within these steps, so that each stage is trained through."""
+    monkeypatch.setattr(ImageBatchRenorm, "OPENING", 4)
+    limits = [(1 + 2 * min(t / 4, 1), 5 * min(t / 4, 1)) for t in range(STEPS)]
+    alone = partial(cnn_alone, partial(BatchRenorm, limits=limits))
+    check(cnn("plain", "batch_renorm"), alone, image_digits, Recipe(batch_size=2, steps=STEPS))
+
+
+def test_batch_renorm_starts_as_batchnorm_and_ends_as_the_running_statistics_say():
+    norm, batch = image_norm("batch_renorm", 2, 3), image_norm("batch", 2, 3)
+    x = 0.3 + 1.1 * torch.randn(4, 6, 4, 4)
+    torch.testing.assert_close(norm(x), batch(x))
+    norm.steps = norm.OPENING
+    expected = norm.eval()(x)
+    torch.testing.assert_close(norm.train()(x), expected)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

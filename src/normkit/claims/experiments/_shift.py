@@ -76,3 +76,16 @@ def drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor
     """Mean over layers and units of |change of mean| / std + |change of log std|, [R]."""
     change = (after[0] - before[0]).abs() / before[1] + (after[1] / before[1]).log().abs()
     return change.mean((0, 2))
+
+
+def wasserstein(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Mean over layers and units of the 1-Wasserstein distance between a unit's values before and after, [R].
+
+    In units of the standard deviation before. On the line, of as many values each, it is the mean distance of the
+    values in rising order; values [R, N, C].
+    """
+    per_layer = []
+    for one, other in zip(before, after, strict=True):
+        distance = (one.sort(1).values - other.sort(1).values).abs().mean(1)
+        per_layer.append(distance / one.std(1, correction=0).clamp(min=1e-6))
+    return torch.stack(per_layer).mean((0, 2))

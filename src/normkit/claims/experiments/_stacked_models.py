@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from normkit.claims.experiments._stacked_layers import Conv2d, Draws, Dropout, FeaturesOf, ImagesOf, Linear
-from normkit.claims.experiments._stacked_norms import feature_norm, image_norm
+from normkit.claims.experiments._stacked_norms import ThresholdedLinear, feature_norm, image_norm
 
 Build = Callable[[Sequence[int]], nn.Module]  # the seed of each replica -> the stack
 
@@ -48,32 +48,42 @@ def cnn(architecture: str, norm: str, *, ghost: int | None = None) -> Build:
 
     def build(seeds: Sequence[int]) -> nn.Module:
         draws = Draws(seeds)
-
-        def make_norm(channels: int) -> nn.Module:
-            return image_norm(norm, len(seeds), channels, ghost=ghost)
-
+        norms = ImageNorms(norm, len(seeds), ghost)
         return nn.Sequential(
-            ImagesOf(), *body(draws, make_norm), FeaturesOf(len(seeds)), Linear(draws, n_features, 10, gain=1.0)
+            ImagesOf(), *body(draws, norms), FeaturesOf(len(seeds)), Linear(draws, n_features, 10, gain=1.0)
         )
 
     return build
 
 
-MakeNorm = Callable[[int], nn.Module]
+@dataclass(frozen=True)
+class ImageNorms:
+    """Makes the norms of a convolutional network, and the activations that go with them."""
+
+    name: str
+    n_replicas: int
+    ghost: int | None
+
+    def __call__(self, channels: int) -> nn.Module:
+        return image_norm(self.name, self.n_replicas, channels, ghost=self.ghost)
+
+    def activation(self, channels: int) -> nn.Module:
+        """ReLU; after "filter_response" the one that belongs to it."""
+        return ThresholdedLinear(self.n_replicas, channels) if self.name == "filter_response" else nn.ReLU()
 
 
-def _plain(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+def _plain(draws: Draws, norm: ImageNorms) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for n_in, n_out, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 1)):
-        layers += [Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), nn.ReLU()]
+        layers += [Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), norm.activation(n_out)]
     return layers
 
 
-def _residual(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+def _residual(draws: Draws, norm: ImageNorms) -> list[nn.Module]:
     return [
         Conv2d(draws, 1, 8, stride=2),
         norm(8),
-        nn.ReLU(),
+        norm.activation(8),
         BasicBlock(draws, 8, 8, norm),
         BasicBlock(draws, 8, 8, norm),
         BasicBlock(draws, 8, 16, norm),
@@ -81,7 +91,7 @@ def _residual(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
     ]
 
 
-def _next(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
+def _next(draws: Draws, norm: ImageNorms) -> list[nn.Module]:
     return [
         Conv2d(draws, 1, 32, size=2, stride=2, padding=0),
         norm(32),
@@ -91,24 +101,29 @@ def _next(draws: Draws, norm: MakeNorm) -> list[nn.Module]:
 
 
 class BasicBlock(nn.Module):
-    """relu(shortcut + norm(conv(relu(norm(conv(x)))))); where channels grow, the first convolution has stride 2."""
+    """relu(shortcut + norm(conv(relu(norm(conv(x)))))), or with the norm's own activation for relu.
 
-    def __init__(self, draws: Draws, n_in: int, n_out: int, norm: MakeNorm) -> None:
+    Where channels grow, the first convolution has stride 2.
+    """
+
+    def __init__(self, draws: Draws, n_in: int, n_out: int, norm: ImageNorms) -> None:
         super().__init__()
         stride = 1 if n_in == n_out else 2
-        self.first = nn.Sequential(Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), nn.ReLU())
+        self.first = nn.Sequential(Conv2d(draws, n_in, n_out, stride=stride), norm(n_out), norm.activation(n_out))
         self.second = nn.Sequential(Conv2d(draws, n_out, n_out), norm(n_out))
         shortcut = [Conv2d(draws, n_in, n_out, size=1, stride=stride), norm(n_out)]
         self.shortcut = nn.Identity() if n_in == n_out else nn.Sequential(*shortcut)
+        self.activation = norm.activation(n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.shortcut(x) + self.second(self.first(x)))
+        y: Tensor = self.activation(self.shortcut(x) + self.second(self.first(x)))
+        return y
 
 
 class NextBlock(nn.Module):
     """x + conv1×1(gelu(conv1×1(norm(depthwise(x)))))."""
 
-    def __init__(self, draws: Draws, channels: int, norm: MakeNorm) -> None:
+    def __init__(self, draws: Draws, channels: int, norm: ImageNorms) -> None:
         super().__init__()
         self.inner = nn.Sequential(
             Conv2d(draws, channels, channels, depthwise=True),

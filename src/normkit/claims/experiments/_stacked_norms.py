@@ -7,6 +7,7 @@ done here is to give each replica a weight, a bias and running statistics of its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,12 +21,12 @@ Normalize = Callable[[Tensor], Tensor]
 
 
 def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | None = None) -> nn.Module:
-    """A norm for [R, N, C], and, but for "batch", for [R, N, T, C] too, every token by itself.
+    """A norm for [R, N, C], and, but for "batch" and "batch_l1", for [R, N, T, C] too, every token by itself.
 
     Args:
         name: "none", "batch", "layer", "rms", "group" (4 groups), "layer_simple" (LayerNorm without weight and
             bias), "layer_detached" (mean and variance are constants to the backward pass; Xu et al. 2019's
-            DetachNorm) or "dyt" (tanh(αx), α learned from 0.5; Zhu et al. 2025).
+            DetachNorm), "dyt" (tanh(αx), α learned from 0.5; Zhu et al. 2025) or "batch_l1" (``L1BatchNorm``).
         n_replicas, n_features: R and C.
         ghost: for "batch": samples that share a mean and variance; the whole batch by default.
     """
@@ -34,6 +35,8 @@ def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | No
         return nn.Identity()
     if name == "batch":
         return BatchNorm(n_replicas, n_features, ghost=ghost)
+    if name == "batch_l1":
+        return L1BatchNorm(n_replicas, n_features)
     if name == "layer_simple":
         return Each(lambda x: functional.layer_norm(x, shape))
     if name == "dyt":
@@ -45,26 +48,30 @@ def feature_norm(name: str, n_replicas: int, n_features: int, *, ghost: int | No
         "layer_detached": _layer_norm_detached,
     }
     if name not in rows:
-        raise _unknown(name, ["none", "batch", "layer_simple", "dyt", *rows])
+        raise _unknown(name, ["none", "batch", "batch_l1", "layer_simple", "dyt", *rows])
     return Affine(rows[name], n_replicas, n_features, has_bias=name != "rms")
 
 
 def image_norm(name: str, n_replicas: int, n_channels: int, *, ghost: int | None = None) -> nn.Module:
     """A norm for [N, R·C, H, W]: "none", "batch", "layer" (over C, H and W), "layer_pixel" (over C at each pixel),
-    "rms" (the same), "group" (4 groups) or "instance"."""
+    "rms" (the same), "group" (4 groups), "instance", "filter_response" (Singh & Krishnan 2019: over H and W, no mean;
+    its activation is ``ThresholdedLinear``) or "batch_renorm" (``ImageBatchRenorm``)."""
     if name == "none":
         return nn.Identity()
     if name == "batch":
         return ImageBatchNorm(n_replicas, n_channels, ghost=ghost)
+    if name == "batch_renorm":
+        return ImageBatchRenorm(n_replicas, n_channels)
     images: dict[str, Normalize] = {
         "layer": lambda x: functional.group_norm(x, 1),
         "layer_pixel": lambda x: functional.layer_norm2d(x, eps=1e-5),
         "rms": lambda x: functional.rms_norm(x.movedim(1, -1), (n_channels,)).movedim(-1, 1),
         "group": lambda x: functional.group_norm(x, 4),
         "instance": lambda x: functional.group_norm(x, n_channels),
+        "filter_response": lambda x: functional.rms_norm(x.flatten(2), x[0, 0].numel(), eps=1e-6).view_as(x),
     }
     if name not in images:
-        raise _unknown(name, ["none", "batch", *images])
+        raise _unknown(name, ["none", "batch", "batch_renorm", *images])
     return ImageAffine(images[name], n_replicas, n_channels, has_bias=name != "rms")
 
 
@@ -153,11 +160,79 @@ class BatchNorm(nn.Module):
         return x_hat
 
 
+class L1BatchNorm(BatchNorm):
+    """BatchNorm by the mean absolute deviation in place of the standard deviation.
+
+    (x - mean) / sqrt(s² + eps) with s = sqrt(π / 2)·mean|x - mean|, which of normal values is the standard deviation.
+    ``running_var`` is of s². Source: Hoffer et al. 2018, "Norm matters", https://arxiv.org/abs/1803.01814
+    """
+
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().normalize(x)
+        mean = x.mean(0)
+        centred = x - mean
+        square = centred.abs().mean(0).square() * (math.pi / 2)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.view_as(self.running_mean), self.momentum)
+            self.running_var.lerp_(square.view_as(self.running_var), self.momentum)
+        return centred * torch.rsqrt(square + self.eps)
+
+
 class ImageBatchNorm(BatchNorm):
     """The same for [N, R·C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return image_affine(self.normalize(x), self.weight, self.bias)
+
+
+class ImageBatchRenorm(ImageBatchNorm):
+    """Batch Renormalization: in training what BatchNorm gives is corrected to what the running statistics would give.
+
+    x̂·r + d, r = σ_B / σ within [1 / r_max, r_max] and d = (μ_B - μ) / σ within [-d_max, d_max]: μ_B and σ_B of the
+    batch, μ and σ the running ones before this step; r and d are constants to the backward pass. The limits rise in
+    proportion to the steps from BatchNorm's, r_max = 1 and d_max = 0, to r_max = 3 and d_max = 5.
+
+    Differs from the paper in that the limits have risen after ``OPENING`` steps, not tens of thousands, and that the
+    running average is of variances, as in BatchNorm.
+
+    Source: Ioffe 2017, "Batch Renormalization", algorithm 1, https://arxiv.org/abs/1702.03275
+    """
+
+    OPENING = 30  # by then 0.9^30 = 4 % of what the running statistics started from is left in them
+
+    def __init__(self, n_replicas: int, n_channels: int) -> None:
+        super().__init__(n_replicas, n_channels)
+        self.steps = 0
+
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().normalize(x)
+        mean, var = self.running_mean.flatten().clone(), self.running_var.flatten() + self.eps
+        x_hat = super().normalize(x)
+        opened = min(self.steps / self.OPENING, 1.0)
+        self.steps += 1
+        with torch.no_grad():
+            batch_var, batch_mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            r_max, d_max = 1 + 2 * opened, 5 * opened
+            r = ((batch_var + self.eps) / var).sqrt_().clamp_(1 / r_max, r_max)
+            d = ((batch_mean - mean) / var.sqrt()).clamp_(-d_max, d_max)
+        return torch.addcmul(d.view(-1, 1, 1), x_hat, r.view(-1, 1, 1))
+
+
+class ThresholdedLinear(nn.Module):
+    """max(y, τ), τ learned from 0 for each channel, on [N, R·C, H, W]: what takes ReLU's place after FRN.
+
+    Where no mean is subtracted, the zero at which a ReLU cuts may lie far off. Source: Singh, Krishnan 2019, "Filter
+    Response Normalization Layer", https://arxiv.org/abs/1911.09737
+    """
+
+    def __init__(self, n_replicas: int, n_channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(n_replicas, n_channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.maximum(y, self.threshold.reshape(-1, 1, 1))
 
 
 def over_batch(x: Tensor, ghost: int | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:

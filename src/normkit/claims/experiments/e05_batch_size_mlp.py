@@ -1,8 +1,9 @@
 """E05: what the batch size does to an MLP with each norm, and whether it does it through the statistics.
 
-Two designs. "batch": the batch grows, and with it everything that depends on it, the noise of the gradient among them.
-"ghost": every step takes 64 samples, and only the groups over which BatchNorm takes its statistics differ, so that
-what differs between arms is the statistics alone.
+Three designs. "batch": the batch grows, and with it all that depends on it, the noise of the gradient among them.
+"adam": the same with Adam, as Ba et al. have it, in place of SGD with momentum. "ghost": every step takes 64 samples,
+and only the groups over which BatchNorm takes its statistics differ, so that what differs between arms is the
+statistics alone.
 
 Source of the designs: Ba et al. 2016, section 6.6; Hoffer et al. 2017, "Train longer, generalize better", section 4.
 """
@@ -43,6 +44,8 @@ def jobs(tier: Tier) -> Sequence[Job]:
     arms = [conditions(design="batch", norm=norm, batch=batch) for batch in BATCHES[tier] for norm in norms]
     if tier == "quick":
         arms.append(conditions(design="batch", norm="rms", batch=2))
+    else:
+        arms += [conditions(design="adam", norm=norm, batch=batch) for batch in BATCHES[tier] for norm in NORMS[:3]]
     arms += [conditions(design="ghost", norm="batch", batch=GHOST_BATCH, ghost=ghost) for ghost in GHOSTS[tier]]
     arms += [conditions(design="ghost", norm=norm, batch=GHOST_BATCH) for norm in ("layer", "none")]
     return [Job("E05", arm, EVALUATION_SEEDS[tier], steps_for(int(dict(arm)["batch"]))) for arm in arms]
@@ -51,11 +54,12 @@ def jobs(tier: Tier) -> Sequence[Job]:
 def measure(job: Job) -> list[Measurement]:
     arm = job.arm
     ghost = int(arm["ghost"]) if "ghost" in arm else None
-    first = 0.001 if int(arm["batch"]) < 16 else 0.01  # small batches are noisy, and want small steps
+    is_adam = arm["design"] == "adam"
+    first = 0.001 if is_adam or int(arm["batch"]) < 16 else 0.01  # small batches are noisy, and want small steps
     study = Study(
         build=mlp((64, 64), str(arm["norm"]), ghost=ghost),
         data=flat_digits,
-        recipe=Recipe(batch_size=int(arm["batch"]), steps=job.steps),
+        recipe=Recipe(batch_size=int(arm["batch"]), steps=job.steps, optimizer="adam" if is_adam else "sgd"),
         grid=half_decades(0.3 * first, 7) if is_full(job) else half_decades(first, 4),
         n_tuning_seeds=3 if is_full(job) else 2,
     )

@@ -3,6 +3,9 @@
 Blocks of 4×4 and 2×2 positions on the 8×8 digits, so that BatchNorm at batch size 2 has 8 to 32 values a channel.
 "ghost" is the design of E05: batches of 32, and statistics over smaller groups.
 
+Two norms were made to mend what BatchNorm does with small batches: Filter Response Normalization (Singh & Krishnan
+2019) looks at one sample alone, Batch Renormalization (Ioffe 2017) corrects the batch's statistics by the running ones.
+
 Source of the design: Wu & He 2018, "Group Normalization", table 2
 """
 
@@ -23,7 +26,7 @@ from normkit.claims.experiments._stacked_tuning import (
     measure_cell,
 )
 
-NORMS = ("batch", "group", "layer", "none", "instance")
+NORMS = ("batch", "group", "layer", "none", "instance", "filter_response", "batch_renorm")
 BATCHES: dict[Tier, tuple[int, ...]] = {"quick": (2, 32), "full": (2, 4, 8, 16, 32)}
 GHOST_BATCH = 32
 

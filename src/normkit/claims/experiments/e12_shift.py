@@ -6,7 +6,8 @@ nearer to 1 with it. The paper's learning rate of 1e-6 hardly moves the network 
 hardly changes; here each norm has its own best rate, and cos(G, G') is below 1 without a norm, too.
 
 "digits": the same in an 8-layer ReLU MLP, and beside it how far each unit's mean and spread move in 10 steps, before
-and after the norm. After BatchNorm that is small by construction, which is why it alone proves nothing.
+and after the norm, and how far its whole distribution does (1-Wasserstein distance). After BatchNorm the means and
+spreads hardly move, by construction, which is why that alone proves nothing.
 
 "noise": the causal test. After each norm every unit's values are stretched and shifted anew at every step, at random,
 with the paper's constants: that is distribution shift by force. If shift were what BatchNorm cures, BatchNorm with
@@ -25,7 +26,14 @@ from normkit.claims.experiment import Experiment, Job, Measurement, Tier, condit
 from normkit.claims.experiments._deep import deep_mlp
 from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._seeds import jobs_of
-from normkit.claims.experiments._shift import drift, gradient_shift, looking_at, moments, parameters_of
+from normkit.claims.experiments._shift import (
+    drift,
+    gradient_shift,
+    looking_at,
+    moments,
+    parameters_of,
+    wasserstein,
+)
 from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_layers import Draws, Linear
 from normkit.claims.experiments._stacked_norms import feature_norm
@@ -148,7 +156,7 @@ def _watch(job: Job, norm: str, rate: float) -> dict[str, Tensor]:
     optimizer = StackedOptimizer(model, [rate] * len(job.seeds), Recipe(BATCH, job.steps))
     linear, normed = [model[3 * i] for i in range(DEPTH)], [model[3 * i + 1] for i in range(DEPTH)]
     fixed = data.train.rows(torch.arange(200).expand(len(job.seeds), -1))[0][0]
-    states: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
+    states: dict[str, list[list[Tensor]]] = {"before_norm": [], "after_norm": []}
     cosines = []
     for step, rows in zip(range(job.steps), batches(data.seeds, len(data.train), BATCH), strict=False):
         (x,), targets = data.train.rows(rows)
@@ -163,24 +171,25 @@ def _watch(job: Job, norm: str, rate: float) -> dict[str, Tensor]:
         if step % LOOK_EVERY == LOOK_EVERY - 1:
             layers = (6, 12, 18)  # the third, fifth and seventh linear layer
             cosines.append(gradient_shift(model, before, parameters_of(model), x, loss, layers)[0].mean(0))
-            states.append((_moments_of(model, linear, fixed), _moments_of(model, normed, fixed)))
-    pairs = list(pairwise(states))
-    return {
-        "cosine": torch.stack(cosines).mean(0),
-        "drift_before_norm": torch.stack([drift(a[0], b[0]) for a, b in pairs]).mean(0),
-        "drift_after_norm": torch.stack([drift(a[1], b[1]) for a, b in pairs]).mean(0),
-    }
+            states["before_norm"].append(_values_of(model, linear, fixed))
+            states["after_norm"].append(_values_of(model, normed, fixed))
+    found = {"cosine": torch.stack(cosines).mean(0)}
+    for place, values in states.items():
+        pairs = list(pairwise(values))
+        found[f"drift_{place}"] = torch.stack([drift(moments(a), moments(b)) for a, b in pairs]).mean(0)
+        found[f"wasserstein_{place}"] = torch.stack([wasserstein(a, b) for a, b in pairs]).mean(0)
+    return found
 
 
 @torch.no_grad()
-def _moments_of(model: nn.Module, modules: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+def _values_of(model: nn.Module, modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     """In training mode, on a copy's running statistics, so that looking changes nothing."""
     kept = {name: b.clone() for name, b in model.named_buffers()}
     with looking_at(modules) as found:
         model(x)
     for name, b in model.named_buffers():
         b.copy_(kept[name])
-    return moments(found)
+    return found
 
 
 class Noise(nn.Module):

@@ -7,6 +7,9 @@ scale of its weights has gradients of size 1 / |w|, which makes beta a question 
 step in units of |w| and the change in units of |g|.
 
 ``rate`` "common": the same learning rate for every norm; "own": each norm's best.
+
+"batch_l1" divides by the mean absolute deviation, and so holds no unit's variance: Santurkar et al. find that norms of
+this kind smooth the loss as much.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ LOOK_EVERY = 20
 def jobs(tier: Tier) -> Sequence[Job]:
     common = [conditions(norm=norm, rate="common") for norm in ("none", "batch", "layer")]
     own = [conditions(norm=norm, rate="own") for norm in ("none", "batch", "layer")]
-    return jobs_of("E13", tier, common, own, STEPS)
+    l1 = [conditions(norm="batch_l1", rate=rate) for rate in ("common", "own")]
+    return jobs_of("E13", tier, common, [*own, *l1], STEPS)
 
 
 def measure(job: Job) -> list[Measurement]:

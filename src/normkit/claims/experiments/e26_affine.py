@@ -1,20 +1,38 @@
-"""E26: what gamma and beta are, and when they say nothing new."""
+"""E26: what gamma and beta are, and when they say nothing new.
+
+"exact": what they can undo and where they are redundant, by the formulas. "trained": what a network loses without.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiments import _affine_ablation
 from normkit.claims.experiments._exact import (
+    OURS,
+    SEEDS,
     Layers,
     difference,
-    exact_experiment,
     integer,
+    measure_exact,
     normal,
     with_random_affine,
 )
 
 EPS = 1e-5
+EXACT = Job("E26", conditions(design="exact"), SEEDS)
+
+
+def jobs(tier: Tier) -> Sequence[Job]:
+    return (EXACT, *_affine_ablation.jobs(tier))
+
+
+def measure(job: Job) -> list[Measurement]:
+    return measure_exact(job, check, OURS) if job.arm["design"] == "exact" else _affine_ablation.measure(job)
 
 
 def check(generator: torch.Generator, layers: Layers) -> dict[str, float]:
@@ -83,9 +101,11 @@ def _zero_start(generator: torch.Generator, layers: Layers, x: Tensor) -> dict[s
     }
 
 
-EXPERIMENT = exact_experiment(
+EXPERIMENT = Experiment(
     "E26",
     "Gamma and beta",
     "What do the learned scale and shift add, and can they undo the normalization?",
-    check,
+    jobs,
+    measure,
+    seconds=lambda job: 0.3 if job.arm["design"] == "exact" else 2.0,
 )
