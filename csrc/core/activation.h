@@ -88,6 +88,13 @@ struct Curve {
   static void silu(A* at, int64_t n) {
     in_place(at, n, [](Vec<A> z) NK_LAMBDA { return z * sigmoid_of(z); });
   }
+  // The same to a few roundings, for what is then rounded to 16 bits.
+  static void rough_silu(A* at, int64_t n) {
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA {
+      const Vec<A> one = splat(A(1)), e = exp_of_negative(minus_magnitude(z));
+      return z * (where_greater(zeros<A>(), z, e, one) / (one + e));
+    });
+  }
   static void silu_slope(A* at, int64_t n) {
     in_place(at, n, [](Vec<A> z) NK_LAMBDA {
       const Vec<A> none = zeros<A>(), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);
@@ -125,9 +132,12 @@ constexpr int64_t kCurvePiece = 1024;
 template <class A>
 class Activated {
  public:
-  explicit Activated(Activation activation)
+  // rough: what comes of it is rounded to 16 bits.
+  Activated(Activation activation, bool rough)
       : relu_(activation == Activation::kRelu),
-        values_(activation == Activation::kSilu ? Curve<A>::silu : activation == Activation::kGelu ? Curve<A>::gelu : nullptr),
+        values_(activation == Activation::kSilu   ? (rough ? Curve<A>::rough_silu : Curve<A>::silu)
+                : activation == Activation::kGelu ? Curve<A>::gelu
+                                                  : nullptr),
         slopes_(activation == Activation::kSilu   ? Curve<A>::silu_slope
                 : activation == Activation::kGelu ? Curve<A>::gelu_slope
                                                   : nullptr) {}

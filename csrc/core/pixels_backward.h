@@ -20,7 +20,7 @@ struct PixelsBackward {
         pixels(a.shape, Rows::kAll),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation),
+        activated(a.activation, sizeof(T) < sizeof(A)),
         per_n(1.0 / double(rows.slab_size())),
         one_channel(a.shape.over_batch()),
         sums(channel_sums) {}

@@ -19,7 +19,7 @@ struct PixelsForward {
         pixels(a.shape, Rows::kAll),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation),
+        activated(a.activation, sizeof(T) < sizeof(A)),
         per_n(1.0 / double(rows.slab_size())) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal

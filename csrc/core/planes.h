@@ -245,7 +245,8 @@ NK_INLINE int64_t whole_vectors(int64_t n) { return int64_t(uint64_t(n) / kLanes
 
 // s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset) gives for 16 values and
 // term(offset, n) for the n < 16 at the end of a run (0 beyond them). A lane adds up to 17 terms in A before it
-// goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24.
+// goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24. Where the lanes
+// take all terms so, their sums are added in A, too: five roundings more.
 template <class A, class Positions, class Term>
 NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const Term& term) {
   constexpr int64_t kVectors = 32;  // two chains of 16
@@ -255,7 +256,9 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
 
   Vec<double> total1 = zeros<double>(), total2 = total1;
   Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
+  bool in_double = false;
   const auto flush = [&]() __attribute__((always_inline)) {
+    in_double = true;
     total1 = total1 + widen(a1 + b1);
     total2 = total2 + widen(a2 + b2);
     a1 = a2 = b1 = b2 = zeros<A>();
@@ -295,6 +298,7 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
       room = 16;
     }
   }
+  if (!in_double) return {double(sum(a1 + b1)), double(sum(a2 + b2))};
   flush();
   return {sum(total1), sum(total2)};
 }

@@ -33,7 +33,7 @@ struct PlanesBackward {
         dx(static_cast<T*>(a.dx)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation),
+        activated(a.activation, sizeof(T) < sizeof(A)),
         per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),

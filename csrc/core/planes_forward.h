@@ -28,7 +28,7 @@ struct PlanesForward {
         y(static_cast<T*>(a.y)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation),
+        activated(a.activation, sizeof(T) < sizeof(A)),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr) {}
 

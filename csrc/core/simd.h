@@ -316,5 +316,5 @@ NK_INLINE Vec<double> widen(Vec<float> v) {
 
 template <class T>
 NK_INLINE void prefetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
+  __builtin_prefetch(p, 0, 3);
 }
