@@ -140,6 +140,23 @@ def test_optimizer_warm_up_and_clipping_are_those_of_torch(optimizer, clip_norm)
     check(mlp((16, 12), "layer"), partial(mlp_alone, layers.LayerNorm), flat_digits, recipe)
 
 
+def test_a_penalty_is_added_to_the_loss_of_its_replica():
+    build, recipe = mlp((16,), "none"), Recipe(batch_size=8, steps=1)
+
+    def penalty(model):
+        return 0.5 * torch.stack([p.flatten(1).square().sum(1) for p in model.parameters()]).sum(0)
+
+    start, plain, held = (build((0, 1)).double() for _ in range(3))
+    one, other = (
+        train(model, data_of(flat_digits, (0, 1)), recipe, (0.1, 0.03), penalty=added)
+        for model, added in ((plain, None), (held, penalty))
+    )
+    torch.testing.assert_close(one.losses, other.losses)
+    for at_first, without, with_penalty in zip(*(m.parameters() for m in (start, plain, held)), strict=True):
+        rates = torch.tensor([0.1, 0.03]).view(2, *(1,) * (at_first.ndim - 1))
+        torch.testing.assert_close(with_penalty, without - rates * at_first)
+
+
 def test_ghost_groups_are_batches_of_their_own():
     norm = feature_norm("batch", 2, 5, ghost=4)
     x = torch.randn(2, 12, 5)

@@ -14,6 +14,7 @@ from normkit.claims.experiments._stacked_transformer import (
     BLANK,
     SYMBOLS,
     TokenBatchNorm,
+    discrepancy_penalty,
     sorting,
     transformer,
 )
@@ -227,6 +228,24 @@ def test_token_batch_norm_is_batch_norm_over_tokens(masked):
         close_with_gradients(found[replica][rows], layer(x[replica][rows]), x)
         layer.eval()
         torch.testing.assert_close(norm(x, known)[replica].flatten(0, 1), layer(x[replica].flatten(0, 1)))
+
+
+def test_penalty_is_on_the_distance_from_the_running_statistics():
+    model = transformer("batch_regularized", n_blocks=1)((0, 1))
+    norms = [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
+    assert len(norms) == 3
+    x, known = torch.randn(R, N, T, 32, requires_grad=True), torch.rand(R, N, T) < 0.6
+    expected = torch.zeros(R)
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+        for replica in range(R):
+            rows = x[replica][known[replica]]
+            mean = (norm.running_mean[replica] - rows.mean(0)).square().sum()
+            var = (norm.running_var[replica] - rows.var(0)).abs().sum()
+            expected[replica] = expected[replica] + (0.1 * mean + 0.01 * var) / len(rows)
+        norm(x, known)
+    close_with_gradients(discrepancy_penalty(model), expected, x)
 
 
 def test_blanks_reach_unmasked_batch_norm_and_no_other():
