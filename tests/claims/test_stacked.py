@@ -9,6 +9,7 @@ from torch import nn
 
 from normkit import nn as layers
 from normkit.claims.experiments._digits import flat_digits, image_digits
+from normkit.claims.experiments._shapes import shapes
 from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_layers import Draws, Dropout, Linear
 from normkit.claims.experiments._stacked_models import Build, cnn, mlp
@@ -72,6 +73,28 @@ def cnn_alone(norm):
     )  # fmt: skip
 
 
+class NextBlockAlone(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            norm(32),
+            nn.Conv2d(32, 128, 1),
+            nn.GELU(),
+            nn.Conv2d(128, 32, 1),
+        )
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def next_alone(norm):
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 4, stride=4), norm(32), NextBlockAlone(norm), NextBlockAlone(norm),
+        nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip
+
+
 def start_alike(alone, stack, replica):
     """Gives the lone network the replica's parameters; both list theirs in the same order."""
     with torch.no_grad():
@@ -101,7 +124,7 @@ def train_alone(model, split, seed, rate, recipe):
     return losses
 
 
-def check(build: Build, alone, data, recipe):
+def check(build: Build, alone, data, recipe, rates=RATES):
     stack = build(SEEDS).double()
     lone = []
     for replica in range(len(SEEDS)):
@@ -109,10 +132,10 @@ def check(build: Build, alone, data, recipe):
         start_alike(model, stack, replica)
         lone.append(model)
     stacked = data_of(data, SEEDS)
-    history = train(stack, stacked, recipe, RATES)
+    history = train(stack, stacked, recipe, rates)
     assert not history.diverged.any()
     found = evaluate(stack, stacked.test)
-    for replica, (model, seed, rate) in enumerate(zip(lone, SEEDS, RATES, strict=True)):
+    for replica, (model, seed, rate) in enumerate(zip(lone, SEEDS, rates, strict=True)):
         parts = data(seed)
         losses = train_alone(model, parts.train, seed, rate, recipe)
         torch.testing.assert_close(history.losses[:, replica].tolist(), losses, rtol=1e-9, atol=1e-12)
@@ -131,6 +154,12 @@ def test_mlp_replica_is_the_network_alone(norm):
 def test_cnn_replica_is_the_network_alone(norm):
     alone = partial(cnn_alone, IMAGE_NORMS[norm])
     check(cnn("plain", norm), alone, image_digits, Recipe(batch_size=8, steps=STEPS))
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer_pixel"])
+def test_a_network_for_larger_images_is_the_network_alone(norm):
+    alone = partial(next_alone, IMAGE_NORMS[norm])
+    check(cnn("next", norm, side=16), alone, shapes, Recipe(batch_size=8, steps=STEPS), rates=(0.01, 0.003, 0.001))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
