@@ -9,6 +9,7 @@ from torch import nn
 
 from normkit import nn as layers
 from normkit.claims.experiments._digits import flat_digits, image_digits
+from normkit.claims.experiments._shapes import shapes
 from normkit.claims.experiments._stacked_data import batches, stacked_data
 from normkit.claims.experiments._stacked_layers import Draws, Dropout, Linear
 from normkit.claims.experiments._stacked_models import Build, cnn, mlp
@@ -145,6 +146,28 @@ def cnn_alone(norm, activation=lambda c: nn.ReLU()):
     )  # fmt: skip
 
 
+class NextBlockAlone(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            norm(32),
+            nn.Conv2d(32, 128, 1),
+            nn.GELU(),
+            nn.Conv2d(128, 32, 1),
+        )
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def next_alone(norm):
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 4, stride=4), norm(32), NextBlockAlone(norm), NextBlockAlone(norm),
+        nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip
+
+
 def start_alike(alone, stack, replica):
     """Gives the lone network the replica's parameters; both list theirs in the same order."""
     with torch.no_grad():
@@ -174,7 +197,7 @@ def train_alone(model, split, seed, rate, recipe):
     return losses
 
 
-def check(build: Build, alone, data, recipe):
+def check(build: Build, alone, data, recipe, rates=RATES):
     stack = build(SEEDS).double()
     lone = []
     for replica in range(len(SEEDS)):
@@ -182,10 +205,10 @@ def check(build: Build, alone, data, recipe):
         start_alike(model, stack, replica)
         lone.append(model)
     stacked = data_of(data, SEEDS)
-    history = train(stack, stacked, recipe, RATES)
+    history = train(stack, stacked, recipe, rates)
     assert not history.diverged.any()
     found = evaluate(stack, stacked.test)
-    for replica, (model, seed, rate) in enumerate(zip(lone, SEEDS, RATES, strict=True)):
+    for replica, (model, seed, rate) in enumerate(zip(lone, SEEDS, rates, strict=True)):
         parts = data(seed)
         losses = train_alone(model, parts.train, seed, rate, recipe)
         torch.testing.assert_close(history.losses[:, replica].tolist(), losses, rtol=1e-9, atol=1e-12)
@@ -242,11 +265,34 @@ def test_batch_renorm_starts_as_batchnorm_and_ends_as_the_running_statistics_say
     torch.testing.assert_close(norm.train()(x), expected)
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer_pixel"])
+def test_a_network_for_larger_images_is_the_network_alone(norm):
+    alone = partial(next_alone, IMAGE_NORMS[norm])
+    check(cnn("next", norm, side=16), alone, shapes, Recipe(batch_size=8, steps=STEPS), rates=(0.01, 0.003, 0.001))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 def test_optimizer_warm_up_and_clipping_are_those_of_torch(optimizer, clip_norm):
     recipe = Recipe(batch_size=8, steps=STEPS, optimizer=optimizer, warmup=3, clip_norm=clip_norm)
     check(mlp((16, 12), "layer"), partial(mlp_alone, layers.LayerNorm), flat_digits, recipe)
+
+
+def test_a_penalty_is_added_to_the_loss_of_its_replica():
+    build, recipe = mlp((16,), "none"), Recipe(batch_size=8, steps=1)
+
+    def penalty(model):
+        return 0.5 * torch.stack([p.flatten(1).square().sum(1) for p in model.parameters()]).sum(0)
+
+    start, plain, held = (build((0, 1)).double() for _ in range(3))
+    one, other = (
+        train(model, data_of(flat_digits, (0, 1)), recipe, (0.1, 0.03), penalty=added)
+        for model, added in ((plain, None), (held, penalty))
+    )
+    torch.testing.assert_close(one.losses, other.losses)
+    for at_first, without, with_penalty in zip(*(m.parameters() for m in (start, plain, held)), strict=True):
+        rates = torch.tensor([0.1, 0.03]).view(2, *(1,) * (at_first.ndim - 1))
+        torch.testing.assert_close(with_penalty, without - rates * at_first)
 
 
 def test_ghost_groups_are_batches_of_their_own():

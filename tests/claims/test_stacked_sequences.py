@@ -6,6 +6,7 @@ from torch import nn
 
 from normkit import nn as layers
 from normkit.claims.experiments._stacked_layers import Draws
+from normkit.claims.experiments._stacked_lstm import LSTM
 from normkit.claims.experiments._stacked_norms import population_statistics
 from normkit.claims.experiments._stacked_recurrent import RNN
 from normkit.claims.experiments._stacked_training import PADDING
@@ -13,6 +14,7 @@ from normkit.claims.experiments._stacked_transformer import (
     BLANK,
     SYMBOLS,
     TokenBatchNorm,
+    discrepancy_penalty,
     sorting,
     transformer,
 )
@@ -65,6 +67,66 @@ def test_rnn_is_the_layer(norm, placement, vary):
                         getattr(layer, f"norm_bias_{place}_l0").copy_(norm_layer.bias[replica])
         _, h = layer(x[replica], lengths=None if lengths is None else lengths[replica])
         close_with_gradients(found[replica], h[0], x)
+
+
+def lstm(norm):
+    found = LSTM(Draws((0, 1)), I, H, T, norm, every=True)
+    for p in found.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    return found
+
+
+def give(layer, stacked, replica):
+    """Our parameters to theirs, whose gates are in torch's order."""
+
+    def ordered(value):
+        if value.shape[0] == H:
+            return value
+        i, f, o, g = value.split(H)
+        return torch.cat([i, f, g, o])
+
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(ordered(stacked.weight_ih[replica].T))
+        layer.weight_hh_l0.copy_(ordered(stacked.weight_hh[replica].T))
+        layer.bias_ih_l0.copy_(ordered(stacked.bias[replica]))
+        layer.bias_hh_l0.zero_()
+        for place in ("ih", "hh", "c"):
+            for kind in ("rows", "batch"):
+                norm = getattr(stacked, f"{kind}_{place}")
+                if norm is not None:
+                    getattr(layer, f"norm_weight_{place}_l0").copy_(ordered(norm.weight[replica]))
+                    if norm.bias is not None:
+                        getattr(layer, f"norm_bias_{place}_l0").copy_(ordered(norm.bias[replica]))
+
+
+@pytest.mark.parametrize(
+    ("norm", "theirs"),
+    [
+        ("none", lambda: layers.LayerNormLSTM(I, H, batch_first=True, norm="none")),
+        ("layer_separate", lambda: layers.LayerNormLSTM(I, H, batch_first=True)),
+        ("batch_separate", lambda: layers.BatchNormLSTM(I, H, batch_first=True, max_steps=T)),
+    ],
+)
+def test_lstm_is_the_layer(norm, theirs):
+    stacked = lstm(norm)
+    x = torch.randn(R, N, T, I, requires_grad=True)
+    found = stacked(x)
+    stacked.eval()
+    for replica in range(R):
+        layer = theirs()
+        give(layer, stacked, replica)
+        close_with_gradients(found[replica], layer(x[replica])[0], x)
+        layer.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(stacked(x)[replica], layer(x[replica])[0])
+
+
+@pytest.mark.parametrize("network", [RNN, LSTM])
+def test_the_last_of_every_state_is_the_last_state(network):
+    every, last = (network(Draws((0, 1)), I, H, T, "none", every=every) for every in (True, False))
+    x = torch.randn(R, N, T, I)
+    assert every(x).shape == (R, N, T, H)
+    torch.testing.assert_close(every(x)[:, :, -1], last(x))
 
 
 def loop_with_batch_norms(rnn, replica, x, norms, lengths=None):
@@ -166,6 +228,24 @@ def test_token_batch_norm_is_batch_norm_over_tokens(masked):
         close_with_gradients(found[replica][rows], layer(x[replica][rows]), x)
         layer.eval()
         torch.testing.assert_close(norm(x, known)[replica].flatten(0, 1), layer(x[replica].flatten(0, 1)))
+
+
+def test_penalty_is_on_the_distance_from_the_running_statistics():
+    model = transformer("batch_regularized", n_blocks=1)((0, 1))
+    norms = [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
+    assert len(norms) == 3
+    x, known = torch.randn(R, N, T, 32, requires_grad=True), torch.rand(R, N, T) < 0.6
+    expected = torch.zeros(R)
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+        for replica in range(R):
+            rows = x[replica][known[replica]]
+            mean = (norm.running_mean[replica] - rows.mean(0)).square().sum()
+            var = (norm.running_var[replica] - rows.var(0)).abs().sum()
+            expected[replica] = expected[replica] + (0.1 * mean + 0.01 * var) / len(rows)
+        norm(x, known)
+    close_with_gradients(discrepancy_penalty(model), expected, x)
 
 
 def test_blanks_reach_unmasked_batch_norm_and_no_other():

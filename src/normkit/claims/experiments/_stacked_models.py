@@ -1,9 +1,10 @@
-"""Stacks of multilayer perceptrons and convolutional networks for the 8×8 digits."""
+"""Stacks of multilayer perceptrons and convolutional networks for the 8×8 digits, and for larger images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -30,21 +31,28 @@ def mlp(hidden: Sequence[int], norm: str, *, ghost: int | None = None, dropout: 
     return build
 
 
-def cnn(architecture: str, norm: str, *, ghost: int | None = None) -> Build:
-    """A convolutional network on [R, N, 1, 8, 8], ending in a linear layer on the last map.
+def cnn(architecture: str, norm: str, *, ghost: int | None = None, side: int = 8) -> Build:
+    """A convolutional network on [R, N, 1, S, S], ending in a linear layer on the last map.
 
     On the map, not on its mean: after a mean the norms that look at one sample alone learn many times slower, and
     within so few steps nothing else would be seen of them.
 
     Args:
-        architecture: "plain": convolutions of 16, 32 (stride 2) and 32 channels. "residual": one of 8 with stride 2,
-            then two basic residual blocks of 8 channels and two of 16 (He et al. 2016). "next": 2×2 patches as 32
-            channels, then two blocks of a depthwise convolution, the norm, and two 1×1 convolutions with a GELU
-            between them (Liu et al. 2022).
+        architecture: "plain": convolutions of 16, 32 (stride 2) and 32 channels. "residual": one of 8 with stride
+            2, then two basic residual blocks of 8 channels and two of 16 (He et al. 2016). "next": the image's 4 by 4
+            patches as 32 channels, then two blocks of a depthwise convolution, the norm, and two 1×1 convolutions with
+            a GELU between them (Liu et al. 2022).
         norm: see ``image_norm``.
         ghost: see there.
+        side: S, a multiple of 8.
     """
-    body, n_features = {"plain": (_plain, 512), "residual": (_residual, 64), "next": (_next, 512)}[architecture]
+    scale = side // 8
+    bodies: dict[str, tuple[Callable[[Draws, MakeNorm], list[nn.Module]], int]] = {
+        "plain": (_plain, 512 * scale**2),
+        "residual": (_residual, 64 * scale**2),
+        "next": (partial(_next, patch=2 * scale), 512),
+    }
+    body, n_features = bodies[architecture]
 
     def build(seeds: Sequence[int]) -> nn.Module:
         draws = Draws(seeds)
@@ -91,9 +99,9 @@ def _residual(draws: Draws, norm: ImageNorms) -> list[nn.Module]:
     ]
 
 
-def _next(draws: Draws, norm: ImageNorms) -> list[nn.Module]:
+def _next(draws: Draws, norm: ImageNorms, *, patch: int) -> list[nn.Module]:
     return [
-        Conv2d(draws, 1, 32, size=2, stride=2, padding=0),
+        Conv2d(draws, 1, 32, size=patch, stride=patch, padding=0),
         norm(32),
         NextBlock(draws, 32, norm),
         NextBlock(draws, 32, norm),

@@ -27,7 +27,7 @@ from normkit.claims.experiments._stacked_norms import Affine, affine, over_batch
 
 
 class StepBatchNorm(nn.Module):
-    """BatchNorm of [R, N, T, C], each time step by itself; one weight for all steps, and no bias.
+    """BatchNorm of [R, N, T, C], each time step by itself; one weight, and perhaps a bias, for all steps.
 
     shared: all time steps put their statistics into one running mean and variance.
     """
@@ -37,11 +37,20 @@ class StepBatchNorm(nn.Module):
     ghost = None
 
     def __init__(
-        self, n_replicas: int, n_steps: int, n_features: int, *, weight: float, shared: bool, momentum: float = 0.1
+        self,
+        n_replicas: int,
+        n_steps: int,
+        n_features: int,
+        *,
+        weight: float,
+        shared: bool = False,
+        has_bias: bool = False,
+        momentum: float = 0.1,
     ) -> None:
         super().__init__()
         self.momentum = momentum
         self.weight = nn.Parameter(torch.full((n_replicas, n_features), weight))
+        self.bias = nn.Parameter(torch.zeros(n_replicas, n_features)) if has_bias else None
         shape = (n_replicas, 1 if shared else n_steps, n_features)
         self.register_buffer("running_mean", torch.zeros(shape))
         self.register_buffer("running_var", torch.ones(shape))
@@ -56,13 +65,13 @@ class StepBatchNorm(nn.Module):
         at = [min(step, self.running_mean.shape[1] - 1) for step in steps]
         running_mean, running_var = self.running_mean[:, at], self.running_var[:, at]
         if not self.training:
-            return affine(_standardized(x, running_mean, running_var), self.weight, None)
+            return affine(_standardized(x, running_mean, running_var), self.weight, self.bias)
         if alive is None:
             x_hat, mean, var = _by_batch(x)
         else:
             x_hat, mean, var = _over_alive(x, alive, running_mean, running_var)
         self._found.append((mean, var))
-        return affine(x_hat, self.weight, None)
+        return affine(x_hat, self.weight, self.bias)
 
     @torch.no_grad()
     def remember(self) -> None:
@@ -104,6 +113,13 @@ def _by_batch(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x_hat.view(n, r, t, c).transpose(0, 1), mean.view(r, t, c), var.view(r, t, c)
 
 
+def row_norm(normalize: Callable[[Tensor], Tensor], n_replicas: int, n_features: int, weight: float) -> Affine:
+    """LayerNorm (``layer``), or RMSNorm (``rms``), which has no bias, of each row."""
+    norm = Affine(normalize, n_replicas, n_features, has_bias=normalize is not rms)
+    nn.init.constant_(norm.weight, weight)
+    return norm
+
+
 class RNN(nn.Module):
     """[R, N, T, I] -> the last state [R, N, H]; see the module's docstring.
 
@@ -112,28 +128,36 @@ class RNN(nn.Module):
         n_in, n_hidden, n_steps: I, H and the longest T.
         norm: one of the names above.
         weight: what the norms' weight starts from.
+        every: give the state after every step, [R, N, T, H]; of sequences that do not vary in length.
     """
 
-    def __init__(self, draws: Draws, n_in: int, n_hidden: int, n_steps: int, norm: str, *, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        draws: Draws,
+        n_in: int,
+        n_hidden: int,
+        n_steps: int,
+        norm: str,
+        *,
+        weight: float = 1.0,
+        every: bool = False,
+    ) -> None:
         super().__init__()
+        self.every = every
         self.weight_ih = draws.normal(n_in, n_hidden, std=n_in**-0.5)
         self.weight_hh = draws.normal(n_hidden, n_hidden, std=n_hidden**-0.5)
         self.bias = draws.zeros(n_hidden)
         r = draws.n_replicas
 
-        def row_norm() -> Affine:
-            normalize: Callable[[Tensor], Tensor]
-            normalize = _rms if norm.startswith("rms") else _layer
-            layer = Affine(normalize, r, n_hidden, has_bias=not norm.startswith("rms"))
-            nn.init.constant_(layer.weight, weight)
-            return layer
+        def rows() -> Affine:
+            return row_norm(rms if norm.startswith("rms") else layer, r, n_hidden, weight)
 
         def step_norm() -> StepBatchNorm:
             return StepBatchNorm(r, n_steps, n_hidden, weight=weight, shared=norm == "batch_shared")
 
-        self.norm_sum = row_norm() if norm in ("layer_sum", "rms_sum") else None
-        self.rows_ih = row_norm() if norm == "layer_separate" else None
-        self.rows_hh = row_norm() if norm == "layer_separate" else None
+        self.norm_sum = rows() if norm in ("layer_sum", "rms_sum") else None
+        self.rows_ih = rows() if norm == "layer_separate" else None
+        self.rows_hh = rows() if norm == "layer_separate" else None
         self.batch_ih = step_norm() if norm.startswith("batch") else None
         self.batch_hh = step_norm() if norm in ("batch_separate", "batch_shared", "batch_masked") else None
         self.masked = norm == "batch_masked"
@@ -151,14 +175,19 @@ class RNN(nn.Module):
         p = p + self.bias[:, None, None]
         h = x.new_zeros(r, n, self.weight_hh.shape[1])
         last: Tensor | None = None
+        states = []
         for step, p_t in enumerate(p.unbind(2)):
             # After its end a sequence goes on, unused: statistics that take padding for data see what becomes of it.
             h = torch.tanh(self._before_tanh(p_t, h, step, None if counted is None else counted[:, :, step]))
+            if self.every:
+                states.append(h)
             if alive is not None:
                 last = h if last is None else torch.where(alive[:, :, step, None], h, last)
         for norm in (self.batch_ih, self.batch_hh):
             if norm is not None:
                 norm.remember()
+        if self.every:
+            return torch.stack(states, 2)
         return h if last is None else last
 
     def _before_tanh(self, p: Tensor, h: Tensor, step: int, alive: Tensor | None) -> Tensor:
@@ -175,9 +204,9 @@ class RNN(nn.Module):
         return p + normalized
 
 
-def _layer(x: Tensor) -> Tensor:
+def layer(x: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, x.shape[-1:])  # torch's: here the time goes into calls, and its cost less
 
 
-def _rms(x: Tensor) -> Tensor:
+def rms(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], eps=1e-5)  # as normkit.nn.LayerNormRNN

@@ -25,6 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [R, N, ...], targets [R, N,
 PADDING = -100  # a target that is none
 
 Order = Callable[[StackedData], Iterator[Tensor]]  # rows [S, B] of batch after batch, without end
+Penalty = Callable[[nn.Module], Tensor]  # [R]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def train(
     loss: Loss = cross_entropy,
     augment: Callable[[Tensor, int], Tensor] | None = None,
     order: Order | None = None,
+    penalty: Penalty | None = None,
 ) -> History:
     """Trains each replica r at ``learning_rates[r]`` with a cosine schedule.
 
@@ -90,6 +92,7 @@ def train(
         loss: of each sample.
         augment: (first input of a batch, step) -> another in its place.
         order: data -> rows [S, B] of batch after batch, without end; by default a new order each epoch.
+        penalty: after a forward pass, what is added to each replica's loss; it is not in the history.
     """
     n_replicas = len(learning_rates)
     optimizer = StackedOptimizer(model, learning_rates, recipe)
@@ -106,6 +109,8 @@ def train(
         if history.diverged.all():
             break
         optimizer.zero_grad()
+        if penalty is not None:
+            losses = losses + penalty(model)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step(step)
         if recipe.validate_every and (step + 1) % recipe.validate_every == 0:

@@ -51,7 +51,8 @@ def transformer(norm: str, *, n_blocks: int = 2, placement: Literal["pre", "post
 
     Args:
         norm: as ``feature_norm`` has it, of each token by itself, but for "batch": over all tokens of the batch,
-            blanks among them, and "batch_masked": over those that are no blanks.
+            blanks among them, "batch_masked": over those that are no blanks, and "batch_regularized": the same,
+            trained with ``discrepancy_penalty``.
         n_blocks: how many.
         placement: x + f(norm(x)) and a norm at the end, or norm(x + f(x)).
     """
@@ -124,8 +125,8 @@ class FeedForward(nn.Module):
 
 
 def token_norm(name: str, n_replicas: int) -> nn.Module:
-    if name in ("batch", "batch_masked"):
-        return TokenBatchNorm(n_replicas, WIDTH, masked=name == "batch_masked")
+    if name in ("batch", "batch_masked", "batch_regularized"):
+        return TokenBatchNorm(n_replicas, WIDTH, masked=name != "batch")
     return OfEachToken(feature_norm(name, n_replicas, WIDTH))
 
 
@@ -147,12 +148,15 @@ class TokenBatchNorm(BatchNorm):
     Attributes:
         mean_distance, std_distance: how far the running statistics were from those of the latest batch in training,
             before these entered: mean |μ_run - μ_B| / σ_B and mean |σ_run / σ_B - 1|, each [R] (Wang et al. 2022).
+        penalty: on that distance, for the loss of a token: (0.1·Σ (μ_run - μ_B)² + 0.01·Σ |σ²_run - σ²_B|) / tokens,
+            sums over features, [R]; only of statistics over known tokens. The weights are those of the code of Wang et
+            al. 2022 for a norm before the sum, where they go with the loss summed over tokens.
     """
 
     def __init__(self, n_replicas: int, n_features: int, *, masked: bool) -> None:
         super().__init__(n_replicas, n_features)
         self.masked = masked
-        self.mean_distance = self.std_distance = torch.zeros(n_replicas)
+        self.mean_distance = self.std_distance = self.penalty = torch.zeros(n_replicas)
 
     def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         r, n, t, c = x.shape
@@ -161,6 +165,8 @@ class TokenBatchNorm(BatchNorm):
             return affine(x_hat, self.weight, self.bias)
         if self.masked and known is not None:
             x_hat, mean, var = _over_known(x, known, self.eps)
+            distance = 0.1 * (self.running_mean - mean).square() + 0.01 * (self.running_var - var).abs()
+            self.penalty = distance.sum(1) / known.flatten(1).sum(1)
         else:
             x_hat, mean, var = over_batch(x.permute(1, 2, 0, 3).reshape(n * t, r * c), None, self.eps)
             x_hat, mean, var = x_hat.view(n, t, r, c).permute(2, 0, 1, 3), mean.view(r, c), var.view(r, c)
@@ -181,7 +187,16 @@ def _over_known(x: Tensor, known: Tensor, eps: float) -> tuple[Tensor, Tensor, T
     centred = (x - mean) * weights
     squares = centred.square().sum((1, 2), keepdim=True)
     x_hat = centred * torch.rsqrt(squares / count + eps)
-    return x_hat, mean[:, 0, 0].detach(), (squares / (count - 1))[:, 0, 0].detach()
+    return x_hat, mean[:, 0, 0], (squares / (count - 1))[:, 0, 0]
+
+
+def discrepancy_penalty(model: nn.Module) -> Tensor:
+    """What holds BatchNorm's statistics to the running ones in training, [R]: see TokenBatchNorm.
+
+    Source: Wang et al., "Understanding the Failure of Batch Normalization for Transformers in NLP", 2022,
+    https://arxiv.org/abs/2210.05153
+    """
+    return torch.stack([module.penalty for module in model.modules() if isinstance(module, TokenBatchNorm)]).sum(0)
 
 
 def gradient_by_half(build: Build, data: Data, seeds: Sequence[int], n: int) -> Tensor:

@@ -21,6 +21,7 @@ from normkit.claims.experiments._stacked_training import (
     History,
     Loss,
     Order,
+    Penalty,
     Recipe,
     cross_entropy,
     evaluate,
@@ -51,6 +52,7 @@ class Study:
     n_tuning_seeds: int = 2
     augment: Callable[[Tensor, int], Tensor] | None = None
     order: Order | None = None
+    penalty: Penalty | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _trained(study: Study, seeds: Sequence[int], learning_rates: Sequence[float]
     with one_thread():
         model = study.build(seeds)
         data = stacked_data(study.data, seeds)
-        history = train(model, data, study.recipe, learning_rates, study.loss, study.augment, study.order)
+        history = train(
+            model, data, study.recipe, learning_rates, study.loss, study.augment, study.order, study.penalty
+        )
         losses = evaluate(model, data.validation, study.loss)["nll"]
     finite = ~history.diverged & losses.isfinite()
     validation = torch.where(finite, losses.double(), math.inf)

@@ -16,7 +16,12 @@ from collections.abc import Sequence
 
 from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
 from normkit.claims.experiments._stacked_training import Recipe
-from normkit.claims.experiments._stacked_transformer import mean_distances, sorting, transformer
+from normkit.claims.experiments._stacked_transformer import (
+    discrepancy_penalty,
+    mean_distances,
+    sorting,
+    transformer,
+)
 from normkit.claims.experiments._stacked_tuning import (
     EVALUATION_SEEDS,
     Cell,
@@ -44,6 +49,7 @@ ARMS: dict[Tier, tuple[tuple[str, str, str], ...]] = {  # lengths, norm, placeme
             for norm in ("layer", "batch", "none", "rms", "dyt")
         ),
         ("variable", "batch_masked", "pre"),
+        ("variable", "batch_regularized", "pre"),
         *(("variable", norm, "post") for norm in ("layer", "batch", "batch_masked")),
     ),
 }
@@ -71,6 +77,7 @@ def measure(job: Job) -> list[Measurement]:
         data=lambda seed: sorting(seed, arm["lengths"]),
         recipe=Recipe(batch_size=BATCH, steps=job.steps, optimizer="adam", warmup=20, clip_norm=1.0),
         grid=half_decades(0.003, 4) if is_full(job) else half_decades(0.01, 3),
+        penalty=discrepancy_penalty if arm["norm"] == "batch_regularized" else None,
     )
     cell = Cell(study, job.seeds)
     distances = {} if cell.chosen is None else mean_distances(cell.at(cell.chosen).model)
