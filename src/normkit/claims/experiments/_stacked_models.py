@@ -47,7 +47,7 @@ def cnn(architecture: str, norm: str, *, ghost: int | None = None, side: int = 8
         side: S, a multiple of 8.
     """
     scale = side // 8
-    bodies: dict[str, tuple[Callable[[Draws, MakeNorm], list[nn.Module]], int]] = {
+    bodies: dict[str, tuple[Callable[[Draws, ImageNorms], list[nn.Module]], int]] = {
         "plain": (_plain, 512 * scale**2),
         "residual": (_residual, 64 * scale**2),
         "next": (partial(_next, patch=2 * scale), 512),
