@@ -10,6 +10,17 @@ constexpr int64_t kDepth = 128;
 constexpr int kProductRows = NK_REGISTER_BYTES == 64 ? 8 : NK_REGISTER_BYTES == 32 ? 6 : 3;
 constexpr int kProductPanels = NK_REGISTER_BYTES == 64 ? 2 : 1;
 
+// to[k * 16 + j] = from[j * step + k] for j, k < 4.
+NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four rows[4];
+  for (int j = 0; j < 4; ++j) __builtin_memcpy(&rows[j], from + j * step, sizeof rows[j]);
+  for (int k = 0; k < 4; ++k) {
+    const Four column = {rows[0][k], rows[1][k], rows[2][k], rows[3][k]};
+    __builtin_memcpy(to + k * kLanes, &column, sizeof column);
+  }
+}
+
 // b [n_deep, n_cols], read at from[k * k_step + j * j_step], as panels [n_cols / 16][n_deep][16], zeros past the end.
 class Panels {
  public:
@@ -17,9 +28,18 @@ class Panels {
       : n_deep_(n_deep), n_cols_(n_cols), memory_(ceil_div(n_cols, kLanes) * n_deep * kLanes) {
     for (int64_t first = 0; first < n_cols; first += kLanes) {
       float* to = memory_.data() + first * n_deep;
+      const float* const panel = from + first * j_step;
       const int64_t n = n_cols - first < kLanes ? n_cols - first : kLanes;
-      for (int64_t k = 0; k < n_deep; ++k) {
-        for (int64_t j = 0; j < kLanes; ++j) to[k * kLanes + j] = j < n ? from[k * k_step + (first + j) * j_step] : 0.0f;
+      int64_t k = 0;
+      if (n == kLanes && j_step == 1) {
+        for (; k < n_deep; ++k) store(to + k * kLanes, load(panel + k * k_step));
+      } else if (n == kLanes && k_step == 1) {
+        for (; k + 4 <= n_deep; k += 4) {
+          for (int64_t j = 0; j < kLanes; j += 4) transpose_four(panel + k + j * j_step, j_step, to + k * kLanes + j);
+        }
+      }
+      for (; k < n_deep; ++k) {
+        for (int64_t j = 0; j < kLanes; ++j) to[k * kLanes + j] = j < n ? panel[k * k_step + j * j_step] : 0.0f;
       }
     }
   }

@@ -46,6 +46,49 @@ std::optional<at::ScalarType> type_of(const at::Tensor& b) {
   return b.defined() ? std::optional(b.scalar_type()) : std::nullopt;
 }
 
+// What the norms over rows have in common.
+struct RowCall {
+  RowNorm norm;
+  at::Tensor x, residual, w, b;
+  int64_t n_axes;
+  double eps = 0.0;
+  Dropout dropout;
+};
+
+struct RowOutputs {
+  at::Tensor y, z;  // z where there is a residual; none where only Python's function will do
+};
+
+RowOutputs row_norm(const RowCall& c) {
+  const bool adds = c.residual.defined();
+  const Rows rows(c.x, c.n_axes);
+  NodePtr<RowNormBackwardNode> node;
+  at::Tensor stats;
+  if (requires_grad({&c.x, &c.residual, &c.w, &c.b})) {
+    if (is_compiled_autograd()) return {};
+    node = new_node<RowNormBackwardNode>();
+    node->set_next_edges(collect_next_edges(c.x, c.residual, c.w, c.b));
+    node->save_inputs(adds ? at::Tensor() : c.x, c.w, {});
+    node->eps = c.eps;
+    node->b_type = type_of(c.b);
+    node->norm = c.norm;
+    node->n_axes = c.n_axes;
+    node->dropout = c.dropout;
+  }
+  if (node || adds) stats = empty({rows.n_rows * stats_per_row(c.norm)}, stats_type(c.x.scalar_type()));
+  at::Tensor y = empty_as(c.x), z = adds ? empty_as(c.x) : at::Tensor();
+  RowNormForward a =
+      row_norm_forward_of(c.norm, rows, c.eps, c.x, given(c.residual), given(c.w), given(c.b), y, given(z), given(stats));
+  a.dropout = c.dropout;
+  run(table->row_norm_forward, a, c.x.numel());
+  if (node) {
+    set_history(y, node);
+    if (adds && (c.x.requires_grad() || c.residual.requires_grad())) set_history(z, node);
+    node->save_outputs(z, stats, {});
+  }
+  return {std::move(y), std::move(z)};
+}
+
 // y, or y and z where there is a residual.
 PyObject* row_norm(RowNorm norm, Arguments& in, bool adds) {
   const at::Tensor x = in.tensor();
@@ -66,30 +109,8 @@ PyObject* row_norm(RowNorm norm, Arguments& in, bool adds) {
   in.require(x.is_contiguous() && x.numel() > 0);
   if (!in.ok()) Py_RETURN_NONE;
 
-  const Rows rows(x, n_axes);
-  NodePtr<RowNormBackwardNode> node;
-  at::Tensor stats;
-  if (requires_grad({&x, &residual, &w, &b})) {
-    if (is_compiled_autograd()) Py_RETURN_NONE;
-    node = new_node<RowNormBackwardNode>();
-    node->set_next_edges(collect_next_edges(x, residual, w, b));
-    node->save_inputs(adds ? at::Tensor() : x, w, {});
-    node->eps = eps;
-    node->b_type = type_of(b);
-    node->norm = norm;
-    node->n_axes = n_axes;
-    node->dropout = dropout;
-  }
-  if (node || adds) stats = empty({rows.n_rows * stats_per_row(norm)}, stats_type(x.scalar_type()));
-  at::Tensor y = empty_as(x), z = adds ? empty_as(x) : at::Tensor();
-  RowNormForward a = row_norm_forward_of(norm, rows, eps, x, given(residual), given(w), given(b), y, given(z), given(stats));
-  a.dropout = dropout;
-  run(table->row_norm_forward, a, x.numel());
-  if (node) {
-    set_history(y, node);
-    if (adds && (x.requires_grad() || residual.requires_grad())) set_history(z, node);
-    node->save_outputs(z, stats, {});
-  }
+  auto [y, z] = row_norm({norm, x, residual, w, b, n_axes, eps, dropout});
+  if (!y.defined()) Py_RETURN_NONE;
   if (!adds) return THPVariable_Wrap(std::move(y));
   PyObject* const both = PyTuple_New(2);
   if (both == nullptr) return nullptr;
@@ -233,12 +254,17 @@ PyObject* instance_norm(Arguments& in) {
 
 PyObject* layer_norm2d(Arguments& in) {
   const at::Tensor x = in.tensor();
-  in.require(x.defined() && x.dim() == 4 && x.numel() > 0 && x.is_contiguous());
+  in.require(x.defined() && x.dim() == 4 && x.numel() > 0 && dense_format(x).has_value());
   if (!in.ok()) Py_RETURN_NONE;
   const at::IntArrayRef shape = x.sizes().slice(1, 1);
   const at::Tensor w = in.parameter(shape, x), b = in.parameter(shape, x);
   const double eps = in.eps();
   if (!in.ok()) Py_RETURN_NONE;
+  if (!x.is_contiguous()) {  // channels_last: a row of channels at each position
+    const at::Tensor y = row_norm({RowNorm::kLayerNorm, x.permute({0, 2, 3, 1}), {}, w, b, 1, eps, {}}).y;
+    if (!y.defined()) Py_RETURN_NONE;
+    return THPVariable_Wrap(y.permute({0, 3, 1, 2}));
+  }
   NodePtr<LayerNorm2dBackwardNode> node;
   at::Tensor stats;
   if (requires_grad({&x, &w, &b})) {

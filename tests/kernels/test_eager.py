@@ -46,6 +46,7 @@ CALLS: dict[str, Call] = {
     "group_norm": lambda x, w, b: F.group_norm(x, 2, w, b, activation="gelu"),
     "instance_norm": lambda x, w, b: F.instance_norm(x, None, None, w, b),
     "layer_norm2d": lambda x, w, b: F.layer_norm2d(x, w, b),
+    "layer_norm2d_channels_last": lambda x, w, b: F.layer_norm2d(x.to(memory_format=torch.channels_last), w, b),
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
@@ -157,6 +158,8 @@ def test_checkpoints_and_offloading(call: Call) -> None:
 def test_what_was_changed_in_place_is_noticed(call: Call, changed: int) -> None:
     inputs = _inputs()
     hidden = [t * 1 for t in inputs]
+    if call is CALLS["layer_norm2d_channels_last"]:
+        hidden[0] = hidden[0].to(memory_format=torch.channels_last)
     y = call(*hidden)
     hidden[changed].add_(1)
     if call is CALLS["layer_norm"] and changed == 1:
