@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.example import record
+from normkit.bench import records
 from normkit.bench.records import decode, encode, provenance, read, write
 from normkit.errors import BenchError
 
@@ -64,6 +65,15 @@ def test_a_file_that_is_no_record_is_an_error(text: str, tmp_path: Path) -> None
 def test_a_file_that_is_not_there_is_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="FileNotFoundError"):
         read(tmp_path / "none.jsonl")
+
+
+def test_free_huge_pages_are_counted_in_every_zone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pieces = tmp_path / "buddyinfo"
+    monkeypatch.setattr(records, "FREE_PIECES", pieces)
+    assert provenance({}, "", {})["free_huge_pages"] is None
+    small = " ".join(["7"] * 9)  # pieces of up to 1 MiB
+    pieces.write_text(f"Node 0, zone      DMA {small} 1 3\nNode 0, zone   Normal {small} 2 0\n", encoding="ascii")
+    assert provenance({}, "", {})["free_huge_pages"] == 1 + 2 * 3 + 2
 
 
 def test_provenance_says_what_changes_the_numbers_and_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

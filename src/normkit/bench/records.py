@@ -33,6 +33,7 @@ TELLING_VARIABLES = (
     "THP_MEM_ALLOC_ENABLE",
 )
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+FREE_PIECES = Path("/proc/buddyinfo")
 
 
 def provenance(environment: Mapping[str, Any], started_at: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def provenance(environment: Mapping[str, Any], started_at: str, options: Mapping
         "threads": torch.get_num_threads(),
         "vector_extensions": torch.backends.cpu.get_cpu_capability(),
         "huge_pages": _huge_pages(),
+        "free_huge_pages": _free_huge_pages(),
         "variables": {name: os.environ[name] for name in TELLING_VARIABLES if name in os.environ},
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "normkit": [line for line in info().splitlines() if line.startswith("path")],
@@ -145,3 +147,16 @@ def _huge_pages() -> str:
     except OSError:
         return ""
     return text.partition("[")[2].partition("]")[0]
+
+
+def _free_huge_pages() -> int | None:
+    """How many pages of 2 MiB could be had at once; None where the system does not say.
+
+    Each line of the file counts the free pieces of 1, 2, 4, ... pages of 4 KiB.
+    """
+    try:
+        lines = FREE_PIECES.read_text(encoding="ascii").splitlines()
+        counts = [[int(count) for count in line.partition("zone")[2].split()[1:]] for line in lines]
+    except (OSError, ValueError):
+        return None
+    return sum(count << order for zone in counts for order, count in enumerate(zone[9:]))
