@@ -124,6 +124,11 @@ def test_wrong_usage_is_2_before_any_work(
     assert world.ran == []
 
 
+def test_a_claim_for_the_literature_alone_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", "--tier", "instant", "--claim", "001-01", "--no-progress"]) == 0
+    assert "1 more is for the literature alone" in capsys.readouterr().out
+
+
 def test_a_foreign_store_is_1_and_left_as_it_is(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     Path("notes.txt").write_text("my notes\n" * 50)
     assert main(["claims", "--store", "notes.txt", "--no-progress"]) == 1

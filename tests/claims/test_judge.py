@@ -159,6 +159,17 @@ def test_a_trend(step: float, outcome: str) -> None:
     assert one(rule(kind="trend", these={}, along="batch"), measurements).outcome == outcome
 
 
+@pytest.mark.parametrize("kind", ["trend", "slope"])
+def test_a_line_without_all_of_its_places_decides_nothing(kind: str) -> None:
+    """The places that were left out could turn it."""
+    hypothesis = rule(kind=kind, these={}, along="batch", target=1.0, margin=0.1)
+    measurements = [m for batch in (2, 4, 8, 16) for m in arm([float(batch)] * 12, batch=batch)]
+    assert one(hypothesis, measurements).outcome == "holds"
+    gone = [replace(m, status="failed") if dict(m.conditions)["batch"] == 16 else m for m in measurements]
+    found = one(hypothesis, gone)
+    assert (found.outcome, "every batch" in found.reason) == ("inconclusive", True)
+
+
 def test_the_chance_of_a_trend_is_counted_exactly() -> None:
     """3 places, 1 seed: of the 6 orders one rises, so two-sided p is 2 / 6."""
     measurements = [m for place in (1, 2, 3) for m in arm([float(place)], batch=place)]

@@ -51,11 +51,12 @@ def by_seed(
 def curves(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> dict[int, list[tuple[float, float]]]:
-    """Seed -> (along, value) in rising order, of the seeds that have every place that any has.
+    """Seed -> (along, value) in rising order, of the seeds that have every place that any has or failed at.
 
     Raises:
-        UnclearError: as :func:`by_seed`; ``along`` is no number.
+        UnclearError: as :func:`by_seed`; ``along`` is no number; no seed has every place.
     """
+    measurements = list(measurements)
     found: dict[int, dict[float, float]] = {}
     for m in select(hypothesis, side, measurements):
         place = dict(m.conditions).get(hypothesis.along)
@@ -65,8 +66,16 @@ def curves(
         if place in line:
             raise UnclearError(f"the conditions {describe(side)} leave open what varies: seed {m.seed} is there twice")
         line[float(place)] = value(hypothesis, m)
+    failed = (
+        dict(m.conditions) for m in measurements if m.status == "failed" and m.experiment == hypothesis.experiment
+    )
     places = {place for line in found.values() for place in line}
-    return {seed: sorted(line.items()) for seed, line in found.items() if set(line) == places}
+    planned = (arm.get(hypothesis.along) for arm in failed if _meets(arm, side))
+    places |= {float(place) for place in planned if isinstance(place, (int, float))}
+    whole = {seed: sorted(line.items()) for seed, line in found.items() if set(line) == places}
+    if not whole:
+        raise UnclearError(f"no seed was measured at every {hypothesis.along}: {', '.join(map(str, sorted(places)))}")
+    return whole
 
 
 def value(hypothesis: Hypothesis, measurement: Measurement) -> float:

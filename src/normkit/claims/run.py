@@ -12,7 +12,7 @@ from normkit.claims.archive import Archive, changed_rules
 from normkit.claims.claim import Claim
 from normkit.claims.code import code_hash
 from normkit.claims.costs import Costs
-from normkit.claims.experiment import TIERS, Job, Tier
+from normkit.claims.experiment import TIERS, Job, Measurement, Tier
 from normkit.claims.experiments import experiment, files
 from normkit.claims.logic import names
 from normkit.claims.planning import Plan, cuts
@@ -109,7 +109,7 @@ def run(
         n_foreign = kept.n_foreign({code_hash(id_) for id_ in files()})
     jobs = [job for some in wanted.values() for job in some]
     measurements = archive.measurements(jobs)
-    verdicts, findings = decide(chosen, rulebook(), measurements)
+    verdicts, findings = decide(chosen, rulebook(), measurements + _missing(jobs, archive))
     used = archive.records(jobs)
     n_computed = len(runner.computed)
     return Verdicts(
@@ -158,6 +158,16 @@ def provenance(records: Sequence[JobRecord], at: str) -> dict[str, Any]:
         "evidence_hash": evidence_hash(),
         "measured_s": math.fsum(record.wall_s for record in records),
     }
+
+
+def _missing(jobs: Sequence[Job], archive: Archive) -> tuple[Measurement, ...]:
+    """What was to be measured and was not: a trend over the places that are left could still turn at these."""
+    return tuple(
+        Measurement(job.experiment, job.conditions, seed, "failed", message="not measured")
+        for job in jobs
+        if not archive.measurements([job])
+        for seed in job.seeds
+    )
 
 
 def _cut(
