@@ -13,7 +13,7 @@ from normkit.bench.contenders import Contender, Side, contender
 from normkit.bench.measure import measure
 from normkit.bench.memory import saved_bytes
 from normkit.bench.problem import Problem, pose
-from normkit.bench.results import COPY
+from normkit.bench.results import COPY, UNMASKED
 from normkit.bench.timing import Plan
 from normkit.bench.yardstick import copy_of
 
@@ -104,6 +104,12 @@ def test_a_compiled_side_is_timed_and_its_graphs_are_dropped(monkeypatch: pytest
         assert {"torch", "compile", "normkit"} <= set(result.times)
         assert "compile" not in result.saved_bytes
     assert resets == ["reset"]
+
+
+def test_what_has_a_mask_is_timed_beside_the_same_without() -> None:
+    masked = Workload("batch_norm_masked", (2, 3, 4, 4), "channels_last", "float32")
+    for result in measure(masked, SHORT, absent=NO_COMPILE):
+        assert set(result.times) == {"torch", "normkit", UNMASKED, COPY}
 
 
 def test_saved_bytes_count_each_storage_once_and_no_parameter() -> None:

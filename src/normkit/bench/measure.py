@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from normkit.bench.contenders import SIDES, Contender, Side, contender
 from normkit.bench.gate import check
 from normkit.bench.memory import saved_bytes
 from normkit.bench.problem import Expected, Problem, pose, solve
-from normkit.bench.results import COPY, CellResult
+from normkit.bench.results import COPY, UNMASKED, CellResult
 from normkit.bench.timing import Plan, take_turns
 from normkit.bench.yardstick import copy_of
 
@@ -26,6 +26,7 @@ class Field:
 
     contenders: dict[Side, Contender]
     absent: dict[str, str]
+    unmasked: Contender | None  # what normkit does without the mask, where there is one
 
 
 def measure(
@@ -63,7 +64,15 @@ def _field(problem: Problem, absent: dict[str, str], build: Build) -> Field:
             absent[side] = first_line(error)
         else:
             contenders[side] = one
-    return Field(contenders, absent)
+    return Field(contenders, absent, _unmasked(problem.workload, build))
+
+
+def _unmasked(workload: Workload, build: Build) -> Contender | None:
+    if workload.op != "batch_norm_masked":
+        return None
+    one = build("normkit", pose(replace(workload, op="batch_norm")))
+    one.lay_out_dys()
+    return one
 
 
 def _measure_cell(cell: Cell, sides: Field, problem: Problem, expected: Expected, plan: Plan) -> CellResult:
@@ -75,6 +84,8 @@ def _measure_cell(cell: Cell, sides: Field, problem: Problem, expected: Expected
         message = f"{'; '.join(wrong)} what is allowed"
         return CellResult(cell, "red", n_bytes, message, error_shares=shares, absent=sides.absent)
     calls = {str(side): _timed(one, cell.mode) for side, one in contenders.items()}
+    if sides.unmasked is not None:
+        calls[UNMASKED] = _timed(sides.unmasked, cell.mode)
     with torch.no_grad() if cell.mode == "fwd" else nullcontext():
         times = take_turns(calls | {COPY: copy_of(n_bytes)}, plan)
     saved: dict[str, int] = {}

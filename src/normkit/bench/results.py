@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from normkit.bench.cases import Cell, Mode, Sequences
@@ -12,6 +12,7 @@ from normkit.bench.timing import Timing
 
 Status = Literal["timed", "red", "skipped"]
 COPY = "copy"
+UNMASKED = "unmasked"  # normkit without the mask, beside it with the mask
 MOST_TIMES_PLAIN = 1.25  # what a normalized recurrent layer may take, of the time of torch's without a norm
 LEAST_TIMES_LOOP = 4.0  # how many times as fast as a Python loop of the same maths it must be
 MOST_TIMES_UNMASKED = 1.3  # what a masked BatchNorm may take, of the time of the same without a mask
@@ -167,12 +168,6 @@ def below_par(cells: Iterable[CellResult]) -> list[tuple[CellResult, float]]:
     return sorted(slower, key=lambda pair: pair[1])
 
 
-def costs_of_masks(cells: Sequence[CellResult]) -> list[tuple[CellResult, float]]:
-    """The masked cells, and how many times as long as without a mask normkit takes; of those where both were timed."""
-    timed = {result.cell: result for result in cells if "normkit" in result.times}
-    found = []
-    for cell, result in timed.items():
-        plain = timed.get(replace(cell, workload=replace(cell.workload, op="batch_norm")))
-        if cell.workload.op == "batch_norm_masked" and plain is not None:
-            found.append((result, result.times["normkit"].median_ns / plain.times["normkit"].median_ns))
-    return found
+def costs_of_masks(cells: Iterable[CellResult]) -> list[tuple[CellResult, float]]:
+    """The masked cells, and how many times as long as without a mask normkit takes."""
+    return [(r, r.times["normkit"].median_ns / r.times[UNMASKED].median_ns) for r in cells if UNMASKED in r.times]
