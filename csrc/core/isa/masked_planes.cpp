@@ -8,11 +8,15 @@ namespace normkit::NK_ISA {
 #include "../masked_planes.h"
 
 void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
-  by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a, KeptPlanes(kept, a.shape)); });
+  with_kept_planes(kept, a.shape, [&](const auto& positions) {
+    by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a, positions); });
+  });
 }
 
 void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums) {
-  by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, KeptPlanes(kept, a.shape), sums); });
+  with_kept_planes(kept, a.shape, [&](const auto& positions) {
+    by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, positions, sums); });
+  });
 }
 
 }  // namespace normkit::NK_ISA
