@@ -5,8 +5,7 @@
 template <bool kSkips>
 class KeptPlanes {
  public:
-  KeptPlanes(const KeptPositions& kept, const ChannelShape& shape)
-      : kept_(kept), plane_(shape.n_positions), stride_(round_up(shape.n_positions, kLanes)) {
+  KeptPlanes(const KeptPositions& kept, const ChannelShape& shape) : kept_(kept), plane_(shape.n_positions) {
     for (int i = 0; i < kSamples; ++i) {  // four together at each of four places
       const int64_t rank = (kept.count() * (2 * (i / 4) + 1) / 8 + i % 4) % kept.count();
       const KeptPositions::Place place = kept.at_rank(rank);
@@ -28,17 +27,17 @@ class KeptPlanes {
   // Of the runs of a channel, each of one sample, which all begin at the same position.
   struct Of {
     const KeptPositions& kept;
-    int64_t first, offset, length, stride;
+    int64_t first, offset, length;
     NK_MEMBER auto run(int64_t r) const {
       if constexpr (kSkips) {
         return kept.run(first + r, offset, length);
       } else {
-        return Whole{kept.bytes() + (first + r) * stride + offset, length};
+        return Whole{kept.run(first + r).bytes + offset, length};
       }
     }
   };
   static constexpr bool kAll = false;
-  NK_MEMBER Of of(const Runs& runs) const { return {kept_, runs.first, runs.begin % plane_, runs.length, stride_}; }
+  NK_MEMBER Of of(const Runs& runs) const { return {kept_, runs.first, runs.begin % plane_, runs.length}; }
 
   int64_t slab_size() const { return kept_.count(); }
 
@@ -54,7 +53,6 @@ class KeptPlanes {
   static constexpr int kSamples = kLanes;
   const KeptPositions& kept_;
   int64_t plane_;
-  int64_t stride_;
   int64_t samples_[kSamples];  // offsets in a channel
 };
 
