@@ -135,7 +135,7 @@ NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const
 // is what a column has in common. Narrow rows go one after the other, as memory likes it; of wide ones four together, since
 // what all their columns have in common does not stay in the first cache.
 template <class T, class Rows, class Op>
-NK_INLINE void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, const Op& op) {
+static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, const Op& op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes, n_cols = pixels.n_cols;
   const bool narrow = n_cols <= 1024;
   const auto put = [&](const auto& kept, int r, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
@@ -205,7 +205,7 @@ NK_INLINE void each_vector_of_every_row(const Pixels& pixels, const Pixels::Part
 // rows that count.
 // A lane adds up to 16 sums of four terms in A before it goes on in double.
 template <class A, class Rows, class Term>
-NK_INLINE void sum_columns(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Term& term,
+static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Term& term,
                            double* total1, double* total2) {
   constexpr int64_t kRows = 64, kBlock = 512;
   for (int64_t j = part.first_col; j < round_up(part.last_col, kLanes); ++j) total1[j] = total2[j] = 0.0;
