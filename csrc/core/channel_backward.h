@@ -25,9 +25,10 @@ static void channel_backward(const ChannelBackward& a) {
   const bool planes = a.shape.layout == ChannelLayout::kPlanes;
   if (a.mask == nullptr) {
     planes ? planes_backward(a, sums) : pixels_backward(a, sums);
+  } else if (planes) {
+    masked_planes_backward(a, KeptPositions(a.mask, a.shape.n_samples, a.shape.n_positions), sums);
   } else {
-    const KeptPositions kept = kept_positions(a.shape, a.mask);
-    planes ? masked_planes_backward(a, kept, sums) : masked_pixels_backward(a, kept, sums);
+    masked_pixels_backward(a, KeptRows(a.mask, a.shape.n_samples * a.shape.n_positions), sums);
   }
   if (parameters) put_parameter_gradients(a, sums);
 }

@@ -25,6 +25,19 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
   return lanes;
 }
 
+// The same where each has a word.
+template <class A>
+NK_INLINE Lanes<A> lanes_of(const int32_t* words) {
+  typedef int32_t Words __attribute__((vector_size(Vec<A>::kPerRegister * sizeof(int32_t))));
+  Lanes<A> lanes;
+  NK_EACH_REGISTER {
+    Words some;
+    __builtin_memcpy(&some, words + i * Vec<A>::kPerRegister, sizeof some);
+    lanes.r[i] = __builtin_convertvector(some, typename Lanes<A>::Bits);
+  }
+  return lanes;
+}
+
 // Some positions that follow one another in a sample. None counts but in [first, last); both are multiples of 16, or the end.
 struct KeptRun {
   const int8_t* bytes;
@@ -40,10 +53,11 @@ struct KeptRun {
 
 class KeptPositions {
  public:
-  // Of a mask [samples, positions], whose bytes are 0 where a position does not count. From one sample to the next there are
-  // `stride` bytes, and 16 after the last.
-  KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions, int64_t stride)
-      : bytes_(samples * stride + kLanes), n_samples_(samples), samples_(samples) {
+  // Of a mask [samples, positions], whose bytes are 0 where a position does not count. Each sample takes whole vectors, and
+  // there is one after the last.
+  KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions)
+      : bytes_(samples * round_up(positions, kLanes) + kLanes), n_samples_(samples), samples_(samples) {
+    const int64_t stride = round_up(positions, kLanes);
     for (int64_t i = 0; i < samples; ++i) {
       int8_t* const to = bytes_.data() + i * stride;
       samples_.data()[i] = copy(mask + i * positions, positions, to);
@@ -93,12 +107,11 @@ class KeptPositions {
 
   static int64_t within(int64_t j, int64_t length) { return j < 0 ? 0 : j < length ? j : length; }
 
-  static uint64_t eight(const int8_t* bytes) {
+  static int64_t count_of_eight(const int8_t* bytes) {
     uint64_t together;
     __builtin_memcpy(&together, bytes, sizeof together);
-    return together;
+    return __builtin_popcountll(together) / 8;
   }
-  static int64_t count_of_eight(const int8_t* bytes) { return __builtin_popcountll(eight(bytes)) / 8; }
 
   static Sample copy(const uint8_t* mask, int64_t positions, int8_t* to) {
     int64_t count = 0;
@@ -121,5 +134,23 @@ class KeptPositions {
   Memory<int8_t> bytes_;
   int64_t n_samples_;
   Memory<Sample> samples_;
+  int64_t count_ = 0;
+};
+
+// The rows of a batch of pixels that count.
+class KeptRows {
+ public:
+  KeptRows(const uint8_t* mask, int64_t pixels) : rows_(pixels) {
+    for (int64_t i = 0; i < pixels; ++i) {
+      rows_.data()[count_] = i;
+      count_ += mask[i] != 0;
+    }
+  }
+  static constexpr bool kAll = false;
+  int64_t count() const { return count_; }
+  NK_MEMBER int64_t at(int64_t i) const { return rows_.data()[i]; }
+
+ private:
+  Memory<int64_t> rows_;
   int64_t count_ = 0;
 };

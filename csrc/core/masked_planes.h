@@ -1,11 +1,52 @@
 // Planes of which only some positions count, for the kernels of planes_forward.h and planes_backward.h. Included by isa/*.cpp.
 //
-// What is computed at a position that does not count is taken away bit by bit, so NaN ends there; and what lies well before
-// the first position of a sample that counts, or well after its last, is never read (kSkips: some sample has such).
-template <bool kSkips>
+// What is computed at a position that does not count is taken away bit by bit, so NaN ends there. Which count is told by
+// bytes, of which what lies well before the first position of a sample that counts, or well after its last, is never read; or,
+// where that is nothing and words stay in the first cache, by words, of which nothing has to be made.
+
+// A word for each position, of which all bits are set or none.
+class KeptWords {
+ public:
+  KeptWords(const KeptPositions& kept, const ChannelShape& s)
+      : stride_(round_up(s.n_positions, kLanes)), words_(s.n_samples * stride_ + kLanes) {
+    for (int64_t i = 0; i < s.n_samples * stride_ + kLanes; ++i) words_.data()[i] = kept.bytes()[i];
+  }
+
+  // Whether this serves for a batch.
+  static bool serve(const KeptPositions& kept, const ChannelShape& s) {
+    if (s.n_samples * round_up(s.n_positions, kLanes) > kMost) return false;
+    for (int64_t i = 0; i < s.n_samples; ++i) {
+      if (kept.run(i).first != 0 || kept.run(i).last != s.n_positions) return false;
+    }
+    return true;
+  }
+
+  struct Run {
+    const int32_t* words;
+    static constexpr int64_t first = 0;
+    int64_t last;
+    template <class A>
+    NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
+      return normkit::NK_ISA::keep(v, lanes_of<A>(words + j));
+    }
+    NK_MEMBER bool counts(int64_t j) const { return words[j] != 0; }
+  };
+  NK_MEMBER Run run(int64_t sample, int64_t begin, int64_t length) const {
+    return {words_.data() + sample * stride_ + begin, length};
+  }
+
+ private:
+  static constexpr int64_t kMost = 8192;
+  int64_t stride_;
+  Memory<int32_t> words_;
+};
+
+// flags: KeptPositions or KeptWords.
+template <class Flags>
 class KeptPlanes {
  public:
-  KeptPlanes(const KeptPositions& kept, const ChannelShape& shape) : kept_(kept), plane_(shape.n_positions) {
+  KeptPlanes(const KeptPositions& kept, const Flags& flags, const ChannelShape& shape)
+      : flags_(flags), plane_(shape.n_positions), count_(kept.count()) {
     for (int i = 0; i < kSamples; ++i) {  // four together at each of four places
       const int64_t rank = (kept.count() * (2 * (i / 4) + 1) / 8 + i % 4) % kept.count();
       const KeptPositions::Place place = kept.at_rank(rank);
@@ -13,33 +54,16 @@ class KeptPlanes {
     }
   }
 
-  // A run of which nothing is skipped.
-  struct Whole {
-    const int8_t* bytes;
-    static constexpr int64_t first = 0;
-    int64_t last;
-    template <class A>
-    NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
-      return KeptRun{bytes, first, last}.keep(v, j);
-    }
-    NK_MEMBER bool counts(int64_t j) const { return bytes[j] != 0; }
-  };
   // Of the runs of a channel, each of one sample, which all begin at the same position.
   struct Of {
-    const KeptPositions& kept;
+    const Flags& flags;
     int64_t first, offset, length;
-    NK_MEMBER auto run(int64_t r) const {
-      if constexpr (kSkips) {
-        return kept.run(first + r, offset, length);
-      } else {
-        return Whole{kept.run(first + r).bytes + offset, length};
-      }
-    }
+    NK_MEMBER auto run(int64_t r) const { return flags.run(first + r, offset, length); }
   };
   static constexpr bool kAll = false;
-  NK_MEMBER Of of(const Runs& runs) const { return {kept_, runs.first, runs.begin % plane_, runs.length}; }
+  NK_MEMBER Of of(const Runs& runs) const { return {flags_, runs.first, runs.begin % plane_, runs.length}; }
 
-  int64_t slab_size() const { return kept_.count(); }
+  int64_t slab_size() const { return count_; }
 
   // The mean of 16 values that count; of equal ones it is that value exactly.
   template <class T>
@@ -51,15 +75,19 @@ class KeptPlanes {
 
  private:
   static constexpr int kSamples = kLanes;
-  const KeptPositions& kept_;
+  const Flags& flags_;
   int64_t plane_;
+  int64_t count_;
   int64_t samples_[kSamples];  // offsets in a channel
 };
 
 // work(positions) for those of a batch.
 template <class Work>
 static void with_kept_planes(const KeptPositions& kept, const ChannelShape& shape, const Work& work) {
-  bool skips = false;
-  for (int64_t i = 0; i < shape.n_samples; ++i) skips |= kept.run(i).first != 0 || kept.run(i).last != shape.n_positions;
-  skips ? work(KeptPlanes<true>(kept, shape)) : work(KeptPlanes<false>(kept, shape));
+  if (KeptWords::serve(kept, shape)) {
+    const KeptWords words(kept, shape);
+    work(KeptPlanes<KeptWords>(kept, words, shape));
+  } else {
+    work(KeptPlanes<KeptPositions>(kept, kept, shape));
+  }
 }

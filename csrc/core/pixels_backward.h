@@ -10,6 +10,7 @@ struct PixelsBackward {
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
+  int64_t slab_size;  // values that count
   double per_n;
   bool one_channel;
   Sums* sums;  // s1 = db, s2 = dw of each channel of each image; null if nobody wants them
@@ -17,11 +18,12 @@ struct PixelsBackward {
   PixelsBackward(const ChannelBackward& a, const Rows& which_count, Sums* channel_sums)
       : args(a),
         rows(which_count),
-        pixels(a.shape, Rows::kAll),
+        pixels(a.shape, which_count),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
-        per_n(1.0 / double(rows.slab_size())),
+        slab_size(rows.count() * pixels.group),
+        per_n(1.0 / double(slab_size)),
         one_channel(a.shape.over_batch()),
         sums(channel_sums) {}
 
@@ -50,7 +52,7 @@ struct PixelsBackward {
 
   // dy, or where relu is flat 0; d = (x - m0) - dm.
   template <bool kRelu>
-  NK_MEMBER Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) const {
+  NK_MEMBER static Vec<A> through(Vec<A> g, Vec<A> d, const Columns& k, int64_t j) {
     if constexpr (kRelu) return where_above_zero(fma(d, load(k.scale + j), load(k.bias + j)), g);
     return g;
   }
@@ -58,10 +60,9 @@ struct PixelsBackward {
   // dy is of T or, once it has gone through a curve, of A.
   template <bool kRelu, class G>
   struct Term {
-    const PixelsBackward& of;
     const G* dy;
     const T* x;
-    const Columns& k;
+    Columns k;
     struct Stats {
       Vec<A> m0, dm, rstd;
       int64_t column;
@@ -73,11 +74,11 @@ struct PixelsBackward {
     }
     NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i) const {
       const Vec<A> d = (load(x + i) - stats.m0) - stats.dm;
-      return {of.template through<kRelu>(load(dy + i), d, k, stats.column), d * stats.rstd};
+      return {through<kRelu>(load(dy + i), d, k, stats.column), d * stats.rstd};
     }
     NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t i, int n) const {
       const Vec<A> d = (load_some(x + i, n) - stats.m0) - stats.dm;
-      const Vec<A> g = of.template through<kRelu>(load_some(dy + i, n), d, k, stats.column);
+      const Vec<A> g = through<kRelu>(load_some(dy + i, n), d, k, stats.column);
       return {keep(g, first_lanes<A>(n)), keep(d * stats.rstd, first_lanes<A>(n))};
     }
   };
@@ -85,20 +86,19 @@ struct PixelsBackward {
   // to = dy * a'(z) of an image, for an activation that is a curve.
   void image_through_curve(const T* dy, const T* x, const Columns& k, A* to, ParallelFor parallel_for) const {
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
-      const Memory<A> memory(4 * pixels.n_cols + kLanes);
+      const Memory<A> memory(pixels.padded());
       A* const z = memory.data();
       for (int64_t i = first; i < last; ++i) {
-        each_block_of_rows(pixels, pixels.part(i), [&](const Pixels::Part& block) {
-          const int64_t from = block.first_row * pixels.n_cols;
-          each_vector_of_every_row(pixels, block, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-            const Vec<A> d = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-            store_some(z + (at - from), fma(d, load(k.scale + j), load(k.bias + j)), n);
+        const Pixels::Part part = pixels.part(i);
+        each_row_of_part(pixels, rows, part, [&](int64_t at, int64_t n) {
+          each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
+            const int64_t j = part.first_col + i;
+            const Vec<A> d = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);
+            store_at(z + i, fma(d, load(k.scale + j), load(k.bias + j)));
           });
-          each_row_of_part(pixels, block, [&](int64_t, int64_t at, int64_t n) {
-            activated.slopes(z + (at - from), n);
-            each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
-              store_at(to + at + j, load_at(dy + at + j) * load_at(z + (at - from) + j));
-            });
+          activated.slopes(z, n);
+          each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
+            store_at(to + at + i, load_at(dy + at + i) * load_at(z + i));
           });
         });
       }
@@ -135,10 +135,9 @@ struct PixelsBackward {
 
   template <bool kRelu, class G>
   struct Gradient {
-    const PixelsBackward& of;
     const G* dy;
     const T* x;
-    const Columns& k;
+    Columns k;
     struct Column {
       Vec<A> m0, dm, of_dy, of_d, rest;
     };
@@ -147,7 +146,7 @@ struct PixelsBackward {
     }
     NK_MEMBER Vec<A> operator()(const Column& c, int64_t at, int64_t j, int n) const {
       const Vec<A> d = (load_some(x + at, n) - c.m0) - c.dm;
-      return fma(d, c.of_d, fma(of.template through<kRelu>(load_some(dy + at, n), d, k, j), c.of_dy, c.rest));
+      return fma(d, c.of_d, fma(through<kRelu>(load_some(dy + at, n), d, k, j), c.of_dy, c.rest));
     }
   };
 
@@ -155,7 +154,7 @@ struct PixelsBackward {
   template <class G>
   struct Scaled {
     const G* dy;
-    const Columns& k;
+    Columns k;
     NK_MEMBER Vec<A> at(int64_t j) const { return load(k.of_dy + j); }
     NK_MEMBER Vec<A> operator()(Vec<A> of_dy, int64_t at, int64_t, int n) const { return load_some(dy + at, n) * of_dy; }
   };
@@ -168,22 +167,13 @@ struct PixelsBackward {
     });
   }
 
-  template <class Visit>
-  NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = pixels.group;
-    for (int64_t i = 0; i < pixels.n_pixels; ++i) {
-      if (!rows.counts(i)) continue;
-      for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
-    }
-  }
-
   // A slab whose rstd has left the range of A, in double.
   __attribute__((noinline)) void slab_exactly(int64_t image, int64_t s, const T* dy, const T* x, T* dx) const {
     const int64_t group = pixels.group;
     const ExactStats stats =
         args.constant_stats ? exactly(slab_stats<A>(args.stats, pixels.slab_of(image, s)), args.eps)
-                            : exact_stats(x, rows.slab_size(), args.eps, [&](const auto& visit) {
-                                each_item(s, [&](int64_t i, int64_t) { visit(i); });
+                            : exact_stats(x, slab_size, args.eps, [&](const auto& visit) {
+                                each_item(pixels, rows, s, [&](int64_t i, int64_t) { visit(i); });
                               });
     Sums* const of_channel = sums == nullptr ? nullptr : sums + image * args.shape.n_channels;
     const auto x_hat = [&](int64_t i) { return careful_x_hat(value_at(x + i), stats.x_hat); };
@@ -193,11 +183,11 @@ struct PixelsBackward {
     };
     if (of_channel != nullptr) {
       for (int64_t c = s * group; c < (s + 1) * group; ++c) of_channel[c] = Sums();
-      each_item(s, [&](int64_t i, int64_t c) { of_channel[c].add({g_at(i, c), g_at(i, c) * x_hat(i)}); });
+      each_item(pixels, rows, s, [&](int64_t i, int64_t c) { of_channel[c].add({g_at(i, c), g_at(i, c) * x_hat(i)}); });
     }
     if (dx == nullptr) return;
     const Sums mean = means(of_channel, s);
-    each_item(s, [&](int64_t i, int64_t c) {
+    each_item(pixels, rows, s, [&](int64_t i, int64_t c) {
       const double inner = g_at(i, c) * (one_channel ? 1.0 : weight(c)) - mean.s1 - x_hat(i) * mean.s2;
       put_item(dx + i, inner * (one_channel ? weight(c) : 1.0) * stats.x_hat.rstd * stats.x_hat.scale);
     });
@@ -206,13 +196,13 @@ struct PixelsBackward {
   template <bool kRelu, class G>
   void with_gradient(int64_t image, const G* dy, const T* x, T* dx, Sums* of_channel, const Columns& k,
                      ParallelFor parallel_for) const {
-    const Term<kRelu, G> term{*this, dy, x, k};
+    const Term<kRelu, G> term{dy, x, k};
     if (args.constant_stats) {  // dx does not depend on the sums: both in one pass
       fill_terms(image, of_channel, k);
       const auto part_of_dx = [&](const Pixels::Part& part) {
         if (dx == nullptr) return;
         if constexpr (kRelu) {
-          map_part(pixels, rows, part, dx, Gradient<kRelu, G>{*this, dy, x, k});
+          map_part(pixels, rows, part, dx, Gradient<kRelu, G>{dy, x, k});
         } else {
           map_part(pixels, rows, part, dx, Scaled<G>{dy, k});
         }
@@ -223,7 +213,9 @@ struct PixelsBackward {
     sum_channels<A>(pixels, rows, term, parallel_for, of_channel, [](const Pixels::Part&) {});
     if (dx == nullptr) return;
     fill_terms(image, of_channel, k);
-    each_part(parallel_for, [&](const Pixels::Part& part) { map_part(pixels, rows, part, dx, Gradient<kRelu, G>{*this, dy, x, k}); });
+    each_part(parallel_for, [&](const Pixels::Part& part) {
+      map_part(pixels, rows, part, dx, Gradient<kRelu, G>{dy, x, k});
+    });
   }
 
   void one_image(int64_t image, ParallelFor parallel_for) const {

@@ -11,16 +11,18 @@ struct PixelsForward {
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
+  int64_t slab_size;  // values that count
   double per_n;
 
   PixelsForward(const ChannelForward& a, const Rows& which_count)
       : args(a),
         rows(which_count),
-        pixels(a.shape, Rows::kAll),
+        pixels(a.shape, which_count),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
-        per_n(1.0 / double(rows.slab_size())) {}
+        slab_size(rows.count() * pixels.group),
+        per_n(1.0 / double(slab_size)) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.
@@ -32,7 +34,7 @@ struct PixelsForward {
     const Memory<A> memory(round_up(channels, kLanes));
     A* const of_channel = memory.data();
     int64_t from[kLanes];
-    for (int64_t i = 0; i < n; ++i) from[i] = rows.at_rank(rows.count() * (2 * i + 1) / (2 * n)) * channels;
+    for (int64_t i = 0; i < n; ++i) from[i] = rows.at(rows.count() * (2 * i + 1) / (2 * n)) * channels;
     for (int64_t j = 0; j < channels; j += kLanes) {
       const int few = channels - j < kLanes ? int(channels - j) : kLanes;
       Vec<A> v[kLanes];
@@ -84,21 +86,11 @@ struct PixelsForward {
     return static_cast<const T*>(data) + image * pixels.n_pixels * args.shape.n_channels;
   }
 
-  // Calls visit(offset in the image, channel) for each value of slab s of an image that counts.
-  template <class Visit>
-  NK_MEMBER void each_item(int64_t s, const Visit& visit) const {
-    const int64_t group = pixels.group;
-    for (int64_t i = 0; i < pixels.n_pixels; ++i) {
-      if (!rows.counts(i)) continue;
-      for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(i * args.shape.n_channels + c, c);
-    }
-  }
-
   ExactStats exact(int64_t image, int64_t s) const {
     const int64_t slab = pixels.slab_of(image, s);
     if (args.mean.data != nullptr) return exactly(slab_stats<A>(args.stats, slab), args.eps);
-    return exact_stats(image_of(args.x, image), rows.slab_size(), args.eps,
-                       [&](const auto& visit) { each_item(s, [&](int64_t i, int64_t) { visit(i); }); });
+    return exact_stats(image_of(args.x, image), slab_size, args.eps,
+                       [&](const auto& visit) { each_item(pixels, rows, s, [&](int64_t i, int64_t) { visit(i); }); });
   }
 
   void find_stats(int64_t image, ParallelFor parallel_for) const {
@@ -124,8 +116,8 @@ struct PixelsForward {
   template <class Finished>
   struct Normalized {
     const T* x;
-    const Columns& k;
-    const Finished& finished;
+    Columns k;
+    Finished finished;
     struct Column {
       Vec<A> m0, dm, scale, bias;
     };
@@ -139,23 +131,19 @@ struct PixelsForward {
     map_part(pixels, rows, pixels.part(i), y, Normalized<Finished>{x, k, finished});
   }
 
-  // By a curve, a few rows at a time.
+  // By a curve, row by row.
   void curve_part(const T* x, T* y, const Columns& k, const Pixels::Part& part) const {
-    const Memory<A> memory(4 * pixels.n_cols + kLanes);
+    const Memory<A> memory(pixels.padded());
     A* const z = memory.data();
-    each_block_of_rows(pixels, part, [&](const Pixels::Part& block) {
-      const int64_t from = block.first_row * pixels.n_cols;
-      each_vector_of_every_row(pixels, block, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-        const Vec<A> v = (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j);
-        store_some(z + (at - from), fma(v, load(k.scale + j), load(k.bias + j)), n);
+    clear_before(pixels, rows, part, part.first_row, part.end(), y);
+    each_row_of_part(pixels, rows, part, [&](int64_t at, int64_t n) {
+      each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
+        const int64_t j = part.first_col + i;
+        const Vec<A> v = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);
+        store_at(z + i, fma(v, load(k.scale + j), load(k.bias + j)));
       });
-      each_row_of_part(pixels, block, [&](int64_t row, int64_t at, int64_t n) {
-        activated.values(z + (at - from), n);
-        const auto kept = rows.one(row);
-        each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
-          store_at(y + at + j, kept.keep(load_at(z + (at - from) + j), 0));
-        });
-      });
+      activated.values(z, n);
+      each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + i, load_at(z + i)); });
     });
   }
 
@@ -176,13 +164,13 @@ struct PixelsForward {
         if (args.residual != nullptr) {
           const T* const residual = image_of(args.residual, image);
           const Vec<A> least = splat(least_of<A>(args.activation));
-          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t at, int n) NK_LAMBDA {
+          normalize_part(x, y, k, i, [=](Vec<A> z, int64_t at, int n) NK_LAMBDA {
             return add_above(z, load_some(residual + at, n), least);
           });
         } else if (args.activation == Activation::kNone) {
-          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
+          normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
         } else if (activated.is_relu()) {
-          normalize_part(x, y, k, i, [&](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
+          normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
         } else {
           curve_part(x, y, k, pixels.part(i));
         }
@@ -197,7 +185,7 @@ struct PixelsForward {
     const ExactStats stats = exact(image, s);
     const T* x = image_of(args.x, image);
     T* y = const_cast<T*>(image_of(args.y, image));
-    each_item(s, [&](int64_t i, int64_t c) {
+    each_item(pixels, rows, s, [&](int64_t i, int64_t c) {
       const double x_hat = careful_x_hat(value_at(x + i), stats.x_hat);
       const double z = x_hat * double(w.values()[c * w.step()]) + double(b.values()[c * b.step()]) +
                        (args.residual == nullptr ? -0.0 : value_at(image_of(args.residual, image) + i));

@@ -19,7 +19,7 @@ void pixels_forward(const ChannelForward& a);
 void pixels_backward(const ChannelBackward& a, Sums* sums);
 void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept);
 void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums);
-void masked_pixels_forward(const ChannelForward& a, const KeptPositions& kept);
-void masked_pixels_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums);
+void masked_pixels_forward(const ChannelForward& a, const KeptRows& rows);
+void masked_pixels_backward(const ChannelBackward& a, const KeptRows& rows, Sums* sums);
 
 }  // namespace normkit::NK_ISA
