@@ -119,7 +119,7 @@ def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> Condi
     outcomes = {id_: finding.outcome for id_, finding in findings.items()}
     outcome = evaluate(rule.expression, outcomes)
     if outcome == "holds":  # still, if what is not a number, and so breaks a sentence, does not show its opposite
-        unshown = {id_: "inconclusive" for id_, finding in findings.items() if finding.is_undefined}
+        unshown: dict[str, Outcome] = {id_: "inconclusive" for id_, finding in findings.items() if finding.is_undefined}
         outcome = evaluate(rule.expression, {**outcomes, **unshown})
     return ConditionVerdict(rule.name, outcome, names(rule.expression), rule.axis, rule.at)
 
