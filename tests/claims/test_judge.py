@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from claims.made_up import arm, arms, noise, rule
-from normkit.claims.experiment import Measurement
+from normkit.claims.experiment import UNDEFINED, Measurement
 from normkit.claims.findings import Finding
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.judge import judge
@@ -223,6 +223,25 @@ def test_what_is_not_finite_breaks_an_exact_hypothesis() -> None:
         finding = one(hypothesis, odd)
         assert finding.outcome == "fails"
         assert finding.reason.startswith("not finite at")
+
+
+def test_a_number_is_shown_as_the_counterexample_before_what_is_none() -> None:
+    hypothesis = rule(kind="exact", metric="gap", these={}, margin=1e-6)
+    finding = one(hypothesis, arm([NAN, 0.25, UNDEFINED], "gap", norm="layer"))
+    assert (finding.outcome, finding.effect, finding.is_undefined) == ("fails", 0.25, False)
+    assert one(hypothesis, arm([NAN, 1e-9, UNDEFINED], "gap", norm="layer")).is_undefined
+
+
+def test_a_search_of_which_a_part_is_missing_does_not_hold_and_can_fail() -> None:
+    hypothesis = rule(kind="exact", metric="gap", these={"norm": "layer"}, margin=1e-6)
+    fine = arm([1e-9] * 5, "gap", norm="layer")
+    gone = [replace(m, status="failed", metrics={}) for m in fine[3:]]
+    assert one(hypothesis, fine).outcome == "holds"
+    finding = one(hypothesis, fine[:3] + gone)
+    assert (finding.outcome, finding.reason) == ("inconclusive", "2 of the search were not measured")
+    assert one(hypothesis, arm([0.25], "gap", norm="layer") + gone).outcome == "fails"
+    elsewhere = [replace(m, conditions=(("norm", "batch"),)) for m in gone]
+    assert one(hypothesis, fine + elsewhere).outcome == "holds"
 
 
 # --- runs that diverged

@@ -6,13 +6,19 @@ import gzip
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from claims.made_up import rule
 from claims.toy import World
 from normkit import claims
 from normkit.claims import shipped
+from normkit.claims.archive import Archive
+from normkit.claims.experiment import Job, Measurement, conditions
+from normkit.claims.records import JobRecord, JobSpec
+from normkit.claims.run import _missing
 from normkit.claims.shipped import write
 from normkit.errors import ArgumentError, StoreError
 from normkit.lab.comparison import Progress
@@ -104,6 +110,51 @@ def test_measurements_of_other_code_are_told_and_not_used(world: World, store: P
     )
     world.write()
     assert claims.run("full", store=store).n_computed == 0
+
+
+def planned(n_seeds: int) -> dict[str, tuple[Job, ...]]:
+    return {"E05": tuple(Job("E05", conditions(norm=norm), tuple(range(n_seeds))) for norm in ("batch", "layer"))}
+
+
+def measured(job: Job, seeds: tuple[int, ...]) -> JobRecord:
+    found = tuple(Measurement("E05", job.conditions, seed, metrics={"error": 1.0}) for seed in seeds)
+    return JobRecord(JobSpec(replace(job, seeds=seeds), "hash"), "done", found)
+
+
+def test_what_was_planned_and_not_measured_is_told_seed_by_seed() -> None:
+    wanted = planned(3)
+    batch, _ = wanted["E05"]
+    archive = Archive([measured(batch, (0, 1))])
+    missing = _missing(wanted, None, archive)
+    assert [(dict(m.conditions)["norm"], m.seed) for m in missing] == [
+        ("batch", 2),
+        ("layer", 0),
+        ("layer", 1),
+        ("layer", 2),
+    ]
+    assert {(m.experiment, m.status, m.message) for m in missing} == {("E05", "failed", "not measured")}
+
+
+def test_seeds_that_the_budget_cuts_were_not_to_be_measured() -> None:
+    wanted = planned(3)
+    archive = Archive([measured(job, (0, 1)) for job in wanted["E05"]])
+    assert _missing(wanted, 2, archive) == ()
+    assert {m.seed for m in _missing(wanted, None, archive)} == {2}
+
+
+def test_a_search_that_was_interrupted_does_not_hold(world: World, store: Path) -> None:
+    """Of 12 seeds 5 are known, from the smaller tier: no counterexample so far."""
+    world.write(outcome="level = 0.0")
+    exact = rule(id="E05-B2", kind="exact", these={"norm": "layer"}, margin=2.0)
+    world.rules([exact, rule(id="E05-B50", kind="exact", these={"norm": "batch"}, margin=2.0)])
+    assert claims.run("quick", store=store).findings["E05-B2"].outcome == "holds"
+    world.interrupt_after = len(world.ran)
+    verdicts = claims.run("full", store=store)
+    assert verdicts.interrupted
+    assert verdicts.findings["E05-B2"].outcome == "inconclusive"
+    assert verdicts.findings["E05-B2"].reason == "14 of the search were not measured"
+    world.interrupt_after = None
+    assert claims.run("full", store=store).findings["E05-B2"].outcome == "holds"
 
 
 def test_rules_changed_after_the_measurement_are_told(world: World, store: Path) -> None:

@@ -12,10 +12,13 @@ from normkit.claims.experiments._stacked_recurrent import RNN
 from normkit.claims.experiments._stacked_training import PADDING
 from normkit.claims.experiments._stacked_transformer import (
     BLANK,
+    CHARACTERS,
     SYMBOLS,
     TokenBatchNorm,
     discrepancy_penalty,
+    next_character,
     sorting,
+    told_by_the_last,
     transformer,
 )
 
@@ -255,6 +258,18 @@ def test_blanks_reach_unmasked_batch_norm_and_no_other():
         model = transformer(norm)((0, 1))
         one, other = model(longer)[:, :, :10], model(longer[:, :, :10])
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-10) is same, norm
+
+
+@pytest.mark.parametrize(("norm", "tells"), [("none", False), ("layer", False), ("batch", True)])
+def test_what_comes_later_is_seen_by_statistics_of_the_batch_alone(norm, tells):
+    x = next_character(0).test.inputs[0][:6].expand(R, -1, -1)
+    model = transformer(norm, language=CHARACTERS)((0, 1))
+    found = told_by_the_last(model, x)
+    assert ((found > 1e-3) if tells else (found == 0)).all()
+    other = torch.cat([x[:, :, :-1], x[:, :, :1]], 2)
+    model.eval()
+    torch.testing.assert_close(model(x)[:, :, :-1], model(other)[:, :, :-1])
+    assert (model(x)[:, :, -1] - model(other)[:, :, -1]).abs().amax() > 1e-3
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])

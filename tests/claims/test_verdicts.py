@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from claims.made_up import arm, noise, rule
 from normkit.claims.claim import Claim, ConditionRule, Document
-from normkit.claims.experiment import Measurement
+from normkit.claims.experiment import UNDEFINED, Measurement
 from normkit.claims.verdicts import decide
 
+NAN = math.nan
 BATCHES = (2, 4, 16, 50)
 
 
@@ -90,6 +93,21 @@ def test_a_failure_is_told_with_its_counterexample() -> None:
     exact = rule(id="E05-X", kind="exact", metric="gap", these={}, margin=1e-6)
     (verdict,), _ = decide([claim(ConditionRule("", "E05-X"))], {"E05-X": exact}, arm([0.5], "gap", norm="layer"))
     assert (verdict.evidence, verdict.condition) == ("fails", "off by 0.5 at norm=layer, seed 0")
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome"),
+    [([0.5, 0.0], "holds"), ([0.5, NAN], "holds"), ([NAN, 0.0], "inconclusive"), ([UNDEFINED, 0.0], "inconclusive")],
+)
+def test_that_two_differ_is_not_shown_by_what_is_no_number(errors: list[float], outcome: str) -> None:
+    exact = rule(id="E05-X", kind="exact", metric="gap", these={}, margin=1e-6)
+    differ = claim(ConditionRule("", "not E05-X"))
+    (verdict,), _ = decide([differ], {"E05-X": exact}, arm(errors, "gap", norm="layer"))
+    assert verdict.evidence == outcome
+    assert verdict.condition.startswith("" if outcome == "holds" else "not finite at norm=layer, seed 0")
+    same = claim(ConditionRule("", "E05-X"))
+    (verdict,), _ = decide([same], {"E05-X": exact}, arm(errors, "gap", norm="layer"))
+    assert verdict.evidence == "fails"
 
 
 def test_verdicts_are_a_function_of_the_measurements_in_any_order() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from claims.made_up import rule
+from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.records import JOBS, JobRecord, JobSpec
 from normkit.claims.work import measure
 from normkit.lab.engines.base import Event
@@ -59,7 +60,7 @@ class World:
             rule(id=f"E05-B{b}", margin=margin, these=these, those=those)
             for b, (these, those) in zip(BATCHES, sides, strict=True)
         ]
-        self._dump("E05", [asdict(r) for r in rules])
+        self.rules(rules)
         self._dump("documents", [{"id": "made-up", "number": "000", "name": "Made up", "publisher": "nobody"}])
         claim = {"id": "000-01", "document": "made-up", "kind": "empirical", "statement": "LayerNorm wins."}
         claim |= {"text": "right", "text_reason": "It is clear.", "citations": []}
@@ -68,6 +69,11 @@ class World:
         self._dump("evidence", {"000-01": names})
         self._dump("contradictions", [])
         self._dump("literature", {"sources": [], "citations": []})
+        self.forget()
+
+    def rules(self, rules: Sequence[Hypothesis]) -> None:
+        """Judge by these."""
+        self._dump("E05", [asdict(rule) for rule in rules])
         self.forget()
 
     def engine(self, *asked: object, **choices: object) -> Inline:

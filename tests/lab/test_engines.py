@@ -15,7 +15,7 @@ import pytest
 
 from lab import fakes
 from normkit.errors import ArgumentError, EngineError, MissingExtraError
-from normkit.lab.encoding import decode_record, encode_spec
+from normkit.lab.encoding import RUNS, decode_record
 from normkit.lab.engines.base import Died, Engine
 from normkit.lab.engines.local import LocalEngine
 from normkit.lab.engines.ray import RayEngine
@@ -152,7 +152,7 @@ def test_a_run_whose_worker_dies_is_tried_again_and_after_three_deaths_failed(tm
     ],
 )
 def test_an_error_in_a_run_is_its_outcome(function: str, message: str) -> None:
-    record = decode_record(execute(function, encode_spec(fakes.spec())))
+    record = decode_record(execute(function, RUNS.encode_spec(fakes.spec())))
     assert record == RunRecord(fakes.spec(), "failed", message=message)
 
 

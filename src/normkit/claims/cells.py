@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from normkit.claims.experiment import Condition, Measurement
@@ -24,11 +24,14 @@ def select(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> list[Measurement]:
     """The measurements of a hypothesis' experiment that meet these conditions. Failed ones are none."""
-    return [
-        m
-        for m in measurements
-        if m.experiment == hypothesis.experiment and m.status != "failed" and _meets(dict(m.conditions), side)
-    ]
+    return [m for m in _of(hypothesis, side, measurements) if m.status != "failed"]
+
+
+def missing(
+    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
+) -> list[Measurement]:
+    """What should meet these conditions too, and was not measured or failed."""
+    return [m for m in _of(hypothesis, side, measurements) if m.status == "failed"]
 
 
 def by_seed(
@@ -66,11 +69,8 @@ def curves(
         if place in line:
             raise UnclearError(f"the conditions {describe(side)} leave open what varies: seed {m.seed} is there twice")
         line[float(place)] = value(hypothesis, m)
-    failed = (
-        dict(m.conditions) for m in measurements if m.status == "failed" and m.experiment == hypothesis.experiment
-    )
     places = {place for line in found.values() for place in line}
-    planned = (arm.get(hypothesis.along) for arm in failed if _meets(arm, side))
+    planned = (dict(m.conditions).get(hypothesis.along) for m in missing(hypothesis, side, measurements))
     places |= {float(place) for place in planned if isinstance(place, (int, float))}
     whole = {seed: sorted(line.items()) for seed, line in found.items() if set(line) == places}
     if not whole:
@@ -123,6 +123,13 @@ def _worst(name: str) -> float:
 def describe(conditions: Mapping[str, Condition]) -> str:
     """Conditions in words: "batch=2, norm=layer"."""
     return ", ".join(f"{name}={wanted}" for name, wanted in conditions.items()) or "(none)"
+
+
+def _of(
+    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
+) -> Iterator[Measurement]:
+    """The measurements of a hypothesis' experiment that meet these conditions, failed or not."""
+    return (m for m in measurements if m.experiment == hypothesis.experiment and _meets(dict(m.conditions), side))
 
 
 def _meets(actual: Mapping[str, Condition], wanted: Mapping[str, Condition]) -> bool:

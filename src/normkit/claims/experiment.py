@@ -14,6 +14,9 @@ Tier = Literal["instant", "quick", "full"]
 TIERS: tuple[Tier, ...] = ("instant", "quick", "full")
 
 Condition = str | int | float | bool
+
+# The value of a metric that is not a number: a measurement holds finite numbers only.
+UNDEFINED = 1e300
 Status = Literal["done", "diverged", "failed"]
 
 

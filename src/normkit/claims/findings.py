@@ -40,3 +40,8 @@ class Finding:
     n_diverged: int = 0
     values: tuple[float, ...] = ()
     reason: str = ""
+
+    @property
+    def is_undefined(self) -> bool:
+        """Whether an exact one fails for want of a number alone: its opposite is not shown by that."""
+        return self.outcome == "fails" and self.p is None and self.effect is None

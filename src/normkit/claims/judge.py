@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from normkit.claims import cells, trials
 from normkit.claims.cells import UnclearError
-from normkit.claims.experiment import Condition, Measurement
+from normkit.claims.experiment import UNDEFINED, Condition, Measurement
 from normkit.claims.findings import Finding
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.trials import Trial
@@ -49,7 +49,8 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
             continue
         try:
             if hypothesis.kind == "exact":
-                found[hypothesis.id] = _exact(hypothesis, chosen[0], blank)
+                n_missing = len(cells.missing(hypothesis, sides[0], own))
+                found[hypothesis.id] = _exact(hypothesis, chosen[0], n_missing, blank)
             else:
                 trial = _trial(hypothesis, own)
                 open_trials[hypothesis.id] = (hypothesis, trial)
@@ -71,11 +72,20 @@ def _sides(hypothesis: Hypothesis) -> list[dict[str, Condition]]:
     return [dict(side) for side in sides[:n]]
 
 
-def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], blank: Finding) -> Finding:
-    """Holds if the largest error is below the margin; else the measurement that has it is the counterexample."""
-    worst, error = max(((m, _error(hypothesis, m)) for m in chosen), key=lambda pair: pair[1])
+def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], n_missing: int, blank: Finding) -> Finding:
+    """Holds if the largest error is below the margin; else the measurement that has it is the counterexample.
+
+    What is not a number is one only where there is no other, and no search holds of which a part is missing.
+    """
+    errors = [(m, _error(hypothesis, m)) for m in chosen]
+    worst, error = max(errors, key=lambda pair: pair[1])
     if error < hypothesis.margin:
-        return replace(blank, outcome="holds", effect=error, n=len(chosen))
+        blank = replace(blank, effect=error, n=len(chosen))
+        if n_missing:
+            return replace(blank, outcome="inconclusive", reason=f"{n_missing} of the search were not measured")
+        return replace(blank, outcome="holds")
+    if numbers := [pair for pair in errors if hypothesis.margin <= pair[1] < math.inf]:
+        worst, error = max(numbers, key=lambda pair: pair[1])
     where = ", ".join((*(f"{name}={value}" for name, value in worst.conditions), f"seed {worst.seed}"))
     words = f"not finite at {where}" if math.isinf(error) else f"off by {error:.3g} at {where}"
     return replace(
@@ -88,11 +98,11 @@ def _exact(hypothesis: Hypothesis, chosen: Sequence[Measurement], blank: Finding
 
 
 def _error(hypothesis: Hypothesis, measurement: Measurement) -> float:
-    """What is not finite is as far off as can be, whatever the rule says of runs that diverge."""
+    """What is not a number is as far off as can be, whatever the rule says of runs that diverge."""
     if measurement.status == "diverged":
         return math.inf
     error = cells.value(replace(hypothesis, diverged_as=math.inf), measurement)
-    return error if math.isfinite(error) else math.inf
+    return error if abs(error) < UNDEFINED else math.inf
 
 
 def _trial(hypothesis: Hypothesis, measurements: Sequence[Measurement]) -> Trial:

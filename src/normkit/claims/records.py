@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from normkit.claims.experiment import Job, Measurement
+from normkit.lab.canonical import hash_of
 from normkit.lab.form import Form
 
 # Raised when the meaning of a job changes in a way that no file of code shows.
@@ -34,8 +34,7 @@ class JobSpec:
     @property
     def key(self) -> str:
         """SHA-256 of the canonical JSON of all fields."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,8 @@ class JobRecord:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def encode_spec(spec: JobSpec) -> str:
-    """One line of JSON."""
-    return json.dumps(asdict(spec))
-
-
 def decode_spec(text: str) -> JobSpec:
-    """The inverse of :func:`encode_spec`."""
+    """The inverse of :meth:`Form.encode_spec`."""
     return _spec(json.loads(text))
 
 
@@ -147,17 +141,12 @@ def _measurement(fields: dict[str, Any]) -> Measurement:
     return Measurement(conditions=conditions, series=series, metrics=metrics, **fields)
 
 
-def _failed(spec: JobSpec, message: str) -> JobRecord:
-    return JobRecord(spec, "failed", message=message)
-
-
 JOBS: Form[JobSpec, JobRecord] = Form(
     where="normkit.claims.records:JOBS",
     table="jobs",
     protocol=PROTOCOL,
-    encode_spec=encode_spec,
     decode_spec=decode_spec,
     encode_record=encode_record,
     decode_record=decode_record,
-    failed=_failed,
+    record=JobRecord,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from normkit.claims.hypothesis import Hypothesis, Kind
+from normkit.lab.canonical import hash_of
 
 FOLDER = Path(__file__).with_name("rules")
 
@@ -33,12 +33,6 @@ def rules_hash(experiment: str | None = None) -> str:
     """SHA-256 of the canonical JSON of the rules of an experiment, or of all."""
     rules = [asdict(h) for h in rulebook().values() if experiment is None or h.experiment == experiment]
     return hash_of(sorted(rules, key=lambda rule: str(rule["id"])))
-
-
-def hash_of(value: Any) -> str:
-    """SHA-256 of canonical JSON: keys sorted, no spaces, ASCII, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _hypothesis(fields: dict[str, Any], path: Path) -> Hypothesis:

@@ -15,7 +15,7 @@ from normkit.claims.costs import Costs
 from normkit.claims.experiment import TIERS, Job, Measurement, Tier
 from normkit.claims.experiments import experiment, files
 from normkit.claims.logic import names
-from normkit.claims.planning import Plan, cuts
+from normkit.claims.planning import Plan, cuts, reduced
 from normkit.claims.records import JOBS, JobRecord, JobSpec
 from normkit.claims.register import claim, evidence_hash, register
 from normkit.claims.rulebook import rulebook, rules_hash
@@ -109,7 +109,7 @@ def run(
         n_foreign = kept.n_foreign({code_hash(id_) for id_ in files()})
     jobs = [job for some in wanted.values() for job in some]
     measurements = archive.measurements(jobs)
-    verdicts, findings = decide(chosen, rulebook(), measurements + _missing(jobs, archive))
+    verdicts, findings = decide(chosen, rulebook(), measurements + _missing(wanted, runner.plan.most_seeds, archive))
     used = archive.records(jobs)
     n_computed = len(runner.computed)
     return Verdicts(
@@ -160,13 +160,18 @@ def provenance(records: Sequence[JobRecord], at: str) -> dict[str, Any]:
     }
 
 
-def _missing(jobs: Sequence[Job], archive: Archive) -> tuple[Measurement, ...]:
-    """What was to be measured and was not: a trend over the places that are left could still turn at these."""
+def _missing(wanted: Mapping[str, Sequence[Job]], most_seeds: int | None, archive: Archive) -> tuple[Measurement, ...]:
+    """What was to be measured and was not: a trend could still turn there, and a search find its counterexample.
+
+    Seeds that the budget cuts before anything is known were not to be measured.
+    """
+    jobs = [job for some in wanted.values() for job in (some if most_seeds is None else reduced(some, most_seeds))]
+    known = {(m.experiment, m.conditions, m.seed) for m in archive.measurements(jobs)}
     return tuple(
         Measurement(job.experiment, job.conditions, seed, "failed", message="not measured")
         for job in jobs
-        if not archive.measurements([job])
         for seed in job.seeds
+        if (job.experiment, job.conditions, seed) not in known
     )
 
 

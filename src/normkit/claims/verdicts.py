@@ -106,8 +106,7 @@ def decide(
 def _verdict(claim: Claim, findings: Mapping[str, Finding]) -> Verdict:
     if not claim.conditions:
         return Verdict(claim, "not run", "no experiment can decide it; see the literature", ())
-    outcomes = {id_: finding.outcome for id_, finding in findings.items()}
-    found = tuple(_in_condition(rule, outcomes) for rule in claim.conditions)
+    found = tuple(_in_condition(rule, findings) for rule in claim.conditions)
     came_out = [condition.outcome for condition in found]
     if {"holds", "fails"} <= set(came_out):
         return Verdict(claim, "depends", where_it_turns(found), found)
@@ -116,8 +115,13 @@ def _verdict(claim: Claim, findings: Mapping[str, Finding]) -> Verdict:
     return Verdict(claim, evidence, _remark(found, findings), found)
 
 
-def _in_condition(rule: ConditionRule, outcomes: Mapping[str, Outcome]) -> ConditionVerdict:
-    return ConditionVerdict(rule.name, evaluate(rule.expression, outcomes), names(rule.expression), rule.axis, rule.at)
+def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> ConditionVerdict:
+    outcomes = {id_: finding.outcome for id_, finding in findings.items()}
+    outcome = evaluate(rule.expression, outcomes)
+    if outcome == "holds":  # still, if what is not a number, and so breaks a sentence, does not show its opposite
+        unshown: dict[str, Outcome] = {id_: "inconclusive" for id_, finding in findings.items() if finding.is_undefined}
+        outcome = evaluate(rule.expression, {**outcomes, **unshown})
+    return ConditionVerdict(rule.name, outcome, names(rule.expression), rule.axis, rule.at)
 
 
 def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:
@@ -167,7 +171,9 @@ def _remark(conditions: Sequence[ConditionVerdict], findings: Mapping[str, Findi
         finding.reason
         for condition in conditions
         for id_ in condition.hypotheses
-        if (finding := findings.get(id_)) is not None and finding.outcome == outcome and finding.reason
+        if (finding := findings.get(id_)) is not None
+        and (finding.outcome == outcome or finding.is_undefined)
+        and finding.reason
     )
     return "; ".join(list(reasons)[:2])
 

@@ -10,13 +10,8 @@ from normkit.lab.form import Form
 from normkit.lab.records import PROTOCOL, RunRecord, RunSpec
 
 
-def encode_spec(spec: RunSpec) -> str:
-    """One line of JSON."""
-    return json.dumps(asdict(spec))
-
-
 def decode_spec(text: str) -> RunSpec:
-    """The inverse of :func:`encode_spec`."""
+    """The inverse of :meth:`Form.encode_spec`."""
     return RunSpec(**json.loads(text))
 
 
@@ -37,17 +32,12 @@ def decode_record(text: str) -> RunRecord:
     return RunRecord(spec=spec, curve=curve, **fields)
 
 
-def _failed(spec: RunSpec, message: str) -> RunRecord:
-    return RunRecord(spec, "failed", message=message)
-
-
 RUNS: Form[RunSpec, RunRecord] = Form(
     where="normkit.lab.encoding:RUNS",
     table="runs",
     protocol=PROTOCOL,
-    encode_spec=encode_spec,
     decode_spec=decode_spec,
     encode_record=encode_record,
     decode_record=decode_record,
-    failed=_failed,
+    record=RunRecord,
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import Field, asdict, dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 
 class Spec(Protocol):
-    """All that determines a piece of work."""
+    """All that determines a piece of work: a dataclass of plain data."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def key(self) -> str:
@@ -54,16 +57,24 @@ class Form(Generic[SpecT, RecordT]):
         where: "module:name" of this form, by which a worker process finds it.
         table: its table in the store.
         protocol: outcomes of another number are never used.
-        encode_spec, decode_spec, encode_record, decode_record: one line of JSON, and back. ``decode_record`` raises
-            ValueError, TypeError or KeyError for anything else.
-        failed: the outcome of work that could not be done, and why.
+        decode_spec: the inverse of ``encode_spec``.
+        encode_record, decode_record: one line of JSON, and back. ``decode_record`` raises ValueError, TypeError or
+            KeyError for anything else.
+        record: makes an outcome of a spec, a status and, by name, more.
     """
 
     where: str
     table: str
     protocol: int
-    encode_spec: Callable[[SpecT], str]
     decode_spec: Callable[[str], SpecT]
     encode_record: Callable[[RecordT], str]
     decode_record: Callable[[str], RecordT]
-    failed: Callable[[SpecT, str], RecordT]
+    record: Callable[..., RecordT]
+
+    def encode_spec(self, spec: SpecT) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(spec))
+
+    def failed(self, spec: SpecT, message: str) -> RecordT:
+        """The outcome of work that could not be done, and why."""
+        return self.record(spec, "failed", message=message)

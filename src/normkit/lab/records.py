@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from normkit.lab.canonical import hash_of
 
 Role = Literal["tune", "evaluate"]
 Status = Literal["done", "diverged", "impossible", "failed"]
@@ -32,8 +32,7 @@ class RunSpec:
     @property
     def key(self) -> str:
         """SHA-256 of the canonical JSON of all fields."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of(asdict(self))
 
 
 @dataclass(frozen=True)

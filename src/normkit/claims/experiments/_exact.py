@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from normkit import nn as layers
-from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiment import UNDEFINED, Experiment, Job, Measurement, Tier, conditions
 
 SEEDS = (0, 1, 2, 3, 4)  # of the search: each draws other numbers and other shapes
-UNDEFINED = 1e300  # the error of what is not a number: a measurement holds finite numbers only
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,16 @@ def measure_exact(job: Job, check: Check, layers: Layers) -> list[Measurement]:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest |a - b|; not a number counts as the largest error there is."""
+    """The largest |a - b|; ``UNDEFINED`` where any is not a number."""
     assert a.shape == b.shape
     error = (a - b).abs().max().item()
     return error if math.isfinite(error) else UNDEFINED
 
 
 def unequal(a: Tensor, b: Tensor) -> float:
-    """How many numbers differ in any bit that matters."""
+    """How many numbers differ in any bit that matters; ``UNDEFINED`` where any is not a number."""
     assert a.shape == b.shape
-    return float((~(a == b)).sum().item())
+    return float((a != b).sum().item()) if (a - b).isfinite().all() else UNDEFINED
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:

@@ -16,7 +16,7 @@ lengths vary, all but "batch_masked" take the padding for data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -113,23 +113,50 @@ def _by_batch(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x_hat.view(n, r, t, c).transpose(0, 1), mean.view(r, t, c), var.view(r, t, c)
 
 
-def row_norm(normalize: Callable[[Tensor], Tensor], n_replicas: int, n_features: int, weight: float) -> Affine:
-    """LayerNorm (``layer``), or RMSNorm (``rms``), which has no bias, of each row."""
-    norm = Affine(normalize, n_replicas, n_features, has_bias=normalize is not rms)
-    nn.init.constant_(norm.weight, weight)
-    return norm
+@dataclass(frozen=True)
+class Norms:
+    """Makes the norms of a recurrent network; None for those that its ``name`` does not have."""
+
+    name: str
+    n_replicas: int
+    n_steps: int
+    weight: float  # what they start from
+
+    def rows(self, n_features: int, *names: str) -> Affine | None:
+        """LayerNorm of each row, or RMSNorm, which has no bias."""
+        if self.name not in names:
+            return None
+        is_rms = self.name.startswith("rms")
+        norm = Affine(rms if is_rms else layer, self.n_replicas, n_features, has_bias=not is_rms)
+        nn.init.constant_(norm.weight, self.weight)
+        return norm
+
+    def steps(self, n_features: int, *names: str, has_bias: bool = False) -> StepBatchNorm | None:
+        """BatchNorm of each time step."""
+        if self.name not in names:
+            return None
+        return StepBatchNorm(
+            self.n_replicas,
+            self.n_steps,
+            n_features,
+            weight=self.weight,
+            shared=self.name == "batch_shared",
+            has_bias=has_bias,
+        )
 
 
-class RNN(nn.Module):
-    """[R, N, T, I] -> the last state [R, N, H]; see the module's docstring.
+class Recurrent(nn.Module):
+    """What a stack of recurrent networks has whatever the cell: the weights, and the norms of p and q.
 
     Args:
-        draws: initial weights; the recurrent ones have spectral radius about 1.
+        draws: initial weights; the recurrent ones of each gate have spectral radius about 1.
         n_in, n_hidden, n_steps: I, H and the longest T.
-        norm: one of the names above.
+        norm: one of the names that the cell's module lists.
         weight: what the norms' weight starts from.
-        every: give the state after every step, [R, N, T, H]; of sequences that do not vary in length.
+        every: give the state after every step, [R, N, T, H], and not the last; of sequences of one length.
     """
+
+    n_gates: int  # side by side in p, q and b
 
     def __init__(
         self,
@@ -144,64 +171,85 @@ class RNN(nn.Module):
     ) -> None:
         super().__init__()
         self.every = every
-        self.weight_ih = draws.normal(n_in, n_hidden, std=n_in**-0.5)
-        self.weight_hh = draws.normal(n_hidden, n_hidden, std=n_hidden**-0.5)
-        self.bias = draws.zeros(n_hidden)
-        r = draws.n_replicas
+        n_features = self.n_gates * n_hidden
+        self.weight_ih = draws.normal(n_in, n_features, std=n_in**-0.5)
+        self.weight_hh = draws.normal(n_hidden, n_features, std=n_hidden**-0.5)
+        self.bias = draws.zeros(n_features)
+        norms = Norms(norm, draws.n_replicas, n_steps, weight)
+        self.rows_ih = norms.rows(n_features, "layer_separate")
+        self.rows_hh = norms.rows(n_features, "layer_separate")
+        of_state = ("batch_separate", "batch_shared", "batch_masked")
+        self.batch_ih = norms.steps(n_features, "batch_input", *of_state)
+        self.batch_hh = norms.steps(n_features, *of_state)
+        self.place(norms, n_hidden)
 
-        def rows() -> Affine:
-            return row_norm(rms if norm.startswith("rms") else layer, r, n_hidden, weight)
+    def place(self, norms: Norms, n_hidden: int) -> None:
+        """Puts norms where the cell alone has any."""
 
-        def step_norm() -> StepBatchNorm:
-            return StepBatchNorm(r, n_steps, n_hidden, weight=weight, shared=norm == "batch_shared")
+    def of_input(self, x: Tensor, alive: Tensor | None = None) -> Tensor:
+        """p + b of all steps, p normalized: [R, N, T, gates·H]."""
+        r, n, steps, _ = x.shape
+        p = torch.bmm(x.flatten(1, 2), self.weight_ih).view(r, n, steps, -1)
+        if self.rows_ih is not None:
+            p = self.rows_ih(p)
+        if self.batch_ih is not None:
+            p = self.batch_ih(p, alive=alive)
+        return p + self.bias[:, None, None]
 
-        self.norm_sum = rows() if norm in ("layer_sum", "rms_sum") else None
-        self.rows_ih = rows() if norm == "layer_separate" else None
-        self.rows_hh = rows() if norm == "layer_separate" else None
-        self.batch_ih = step_norm() if norm.startswith("batch") else None
-        self.batch_hh = step_norm() if norm in ("batch_separate", "batch_shared", "batch_masked") else None
-        self.masked = norm == "batch_masked"
+    def with_state(self, p: Tensor, h: Tensor, step: int, alive: Tensor | None = None) -> Tensor:
+        """p + q of one step, q normalized: [R, N, gates·H]."""
+        if self.rows_hh is None and self.batch_hh is None:
+            return torch.baddbmm(p, h, self.weight_hh)
+        return p + normalized(torch.bmm(h, self.weight_hh), self.rows_hh, self.batch_hh, step, alive)
+
+    def remember(self) -> None:
+        """Lets the statistics of a pass over the sequence enter the running ones."""
+        for module in self.children():
+            if isinstance(module, StepBatchNorm):
+                module.remember()
+
+
+def normalized(
+    x: Tensor, rows: Affine | None, batch: StepBatchNorm | None, step: int, alive: Tensor | None = None
+) -> Tensor:
+    """x [R, N, C] of one step by the one norm that there is, if any."""
+    y = x
+    if rows is not None:
+        y = rows(x)
+    if batch is not None:
+        y = batch(x[:, :, None], step, None if alive is None else alive[:, :, None])[:, :, 0]
+    return y
+
+
+class RNN(Recurrent):
+    """[R, N, T, I] -> the last state [R, N, H]; see the module's docstring."""
+
+    n_gates = 1
+
+    def place(self, norms: Norms, n_hidden: int) -> None:
+        self.norm_sum = norms.rows(n_hidden, "layer_sum", "rms_sum")
+        self.masked = norms.name == "batch_masked"
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The state after the last step, or after the ``lengths`` [R, N] steps that each sequence has."""
         r, n, steps, _ = x.shape
         alive = None if lengths is None else torch.arange(steps) < lengths[:, :, None]
         counted = alive if self.masked else None
-        p = torch.bmm(x.flatten(1, 2), self.weight_ih).view(r, n, steps, -1)
-        if self.rows_ih is not None:
-            p = self.rows_ih(p)
-        if self.batch_ih is not None:
-            p = self.batch_ih(p, alive=counted)
-        p = p + self.bias[:, None, None]
         h = x.new_zeros(r, n, self.weight_hh.shape[1])
         last: Tensor | None = None
         states = []
-        for step, p_t in enumerate(p.unbind(2)):
+        for step, p in enumerate(self.of_input(x, counted).unbind(2)):
             # After its end a sequence goes on, unused: statistics that take padding for data see what becomes of it.
-            h = torch.tanh(self._before_tanh(p_t, h, step, None if counted is None else counted[:, :, step]))
+            a = self.with_state(p, h, step, None if counted is None else counted[:, :, step])
+            h = torch.tanh(a if self.norm_sum is None else self.norm_sum(a))
             if self.every:
                 states.append(h)
             if alive is not None:
                 last = h if last is None else torch.where(alive[:, :, step, None], h, last)
-        for norm in (self.batch_ih, self.batch_hh):
-            if norm is not None:
-                norm.remember()
+        self.remember()
         if self.every:
             return torch.stack(states, 2)
         return h if last is None else last
-
-    def _before_tanh(self, p: Tensor, h: Tensor, step: int, alive: Tensor | None) -> Tensor:
-        if self.rows_hh is None and self.batch_hh is None:
-            a = torch.baddbmm(p, h, self.weight_hh)
-            return a if self.norm_sum is None else self.norm_sum(a)
-        q = torch.bmm(h, self.weight_hh)
-        if self.rows_hh is not None:
-            normalized: Tensor = self.rows_hh(q)
-        else:
-            assert self.batch_hh is not None
-            mask = None if alive is None else alive[:, :, None]
-            normalized = self.batch_hh(q[:, :, None], step, mask)[:, :, 0]
-        return p + normalized
 
 
 def layer(x: Tensor) -> Tensor:

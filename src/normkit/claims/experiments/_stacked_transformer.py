@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from normkit.claims.experiments import _characters
 from normkit.claims.experiments._stacked_layers import Draws, Linear
 from normkit.claims.experiments._stacked_models import Build
 from normkit.claims.experiments._stacked_norms import BatchNorm, affine, feature_norm, over_batch
@@ -23,6 +24,25 @@ SYMBOLS, BLANK = 16, 16  # the blank pads
 SHORTEST, USUAL, LONGEST = 4, 8, 12
 SIZES = {"train": 2000, "validation": 300, "test": 500}
 WIDTH, HEADS = 32, 2
+
+
+@dataclass(frozen=True)
+class Language:
+    """What tokens there are.
+
+    Attributes:
+        symbols: how many; the blank is the next number.
+        longest: tokens of a sequence.
+        causal: a token sees none that comes later.
+    """
+
+    symbols: int
+    longest: int
+    causal: bool = False
+
+
+SORTING = Language(SYMBOLS, LONGEST)
+CHARACTERS = Language(len(_characters.SYMBOLS), 32, causal=True)
 
 
 @lru_cache(maxsize=32)
@@ -46,7 +66,14 @@ def sorting(seed: int, lengths: Lengths) -> Data:
     return Data(*map(part, SIZES))
 
 
-def transformer(norm: str, *, n_blocks: int = 2, placement: Literal["pre", "post"] = "pre") -> Build:
+def next_character(seed: int) -> Data:
+    """Characters [N, 32] as numbers, and after each the one that follows."""
+    return _characters.characters(seed, CHARACTERS.longest).map(lambda one_hot: (one_hot.argmax(-1),))
+
+
+def transformer(
+    norm: str, *, n_blocks: int = 2, placement: Literal["pre", "post"] = "pre", language: Language = SORTING
+) -> Build:
     """Blocks of attention of 2 heads and a layer of 64 hidden units, width 32, on tokens [R, N, T].
 
     Args:
@@ -55,27 +82,29 @@ def transformer(norm: str, *, n_blocks: int = 2, placement: Literal["pre", "post
             trained with ``discrepancy_penalty``.
         n_blocks: how many.
         placement: x + f(norm(x)) and a norm at the end, or norm(x + f(x)).
+        language: of the tokens.
     """
-    return lambda seeds: Transformer(Draws(seeds), norm, n_blocks, placement)
+    return lambda seeds: Transformer(Draws(seeds), norm, n_blocks, placement, language)
 
 
 class Transformer(nn.Module):
-    def __init__(self, draws: Draws, norm: str, n_blocks: int, placement: str) -> None:
+    def __init__(self, draws: Draws, norm: str, n_blocks: int, placement: str, language: Language) -> None:
         super().__init__()
-        self.embedding = draws.normal(SYMBOLS + 1, WIDTH, std=1.0)
-        self.position = draws.normal(LONGEST, WIDTH, std=1.0)
+        self.blank = language.symbols
+        self.embedding = draws.normal(language.symbols + 1, WIDTH, std=1.0)
+        self.position = draws.normal(language.longest, WIDTH, std=1.0)
         self.halves = nn.ModuleList(
             Half(inner, token_norm(norm, draws.n_replicas), placement)
             for _ in range(n_blocks)
-            for inner in (Attention(draws), FeedForward(draws))
+            for inner in (Attention(draws, causal=language.causal), FeedForward(draws))
         )
         self.last = token_norm(norm, draws.n_replicas) if placement == "pre" else None
-        self.head = Linear(draws, WIDTH, SYMBOLS, gain=1.0)
+        self.head = Linear(draws, WIDTH, language.symbols, gain=1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         replica = torch.arange(len(tokens))[:, None, None]
         x = self.embedding[replica, tokens] + self.position[:, None, : tokens.shape[2]]
-        known = tokens != BLANK
+        known = tokens != self.blank
         for half in self.halves:
             x = half(x, known)
         logits: Tensor = self.head(x if self.last is None else self.last(x, known))
@@ -99,8 +128,9 @@ class Half(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, draws: Draws, *, causal: bool) -> None:
         super().__init__()
+        self.causal = causal
         self.project_in = Linear(draws, WIDTH, 3 * WIDTH, gain=1.0)
         self.project_out = Linear(draws, WIDTH, WIDTH, gain=1.0)
 
@@ -108,6 +138,8 @@ class Attention(nn.Module):
         r, n, t, c = x.shape
         q, k, v = self.project_in(x).view(r * n, t, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
         mask = known.view(r * n, 1, 1, t)
+        if self.causal:
+            mask = mask & torch.ones(t, t, dtype=torch.bool).tril()
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [R·N, heads, T, C / heads]
         y: Tensor = self.project_out(mixed.transpose(1, 2).reshape(r, n, t, c))
         return y
@@ -229,6 +261,14 @@ def mean_distances(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def guess_nll() -> float:
-    """Nats of a token of which nothing is known."""
-    return math.log(SYMBOLS)
+@torch.no_grad()
+def told_by_the_last(model: nn.Module, tokens: Tensor) -> Tensor:
+    """In training: by how much the last of some tokens [R, N, T] changes, at most, what is said at those before, [R].
+
+    It moves running statistics.
+    """
+    model.train()
+    other = tokens.clone()
+    other[..., -1] = tokens[..., 0]
+    said: tuple[Tensor, Tensor] = model(tokens), model(other)
+    return (said[0] - said[1])[:, :, :-1].abs().flatten(1).amax(1)

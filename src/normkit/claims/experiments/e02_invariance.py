@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiment import UNDEFINED, Experiment, Job, Measurement, Tier, conditions
 from normkit.claims.experiments._exact import OURS, SEEDS, Layers, difference, normal
 
 CASES, INPUTS, UNITS, GROUPS = 6, 5, 8, 2
@@ -47,13 +47,22 @@ def _row(job: Job, seed: int, layers: Layers) -> Measurement:
     norm = str(job.arm["norm"])
     changes = _changes(torch.Generator().manual_seed(seed), _normalizer(norm, layers))
     batch = _changes(torch.Generator().manual_seed(seed), _normalizer("batch", layers))
-    cells = [change < INVARIANT for change in changes.values()]
     metrics = dict(changes)
-    metrics["wrong_cells"] = float(sum(a != b for a, b in zip(cells, TABLE[norm], strict=True)))
-    metrics["cells_unlike_batch"] = float(
-        sum(cell != (change < INVARIANT) for cell, change in zip(cells, batch.values(), strict=True))
-    )
+    metrics["wrong_cells"] = _unlike(_cells(changes), TABLE[norm])
+    metrics["cells_unlike_batch"] = _unlike(_cells(changes), _cells(batch))
     return Measurement(job.experiment, job.conditions, seed, metrics=metrics)
+
+
+def _cells(changes: Mapping[str, float]) -> tuple[bool | None, ...]:
+    """Whether the output is invariant under each change; None where it is not a number."""
+    return tuple(None if change >= UNDEFINED else change < INVARIANT for change in changes.values())
+
+
+def _unlike(cells: Sequence[bool | None], others: Sequence[bool | None]) -> float:
+    """How many cells differ; ``UNDEFINED`` where any is not known."""
+    if None in cells or None in others:
+        return UNDEFINED
+    return float(sum(a != b for a, b in zip(cells, others, strict=True)))
 
 
 def _normalizer(norm: str, layers: Layers) -> Callable[[Tensor], Tensor]:

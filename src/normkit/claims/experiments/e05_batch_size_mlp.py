@@ -44,6 +44,7 @@ def jobs(tier: Tier) -> Sequence[Job]:
     arms = [conditions(design="batch", norm=norm, batch=batch) for batch in BATCHES[tier] for norm in norms]
     if tier == "quick":
         arms.append(conditions(design="batch", norm="rms", batch=2))
+        arms += [conditions(design="adam", norm=norm, batch=2) for norm in NORMS[:2]]
     else:
         arms += [conditions(design="adam", norm=norm, batch=batch) for batch in BATCHES[tier] for norm in NORMS[:3]]
     arms += [conditions(design="ghost", norm="batch", batch=GHOST_BATCH, ghost=ghost) for ghost in GHOSTS[tier]]

@@ -89,6 +89,7 @@ def _at_the_start(job: Job, activation: str, norm: str) -> list[Measurement]:
         metrics = {
             "gradient_factor": 10 ** (decades / (DEPTH - 1)),
             "gradient_decades": decades,
+            "gradient_decades_off": abs(decades),
             "cosine": cosines[i].item(),
         }
         series = {"log10_gradient": tuple(logs[:, i].tolist())}

@@ -45,12 +45,13 @@ def measure(job: Job) -> list[Measurement]:
             float(arm["input_scale"]),
             float(arm["gamma"]),
         )
+    decades = (logs[0] - logs[-1]).tolist()
     return [
         Measurement(
             job.experiment,
             job.conditions,
             seed,
-            metrics={"gradient_decades": (logs[0, i] - logs[-1, i]).item()},
+            metrics={"gradient_decades": decades[i], "gradient_decades_off": abs(decades[i])},
             series={"log10_gradient": tuple((logs[::5, i] - logs[-1, i]).tolist())},
         )
         for i, seed in enumerate(job.seeds)

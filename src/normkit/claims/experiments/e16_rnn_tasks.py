@@ -1,7 +1,7 @@
 """E16: the norms in a recurrent network, by batch size.
 
 A tanh RNN, or an LSTM, of 32 units reads a sequence, and its last state is classified (or gives a number); or each
-state of the RNN tells the next character. BatchNorm stands where Cooijmans et al. 2016 have it, with statistics of each
+state tells the next character. BatchNorm stands where Cooijmans et al. 2016 have it, with statistics of each
 time step, unless an arm says otherwise; LayerNorm where Ba et al. 2016 have it: of an RNN the sum of input and state,
 of an LSTM each apart. Apart, an input of two pixels keeps nothing but the ratio of the two. The weight that a norm
 starts from matters in a recurrent network, so that both 0.1 and 1 are arms.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -60,8 +60,8 @@ TASKS = {
     "adding": Task(adding, 50, 2, 1, squared_error),
     "recall": Task(recall, 30, 16, 8),
     "characters": Task(characters, 32, len(SYMBOLS), len(SYMBOLS), least=least_nll),
-    "digits-lstm": Task(digit_sequences, 32, 2, 10, network=LSTM),
 }
+TASKS |= {f"{name}-lstm": replace(TASKS[name], network=LSTM) for name in ("digits", "adding", "recall", "characters")}
 USUAL = (("none", 1.0), ("layer_sum", 1.0), ("batch_separate", 0.1))  # norm, weight to start from
 MORE = (
     ("batch_shared", 0.1),
@@ -88,7 +88,8 @@ def jobs(tier: Tier) -> Sequence[Job]:
         cells += [("digits", 16, *arm) for arm in USUAL]
         cells += [("digits", 4, *arm) for arm in MORE[1:4]]
         cells += [(task, 50, *arm) for task in ("digits-long", "adding", "recall", "characters") for arm in USUAL]
-        cells += [("digits-lstm", 50, *arm) for arm in OF_LSTM] + [("digits-lstm", 4, *arm) for arm in OF_LSTM[1:]]
+        of_lstm = [(task, 50) for task in ("digits-lstm", "characters-lstm", "adding-lstm", "recall-lstm")]
+        cells += [(*cell, *arm) for cell in (*of_lstm, ("digits-lstm", 4)) for arm in OF_LSTM]
     return [
         Job(
             "E16",

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from normkit.claims.claim import Citation, Claim, ConditionRule, Contradiction, Document, Source
-from normkit.claims.rulebook import hash_of
 from normkit.errors import ArgumentError
+from normkit.lab.canonical import hash_of
 
 FOLDER = Path(__file__).parent
 
