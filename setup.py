@@ -80,7 +80,7 @@ def core_units() -> list[Unit]:
     """All of the core for this machine, what takes longest first."""
     by_isa = [
         Unit(source, isa)
-        for source in sorted(ISA_SOURCES, key=lambda path: "pixels" not in path.name)
+        for source in sorted(ISA_SOURCES, key=lambda path: "masked" not in path.name)
         for isa in isas()
     ]
     return [*by_isa, *map(Unit, CORE_SOURCES)]

@@ -48,6 +48,11 @@ struct KeptRun {
   NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
     return normkit::NK_ISA::keep(v, lanes_of<A>(bytes + j));
   }
+  // Beyond the end of a sample none counts.
+  template <class A>
+  NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
+    return keep(v, j);
+  }
   NK_MEMBER bool counts(int64_t j) const { return bytes[j] != 0; }
 };
 

@@ -29,6 +29,11 @@ class KeptWords {
     NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
       return normkit::NK_ISA::keep(v, lanes_of<A>(words + j));
     }
+    // Beyond the end of a sample none counts.
+    template <class A>
+    NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
+      return keep(v, j);
+    }
     NK_MEMBER bool counts(int64_t j) const { return words[j] != 0; }
   };
   NK_MEMBER Run run(int64_t sample, int64_t begin, int64_t length) const {

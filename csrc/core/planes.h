@@ -123,13 +123,18 @@ class EveryPosition {
  public:
   explicit EveryPosition(const ChannelShape& s) : slab_size_(s.slab_size()) {}
 
-  // Of a run: keep(v, j) is v where values j .. j+15 count, else 0; none counts but in [first, last).
+  // Of a run: keep(v, j) is v where values j .. j+15 count, else 0; keep_end(v, j, lanes) the same where the run ends within them,
+  // after these lanes. None counts but in [first, last).
   struct Run {
     static constexpr int64_t first = 0;
     int64_t last;
     template <class A>
     NK_MEMBER Vec<A> keep(Vec<A> v, int64_t) const {
       return v;
+    }
+    template <class A>
+    NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t, Lanes<A> lanes) const {
+      return normkit::NK_ISA::keep(v, lanes);
     }
     NK_MEMBER bool counts(int64_t) const { return true; }
   };
@@ -244,7 +249,7 @@ NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t
 NK_INLINE int64_t whole_vectors(int64_t n) { return int64_t(uint64_t(n) / kLanes); }
 
 // s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset) gives for 16 values and
-// term(offset, n) for the n < 16 at the end of a run (0 beyond them). A lane adds up to 17 terms in A before it
+// term(offset, n) for the n < 16 at the end of a run (and whatever beyond). A lane adds up to 17 terms in A before it
 // goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24. Where the lanes
 // take all terms so, their sums are added in A, too: five roundings more.
 template <class A, class Positions, class Term>
@@ -252,6 +257,7 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
   constexpr int64_t kVectors = 32;  // two chains of 16
   const int64_t vectors = runs.length / kLanes;
   const int tail = int(runs.length % kLanes);
+  const Lanes<A> tail_lanes = first_lanes<A>(tail);
   const int64_t chain = (vectors + (tail != 0) + 1) / 2;
 
   Vec<double> total1 = zeros<double>(), total2 = total1;
@@ -263,10 +269,9 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
     total2 = total2 + widen(a2 + b2);
     a1 = a2 = b1 = b2 = zeros<A>();
   };
-  const auto add = [](Pair<A> t, const auto& kept, int64_t at, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
-    const Vec<A> p = kept.keep(t.p, at);
+  const auto add = [](Vec<A> p, Vec<A> q, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
     s1 = s1 + p;
-    s2 = fma(p, kept.keep(t.q, at), s2);
+    s2 = fma(p, q, s2);
   };
   const auto of_runs = positions.of(runs);
   int64_t room = 16;
@@ -275,23 +280,31 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
     const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : 512);
     const auto kept = of_runs.run(i);
     const int64_t end = whole_vectors(kept.last);
+    const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
+      const Pair<A> t = term(run + j * kLanes);
+      add(kept.keep(t.p, j * kLanes), kept.keep(t.q, j * kLanes), s1, s2);
+    };
     int64_t j = whole_vectors(kept.first);
     for (;;) {
       const int64_t stop = end - j < kVectors ? end : j + kVectors;
       for (; j + 2 <= stop; j += 2) {
         term.fetch(next + j * kLanes);
         term.fetch(next + (j + 1) * kLanes);
-        add(term(run + j * kLanes), kept, j * kLanes, a1, a2);
-        add(term(run + (j + 1) * kLanes), kept, (j + 1) * kLanes, b1, b2);
+        add_vector(j, a1, a2);
+        add_vector(j + 1, b1, b2);
       }
       if (j < stop) {
-        add(term(run + j * kLanes), kept, j * kLanes, a1, a2);
+        add_vector(j, a1, a2);
         ++j;
       }
       if (j >= end) break;
       flush();
     }
-    if (tail != 0 && kept.last == runs.length) add(term(run + vectors * kLanes, tail), kept, vectors * kLanes, b1, b2);
+    if (tail != 0 && kept.last == runs.length) {
+      const int64_t at = vectors * kLanes;
+      const Pair<A> t = term(run + at, tail);
+      add(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
+    }
     room -= chain;
     if (room < chain) {
       flush();

@@ -65,7 +65,6 @@ struct PlanesBackward {
     Gradient<G> dy;
     Channel k;
     Vec<A> rstd;
-    Lanes<A> tail;
     NK_MEMBER void fetch(int64_t at) const {
       prefetch(of.x + at);
       prefetch(dy.at(at));
@@ -77,18 +76,16 @@ struct PlanesBackward {
     }
     NK_MEMBER Pair<A> operator()(int64_t at) const { return terms(load(dy.at(at)), load(of.x + at)); }
     NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-      const Pair<A> all = terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()));
-      return {keep(all.p, tail), keep(all.q, tail)};
+      return terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()));
     }
   };
 
   // The sums over runs of channel c.
   template <class G>
   Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    const Lanes<A> tail = first_lanes<A>(int(runs.length % kLanes));
     const Channel k = channel(stats, c);
-    if (activated.is_relu()) return sum_over_runs<A>(runs, positions, Term<true, G>{*this, g, k, splat(stats.rstd), tail});
-    return sum_over_runs<A>(runs, positions, Term<false, G>{*this, g, k, splat(stats.rstd), tail});
+    if (activated.is_relu()) return sum_over_runs<A>(runs, positions, Term<true, G>{*this, g, k, splat(stats.rstd)});
+    return sum_over_runs<A>(runs, positions, Term<false, G>{*this, g, k, splat(stats.rstd)});
   }
 
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.

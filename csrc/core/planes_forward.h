@@ -38,18 +38,17 @@ struct PlanesForward {
       const T* x;
       const T* end;
       Vec<A> shift;
-      Lanes<A> tail;
       NK_MEMBER void fetch(int64_t at) const { prefetch(x + at); }
       NK_MEMBER Pair<A> operator()(int64_t at) const {
         const Vec<A> d = load(x + at) - shift;
         return {d, d};
       }
       NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-        const Vec<A> d = keep(load_rest(x + at, n, end) - shift, tail);
+        const Vec<A> d = load_rest(x + at, n, end) - shift;
         return {d, d};
       }
     };
-    return sum_over_runs<A>(runs, positions, Term{x, x_end, splat(shift), first_lanes<A>(int(runs.length % kLanes))});
+    return sum_over_runs<A>(runs, positions, Term{x, x_end, splat(shift)});
   }
 
   NK_MEMBER Sums sums_about(A shift, int64_t slab, ParallelFor parallel_for) const {

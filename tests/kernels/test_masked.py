@@ -13,8 +13,11 @@ from normkit.functional import batch_norm
 from normkit.kernels import cpu, eager
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# Around the 16 lanes, their chains, and the blocks that runs are cut into.
-SHAPES = [(6, 3, 5), (4, 16, 16), (3, 17, 49), (2, 2, 515), (2, 3, 17000), (40, 33), (300, 700), (5, 5, 4, 31)]
+# Around the 16 lanes, their chains, and the blocks that runs are cut into; narrow and wide rows, and some in two parts.
+SHAPES = [
+    *[(6, 3, 5), (4, 16, 16), (3, 17, 49), (2, 2, 515), (2, 3, 17000), (5, 5, 4, 31)],
+    *[(40, 33), (300, 700), (61, 1100), (70, 4200)],
+]
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, offset: float = 0.0) -> tuple[Tensor, Tensor]:
