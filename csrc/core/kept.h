@@ -1,4 +1,5 @@
-// Which positions of a batch count, as the masked kernels ask for it: a byte for each, of which all bits are set or none.
+// Which positions of a batch count, as the masked kernels ask for it: of planes a byte for each, of which all bits are set or
+// none; of pixels a list of those that do.
 // Included by isa/*.cpp.
 
 // The lanes whose byte is set, of 16.
@@ -48,7 +49,7 @@ struct KeptRun {
   NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
     return normkit::NK_ISA::keep(v, lanes_of<A>(bytes + j));
   }
-  // Beyond the end of a sample none counts.
+  // What lies beyond the lanes is beyond the end of the sample.
   template <class A>
   NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
     return keep(v, j);
@@ -146,10 +147,12 @@ class KeptPositions {
 class KeptRows {
  public:
   KeptRows(const uint8_t* mask, int64_t pixels) : rows_(pixels) {
+    int64_t count = 0;  // not count_, which what is stored here could be, for all that the compiler knows
     for (int64_t i = 0; i < pixels; ++i) {
-      rows_.data()[count_] = i;
-      count_ += mask[i] != 0;
+      rows_.data()[count] = i;
+      count += mask[i] != 0;
     }
+    count_ = count;
   }
   static constexpr bool kAll = false;
   int64_t count() const { return count_; }

@@ -29,7 +29,7 @@ class KeptWords {
     NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
       return normkit::NK_ISA::keep(v, lanes_of<A>(words + j));
     }
-    // Beyond the end of a sample none counts.
+    // What lies beyond the lanes is beyond the end of the sample.
     template <class A>
     NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
       return keep(v, j);

@@ -70,7 +70,7 @@ class EveryRow {
   explicit EveryRow(const ChannelShape& s) : count_(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions) {}
   static constexpr bool kAll = true;
 
-  // How many there are, of one pixel each; and which row is number i of them.
+  // How many pixels there are; and which pixel, or folded row, is number i of them.
   int64_t count() const { return count_; }
   NK_MEMBER int64_t at(int64_t i) const { return i; }
 
@@ -145,8 +145,8 @@ NK_INLINE void clear_before(const Pixels& pixels, const Rows& rows, const Pixels
 
 // to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows between that do not count;
 // k = op.at(j) is what a column has in common.
-// (op is a copy: nothing that is stored can change it.) Narrow rows go one after the other, as memory likes it; of wide ones four together, since what all their columns have in
-// common does not stay in the first cache.
+// op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
+// likes it; of wide ones four together, since what all their columns have in common does not stay in the first cache.
 template <class T, class Rows, class Op>
 static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
@@ -197,7 +197,8 @@ NK_INLINE void each_item(const Pixels& pixels, const Rows& rows, int64_t s, cons
 
 // total1[j] = sum(p), total2[j] = sum(p * q) down the columns of a part, of the pairs that term(coefficients, at) gives
 // for 16 items from `at` and term(coefficients, at, n) for n of them (0 beyond), with coefficients = term.at(column).
-// A lane adds up to 16 sums of four terms in A before it goes on in double.
+// A lane adds up to 16 sums of four terms in A before it goes on in double; of the columns after the last whole vector up to 64
+// terms.
 template <class A, class Rows, class Term>
 static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Rows& rows, const Pixels::Part& part,
                                                   Term term, double* total1, double* total2) {

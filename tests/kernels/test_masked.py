@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Around the 16 lanes, their chains, and the blocks that runs are cut into; narrow and wide rows, and some in two parts.
 SHAPES = [
     *[(6, 3, 5), (4, 16, 16), (3, 17, 49), (2, 2, 515), (2, 3, 17000), (5, 5, 4, 31)],
-    *[(40, 33), (300, 700), (61, 1100), (70, 4200)],
+    *[(40, 33), (300, 700), (61, 1100), (300, 4200)],
 ]
 
 
@@ -91,6 +91,26 @@ def test_samples_of_which_a_part_counts(shape: tuple[int, ...]) -> None:
         assert_close(found, expected, torch.float32, 16 * float(mask.sum()) ** 0.5)
 
 
+@pytest.mark.parametrize("counts", [range(7, 100), range(1, 3), (3, 90), range(0, 120, 40)], ids=str)
+@pytest.mark.parametrize("channels", [3, 64, 1100])
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_rows_of_which_the_first_and_the_last_do_not_count(counts: Any, channels: int, activation: Any) -> None:
+    x, dy, parameters = torch.randn(130, channels), torch.randn(130, channels), [torch.randn(channels) for _ in range(2)]
+    mask = torch.zeros(130, dtype=torch.bool)
+    mask[list(counts)] = True
+    x[~mask] = torch.nan
+    y, dx, *sums = results(x, dy, parameters, mask=mask, activation=activation)
+    y_alone, dx_alone, *sums_alone = results(x[mask], dy[mask], parameters, activation=activation)
+    assert_close(y[mask], y_alone, torch.float32, 4)
+    # dx is what is left of terms of this size: of two rows next to nothing is.
+    terms = (parameters[0].abs() / x[mask].std(0, correction=0)).max() * dy.abs().max()
+    assert (dx[mask] - dx_alone).abs().max() <= 32 * torch.finfo(torch.float32).eps * terms
+    assert (y[~mask] == 0).all()
+    assert (dx[~mask] == 0).all()
+    for found, expected in zip(sums, sums_alone, strict=True):
+        assert_close(found, expected, torch.float32, 64)
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("how", ["far from zero", "huge", "tiny", "constant"])
 def test_hard_values(channels_last: bool, how: str) -> None:
@@ -108,7 +128,7 @@ def test_hard_values(channels_last: bool, how: str) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(16, 3, 64, 64), (40, 50, 7, 7), (600, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 3, 64, 64), (40, 50, 7, 7), (600, 70), (300, 4200)], ids=str)
 def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) -> None:
     x, mask = case(shape, torch.float32, channels_last)
     dy, parameters = torch.randn(shape), [torch.randn(shape[1]) for _ in range(2)]
