@@ -95,7 +95,8 @@ def test_samples_of_which_a_part_counts(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("channels", [3, 64, 1100])
 @pytest.mark.parametrize("activation", [None, "gelu"])
 def test_rows_of_which_the_first_and_the_last_do_not_count(counts: Any, channels: int, activation: Any) -> None:
-    x, dy, parameters = torch.randn(130, channels), torch.randn(130, channels), [torch.randn(channels) for _ in range(2)]
+    x, dy = torch.randn(130, channels), torch.randn(130, channels)
+    parameters = [torch.randn(channels) for _ in range(2)]
     mask = torch.zeros(130, dtype=torch.bool)
     mask[list(counts)] = True
     x[~mask] = torch.nan
