@@ -30,6 +30,7 @@ TELLING = {
         f"normkit.lab.{name}"
         for name in (
             "account",
+            "canonical",
             "compare",
             "comparison",
             "costs",
