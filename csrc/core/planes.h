@@ -263,7 +263,7 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
   Vec<double> total1 = zeros<double>(), total2 = total1;
   Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
   bool in_double = false;
-  const auto flush = [&]() __attribute__((always_inline)) {
+  const auto flush = [&]() NK_LAMBDA {
     in_double = true;
     total1 = total1 + widen(a1 + b1);
     total2 = total2 + widen(a2 + b2);

@@ -23,6 +23,7 @@ pytestmark = [
 
 SANITIZED = [
     "-O0",  # with the rest the optimizer takes four times as long to compile as everything takes to run
+    "-DNK_OUTLINED",
     "-fsanitize=address,undefined",
     "-fno-sanitize=null,object-size",  # AddressSanitizer finds the former; the latter needs the optimizer
     "-fno-sanitize-recover=all",
