@@ -290,6 +290,44 @@ def test_a_number_that_is_not_finite_is_a_run_that_diverged() -> None:
     assert one(rule(margin=0.0), odd + arm(values, norm="layer")).outcome == "holds"
 
 
+def test_where_no_learning_rate_trains_is_the_worst_and_no_number() -> None:
+    """It takes the place below all others, whatever number stands for it."""
+    lr = rule(metric="log10_max_lr", margin=0.5)
+    none_trains = [{"log10_max_lr": -1.0}] * 6 + [{"log10_max_lr": UNDEFINED}] * 6
+    these = [replace(m, metrics={"log10_max_lr": 0.0}) for m in arm([0.0] * 12, norm="batch")]
+    those = [replace(m, metrics=own) for m, own in zip(arm([0.0] * 12, norm="layer"), none_trains, strict=True)]
+    finding = one(lr, these + those)
+    assert (finding.outcome, finding.n_diverged, finding.values) == ("holds", 6, ())
+    assert one(lr, [replace(m, metrics={"log10_max_lr": UNDEFINED}) for m in these] + those).outcome != "holds"
+
+
+# --- sides that learned nothing
+
+
+@pytest.mark.parametrize(
+    ("idle", "by", "outcome"),
+    [
+        ("batch", 8.0, "inconclusive"),  # BatchNorm is worse, as any network that learns nothing
+        ("layer", 8.0, "holds"),  # it beats what learned nothing, and so lost by less than it could
+        ("batch", -8.0, "fails"),
+        ("layer", -8.0, "inconclusive"),
+    ],
+)
+def test_a_side_that_learned_nothing_is_not_found_worse(idle: str, by: float, outcome: str) -> None:
+    measurements = [
+        replace(m, metrics={**m.metrics, "not_learned": float(dict(m.conditions)["norm"] == idle and m.seed > 2)})
+        for m in shifted(by)
+    ]
+    finding = one(rule(), measurements)
+    assert finding.outcome == outcome
+    assert ("learned nothing" in finding.reason) == (outcome == "inconclusive")
+    assert one(rule(is_about_learning=True), measurements).outcome == ("holds" if by > 0 else "fails")
+    few = [
+        replace(m, metrics={**m.metrics, "not_learned": m.metrics["not_learned"] * (m.seed < 6)}) for m in measurements
+    ]
+    assert one(rule(), few).outcome == ("holds" if by > 0 else "fails")
+
+
 # --- learning rates at the edge
 
 

@@ -168,6 +168,17 @@ def test_rules_changed_after_the_measurement_are_told(world: World, store: Path)
     )
 
 
+def test_evidence_changed_after_the_measurement_is_told(
+    world: World, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims.run("full", store=store)
+    monkeypatch.setattr("normkit.claims.archive.evidence_hash", lambda experiment: "another")
+    assert claims.run("full", store=store).notes == (
+        "Which claims are decided by E05 was changed after these measurements were taken: "
+        "what it decides was not fixed before.",
+    )
+
+
 def test_a_run_that_diverges_is_an_outcome(world: World, store: Path) -> None:
     world.write(outcome='level = math.nan if job.arm["norm"] == "layer" else level')
     verdicts = claims.run("full", store=store)

@@ -228,6 +228,32 @@ def test_a_row_that_is_no_record_is_named_as_damage(path: Path) -> None:
             store.get(fakes.spec())
 
 
+def test_a_row_under_the_key_of_another_is_named_as_damage(path: Path) -> None:
+    with Store(path) as store:
+        store.add(fakes.run(fakes.spec()))
+        store._connection.execute("UPDATE runs SET key = ?", (fakes.spec(seed=7).key,))
+        with pytest.raises(StoreError, match="lies under the key"):
+            store.get(fakes.spec(seed=7))
+        with pytest.raises(StoreError, match="lies under the key"):
+            list(store.records())
+
+
+def test_a_row_of_an_unknown_status_is_named_as_damage(path: Path) -> None:
+    with Store(path) as store:
+        store.add(fakes.run(fakes.spec()))
+        store._connection.execute("""UPDATE runs SET record = replace(record, '"status": "done"', '"status": "odd"')""")
+        with pytest.raises(StoreError, match="expected a status of done, diverged, impossible, failed, got 'odd'"):
+            store.get(fakes.spec())
+
+
+def test_a_row_of_another_protocol_is_never_used(path: Path) -> None:
+    with Store(path) as store:
+        store.add(fakes.run(fakes.spec()))
+        store._connection.execute("UPDATE runs SET protocol = ?", (PROTOCOL + 6,))
+        assert store.get(fakes.spec()) is None
+        assert list(store.records()) == []
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"expected an existing directory, got .*nowhere; make it first"):
         Store(tmp_path / "nowhere" / "runs.sqlite")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from normkit.claims.experiment import Condition, Job, Measurement
 from normkit.claims.records import JobRecord
+from normkit.claims.register import evidence_hash
 from normkit.claims.rulebook import rules_hash
 
 _Arm = tuple[str, tuple[tuple[str, Condition], ...], int]
@@ -63,14 +64,14 @@ class Archive:
 
 
 def changed_rules(records: Sequence[JobRecord]) -> tuple[str, ...]:
-    """A sentence for each experiment whose rules are not those that stood when it was measured."""
-    others: Mapping[str, set[str]] = defaultdict(set)
-    for record in records:
-        if record.rules_hash != rules_hash(record.spec.task):
-            others[record.spec.task].add(record.rules_hash)
+    """A sentence for each experiment whose rules, or what they decide, were others when it was measured."""
+    rules = {r.spec.task for r in records if r.rules_hash != rules_hash(r.spec.task)}
+    decides = {r.spec.task for r in records if r.evidence_hash != evidence_hash(r.spec.task)}
     return tuple(
-        f"The rules of {id_} were changed after these measurements were taken: what it decides was not fixed before."
-        for id_ in sorted(others)
+        f"{'The rules of' if id_ in rules else 'Which claims are decided by'} {id_} "
+        f"{'were' if id_ in rules else 'was'} changed after these measurements were taken: "
+        "what it decides was not fixed before."
+        for id_ in sorted(rules | decides)
     )
 
 

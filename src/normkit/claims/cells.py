@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from normkit.claims.experiment import Condition, Measurement
+from normkit.claims.experiment import UNDEFINED, Condition, Measurement
 from normkit.claims.hypothesis import Hypothesis
 
 # Words in a metric's name that tell on which side of all numbers a run that diverged belongs.
 _HIGH_IS_WORSE: Final = frozenset(
     {"nll", "loss", "error", "mse", "excess", "gap", "steps", "time", "seconds", "ms", "diverged"}
 )
-_LOW_IS_WORSE: Final = frozenset({"accuracy", "acc", "improvement", "agreement"})
+_LOW_IS_WORSE: Final = frozenset({"accuracy", "acc", "improvement", "agreement", "lr"})
 
 
 class UnclearError(Exception):
@@ -37,7 +37,7 @@ def missing(
 def by_seed(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> dict[int, float]:
-    """Seed -> value, infinite on the worse side for a run that diverged.
+    """Seed -> value, infinite on the worse side for a run that diverged or whose metric is undefined.
 
     Raises:
         UnclearError: several measurements of one seed meet the conditions; a run diverged and nobody says as what that
@@ -91,16 +91,27 @@ def value(hypothesis: Hypothesis, measurement: Measurement) -> float:
         known = ", ".join(sorted(measurement.metrics))
         raise UnclearError(f"the metric {name} is not among those measured: {known}")
     plain = measurement.metrics[name]
-    if not math.isfinite(plain):  # the store keeps none; whoever judges others' numbers is no safer
+    if not abs(plain) < UNDEFINED:  # the store keeps no others; whoever judges others' numbers is no safer
         if hypothesis.diverged_as is not None:
             return sign * hypothesis.diverged_as
         return sign * _worst(name)
     return sign * plain
 
 
+def has_no_value(hypothesis: Hypothesis, measurement: Measurement) -> bool:
+    """Whether a run diverged or its metric is undefined: it then ranks as the worst."""
+    plain = measurement.metrics.get(hypothesis.metric.removeprefix("-"), 0.0)
+    return measurement.status == "diverged" or not abs(plain) < UNDEFINED
+
+
 def untuned(measurements: Iterable[Measurement]) -> bool:
     """Whether the best learning rate of any of these lies at the edge of those tried: it may do better than shown."""
     return any(m.metrics.get("tuning_incomplete", 0.0) > 0 for m in measurements)
+
+
+def never_learned(measurements: Sequence[Measurement]) -> bool:
+    """Whether most of these stayed near chance, at the best learning rate that was found."""
+    return sum(m.metrics.get("not_learned", 0.0) for m in measurements) > len(measurements) / 2
 
 
 def is_worse_where_higher(metric: str) -> bool | None:

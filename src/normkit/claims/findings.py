@@ -21,7 +21,7 @@ class Finding:
         p: of the conclusion that lies nearer, unadjusted; None for an exact one.
         p_adjusted: by Holm's method over the confirmatory hypotheses that were judged together.
         p_sign_flip: exact, for reference and as a second lock from 6 seeds on.
-        n_diverged: runs that diverged among those looked at.
+        n_diverged: runs among those looked at that diverged, or for which the metric is undefined.
         values: of each seed, in the unit of the effect; () where a run diverged.
         reason: why it is inconclusive or not run; the counterexample of one that fails; "" else.
     """

@@ -35,6 +35,8 @@ class Hypothesis:
         margin: in the metric's unit; see ``kind``.
         unit: of the metric, for people: "points", "nats", "decades", "ulp", "".
         scale: "plain", or "ratio": differences of natural logarithms, and the margin a factor - 1.
+        is_about_learning: whether a side that stays near chance is what the sentence speaks of. Elsewhere nothing is
+            concluded from one: a set-up in which a network learns nothing says nothing of its norm.
     """
 
     id: str
@@ -51,4 +53,5 @@ class Hypothesis:
     margin: float = 0.0
     unit: str = ""
     scale: Literal["plain", "ratio"] = "plain"
+    is_about_learning: bool = False
     diverged_as: float | None = None  # None: a hypothesis over a diverged run is judged by ranks, as the worst

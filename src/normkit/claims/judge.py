@@ -41,7 +41,7 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
         sides = _sides(hypothesis)
         own = by_experiment[hypothesis.experiment]
         chosen = [cells.select(hypothesis, side, own) for side in sides]
-        n_diverged = sum(m.status == "diverged" for side in chosen for m in side)
+        n_diverged = sum(cells.has_no_value(hypothesis, m) for side in chosen for m in side)
         blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)
         if not all(chosen):
             empty = [cells.describe(side) for side, some in zip(sides, chosen, strict=True) if not some]
@@ -54,9 +54,7 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
             else:
                 trial = _trial(hypothesis, own)
                 open_trials[hypothesis.id] = (hypothesis, trial)
-                found[hypothesis.id] = replace(
-                    blank, reason=_doubt(hypothesis, trial, list(map(cells.untuned, chosen)))
-                )
+                found[hypothesis.id] = replace(blank, reason=_doubt(hypothesis, trial, chosen))
         except UnclearError as unclear:
             found[hypothesis.id] = replace(blank, outcome="inconclusive", reason=str(unclear))
     adjusted = holm([trial.p for _, trial in open_trials.values()])
@@ -136,19 +134,20 @@ def _gaps(
     return trials.differences(these, those, is_ratio=is_ratio)
 
 
-def _doubt(hypothesis: Hypothesis, trial: Trial, untuned: Sequence[bool]) -> str:
-    """Why a conclusion could turn if a learning rate beyond those tried were the best; "" if it could not.
+def _doubt(hypothesis: Hypothesis, trial: Trial, sides: Sequence[Sequence[Measurement]]) -> str:
+    """Why a conclusion could turn in a better set-up: another learning rate, or one in which both sides learn; else "".
 
-    Of two sides, a better tuned winner would only win by more.
+    Of two sides, a winner that does better would only win by more.
     """
-    in_doubt = any(untuned)
     high_is_worse = cells.is_worse_where_higher(hypothesis.metric)
     if hypothesis.kind == "difference" and high_is_worse is not None:
         these_lose = (trial.conclusion == "holds") == high_is_worse
-        in_doubt = untuned[0] if these_lose else untuned[1]
-    return (
-        "the best learning rate of a side lies at the edge of those tried, where it may do better" if in_doubt else ""
-    )
+        sides = sides[:1] if these_lose else sides[1:]
+    if any(map(cells.untuned, sides)):
+        return "the best learning rate of a side lies at the edge of those tried, where it may do better"
+    if not hypothesis.is_about_learning and any(map(cells.never_learned, sides)):
+        return "a side learned nothing: most of its runs stayed near chance, which may be the set-up's doing"
+    return ""
 
 
 @dataclass(frozen=True)

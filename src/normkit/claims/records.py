@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from normkit.claims.experiment import Job, Measurement
+from normkit.claims.experiment import Status as SeedStatus
 from normkit.lab.canonical import hash_of
 from normkit.lab.form import Form
 
@@ -47,6 +48,7 @@ class JobRecord:
     message: str = ""
     wall_s: float = 0.0
     rules_hash: str = ""  # of the experiment's rules when this was measured
+    evidence_hash: str = ""  # of what these rules decided then
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +59,7 @@ def decode_spec(text: str) -> JobSpec:
 
 def encode_record(record: JobRecord) -> str:
     """One line of JSON. Floats come back bit for bit."""
-    fields = {name: getattr(record, name) for name in ("status", "message", "wall_s", "rules_hash")}
+    fields = {name: getattr(record, name) for name in ("status", "message", "wall_s", "rules_hash", "evidence_hash")}
     measurements = [
         {**vars(m), "metrics": dict(m.metrics), "series": {name: list(line) for name, line in m.series.items()}}
         for m in record.measurements
@@ -77,6 +79,7 @@ def decode_record(text: str) -> JobRecord:
     try:
         spec = _spec(fields.pop("spec"))
         measurements = tuple(_measurement(found) for found in fields.pop("measurements"))
+        _check_status(fields["status"], Status)
         return JobRecord(spec=spec, measurements=measurements, **fields)
     except AttributeError as error:  # a number or a list where a table should be
         raise ValueError(str(error)) from error
@@ -138,7 +141,13 @@ def _measurement(fields: dict[str, Any]) -> Measurement:
     conditions = tuple((str(name), value) for name, value in fields.pop("conditions"))
     series = {name: tuple(line) for name, line in fields.pop("series").items()}
     metrics = {name: float(value) for name, value in fields.pop("metrics").items()}
+    _check_status(fields["status"], SeedStatus)
     return Measurement(conditions=conditions, series=series, metrics=metrics, **fields)
+
+
+def _check_status(status: str, known: Any) -> None:
+    if status not in get_args(known):
+        raise ValueError(f"expected a status of {', '.join(get_args(known))}, got {status!r}")
 
 
 JOBS: Form[JobSpec, JobRecord] = Form(

@@ -7,6 +7,7 @@ import time
 from normkit.claims.code import code_hash
 from normkit.claims.experiments import experiment
 from normkit.claims.records import JobRecord, JobSpec, checked
+from normkit.claims.register import evidence_hash
 from normkit.claims.rulebook import rules_hash
 from normkit.lab.provenance import environment, timestamp
 
@@ -26,5 +27,6 @@ def measure(spec: JobSpec) -> JobRecord:
         measurements,
         wall_s=time.perf_counter() - started,
         rules_hash=rules_hash(job.experiment),
+        evidence_hash=evidence_hash(job.experiment),
         provenance={**environment(), "started_at": started_at},
     )

@@ -99,19 +99,19 @@ class Store(Generic[SpecT, RecordT]):
     def get(self, spec: SpecT) -> RecordT | None:
         """The outcome of a run, if it is there."""
         with self._explained("read"):
-            query = f"SELECT record FROM {self._form.table} WHERE key = ?"
-            row = self._connection.execute(query, (spec.key,)).fetchone()
-        return None if row is None else self._decoded(row[0])
+            query = f"SELECT record FROM {self._form.table} WHERE key = ? AND protocol = ?"
+            row = self._connection.execute(query, (spec.key, self._form.protocol)).fetchone()
+        return None if row is None else self._decoded(spec.key, row[0])
 
     def records(self, task_hashes: Iterable[str] | None = None) -> Iterator[RecordT]:
         """The runs of this version's protocol: all of them, or those of some tasks."""
         wanted = None if task_hashes is None else set(task_hashes)
-        query = f"SELECT task_hash, record FROM {self._form.table} WHERE protocol = ? ORDER BY key"
+        query = f"SELECT key, task_hash, record FROM {self._form.table} WHERE protocol = ? ORDER BY key"
         with self._explained("read"):
             rows = self._connection.execute(query, (self._form.protocol,)).fetchall()
-        for task_hash, text in rows:
+        for key, task_hash, text in rows:
             if wanted is None or task_hash in wanted:
-                yield self._decoded(text)
+                yield self._decoded(key, text)
 
     def n_foreign(self, task_hashes: Iterable[str]) -> int:
         """How many runs are of another protocol or of none of these tasks, which may have been edited. They stay."""
@@ -135,9 +135,12 @@ class Store(Generic[SpecT, RecordT]):
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("ROLLBACK")
 
-    def _decoded(self, text: str) -> RecordT:
+    def _decoded(self, key: str, text: str) -> RecordT:
         try:
-            return self._form.decode_record(text)
+            record = self._form.decode_record(text)
+            if record.spec.key != key:
+                raise ValueError(f"it lies under the key {key[:12]}…, not its own")
+            return record
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"store: expected runs in {self.path}, got a row that is none ({error}); "

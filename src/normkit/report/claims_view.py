@@ -179,7 +179,7 @@ def _hypothesis(hypothesis: Hypothesis, finding: Finding) -> HypothesisView:
         rule=where_it_holds(hypothesis),
         p=p,
         reason=finding.reason,
-        diverged=f"{wording.count(n, 'run')} diverged" if n else "",
+        diverged=f"{wording.count(n, 'run')} diverged or came to no value" if n else "",
         strip=strip(hypothesis, finding),
     )
 

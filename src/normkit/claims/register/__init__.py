@@ -45,9 +45,13 @@ def contradictions() -> tuple[Contradiction, ...]:
 
 
 @cache
-def evidence_hash() -> str:
-    """SHA-256 of what decides which claim, in canonical JSON."""
-    return hash_of(_read("evidence"))
+def evidence_hash(experiment: str | None = None) -> str:
+    """SHA-256 of what decides which claim, in canonical JSON: all, or the conditions that ask an experiment's rules."""
+    evidence = _read("evidence")
+    if experiment is None:
+        return hash_of(evidence)
+    own = {id_: [rule for rule in rules if f"{experiment}-" in rule["expression"]] for id_, rules in evidence.items()}
+    return hash_of({id_: rules for id_, rules in own.items() if rules})
 
 
 def claim(id_: str) -> Claim:
