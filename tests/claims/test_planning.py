@@ -7,7 +7,16 @@ import math
 import pytest
 
 from normkit.claims.experiment import Job, conditions
+from normkit.claims.experiments import experiment, files
 from normkit.claims.planning import cuts, fit, reduced
+from normkit.claims.run import BUDGETS
+from normkit.lab.planning import parse_duration
+
+
+def test_the_quick_tier_is_planned_to_end_within_its_budget_with_seeds_to_spare() -> None:
+    """On two cores, by what the experiments say of themselves."""
+    planned = sum(experiment(id_).seconds(job) for id_ in files() for job in experiment(id_).jobs("quick"))
+    assert planned / 2 < parse_duration(BUDGETS["quick"])
 
 
 def jobs(experiment: str, n_seeds: int = 12, n_arms: int = 2) -> list[Job]:

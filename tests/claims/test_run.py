@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -17,11 +21,12 @@ from normkit import claims
 from normkit.claims import shipped
 from normkit.claims.archive import Archive
 from normkit.claims.experiment import Job, Measurement, conditions
-from normkit.claims.records import JobRecord, JobSpec
+from normkit.claims.records import JOBS, JobRecord, JobSpec
 from normkit.claims.run import _missing
 from normkit.claims.shipped import write
 from normkit.errors import ArgumentError, StoreError
 from normkit.lab.comparison import Progress
+from normkit.lab.store import Store
 
 TURNS = "holds with batch size 2; fails with batch size 50; it turns at a batch size between 2 and 50"
 
@@ -329,3 +334,27 @@ def test_a_damaged_row_is_told_and_nothing_is_overwritten(world: World, store: P
         claims.run("full", store=store)
     with closing(sqlite3.connect(store)) as file:
         assert file.execute("SELECT * FROM jobs").fetchall() == before
+
+
+def test_real_workers_are_interrupted_and_resumed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "normkit", "claims", "--tier", "instant", "--no-progress", "--workers", "1"]
+    command += ["--claim", "001-03", "--store", "claims.sqlite"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    store = tmp_path / "claims.sqlite"
+    while first.poll() is None and not (store.exists() and jobs_in(store)):
+        time.sleep(0.02)
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert first.returncode in (0, 130)  # 0: it was done before the signal came
+    assert ("Interrupted. Every finished job is kept" in out) == (first.returncode == 130)
+    kept = jobs_in(store)
+    assert kept > 0
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"{kept} jobs found finished" in again.stdout.replace("1 job found", "1 jobs found")
+
+
+def jobs_in(store: Path) -> int:
+    with Store(store, JOBS) as kept:
+        return len(kept)

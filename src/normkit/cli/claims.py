@@ -104,7 +104,7 @@ def claims(
             choices |= {"engine": engine.value, "address": address}
             verdicts = _measured(name, chosen, choices, context.obj, is_shown=progress)
         written, problems = _write_page(verdicts, page)
-        _ship(verdicts, ship)
+        problems += _ship(verdicts, ship)
         text = _json(verdicts, written) if as_json else _text(verdicts, written)
     except KeyboardInterrupt:
         complain("Interrupted. Every finished job is kept; the same command takes up where this one stopped.")
@@ -179,12 +179,19 @@ def _write_page(verdicts: Verdicts, path: Path | None) -> tuple[Path | None, lis
         return None, [f"--report: {path} could not be written ({error}); run the same command again."]
 
 
-def _ship(verdicts: Verdicts, folder: Path | None) -> None:
-    if folder is not None:
-        from normkit.claims.shipped import write
+def _ship(verdicts: Verdicts, folder: Path | None) -> list[str]:
+    """The records written as the package ships them; what went wrong."""
+    if folder is None:
+        return []
+    if lacking := (*verdicts.cut, *verdicts.failures):
+        return [
+            f"--ship: expected a whole run, got one that lacks something ({lacking[0]}); run the same command again."
+        ]
+    from normkit.claims.shipped import write
 
-        for path in write(verdicts, folder):
-            complain(f"Shipped {path}")
+    for path in write(verdicts, folder):
+        complain(f"Shipped {path}")
+    return []
 
 
 def _json(verdicts: Verdicts, written: Path | None) -> str:
