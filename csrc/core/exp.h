@@ -17,13 +17,16 @@ NK_INLINE Twofold<A> exact_sum(Vec<A> a, Vec<A> b) {
 // For x <= 0: n = round(x / ln 2), r = x - n * ln 2, e^x = 2^n * e^r; e^r - 1 by its Taylor polynomial to r^7.
 struct ReducedExp {
   Vec<float> less_one;  // e^r - 1
-  Vec<float> scale[2];  // 2^n in two factors: it may be subnormal
+  Vec<float> scale;     // 2^n * 2^kAhead, which no n makes subnormal
+
+  static constexpr int kAhead = 65;
 
   NK_MEMBER explicit ReducedExp(Vec<float> x) {
-    using Bits = RegisterOf<float>::Bits;
     const Vec<float> least = splat(-104.0f);  // e^-104 is 0
     x = where_greater(least, x, least, x);
-    const Vec<float> shift = splat(0x1.8p23f), shifted = fma(x, splat(0x1.715476p0f), shift), n = shifted - shift;
+    // In the last bits of `shifted` stands n, and the exponent of 2^kAhead as a float has it.
+    const Vec<float> shift = splat(0x1.8p23f + (127 + kAhead)), shifted = fma(x, splat(0x1.715476p0f), shift);
+    const Vec<float> n = shifted - shift;
     const Vec<float> r = fma(n, splat(0x1.05c610p-29f), fma(n, splat(-0x1.62e430p-1f), x));
     Vec<float> p = fma(splat(1.0f / 5040), r, splat(1.0f / 720));
     p = fma(p, r, splat(1.0f / 120));
@@ -32,17 +35,18 @@ struct ReducedExp {
     p = fma(p, r, splat(0.5f));
     less_one = fma(r * r, p, r);
     for (int i = 0; i < Vec<float>::kRegisters; ++i) {
-      const Bits exponent = (Bits)shifted.r[i] - (Bits)shift.r[i], half = exponent >> 1;
-      scale[0].r[i] = (RegisterOf<float>::Values)((half + 127) << 23);
-      scale[1].r[i] = (RegisterOf<float>::Values)((exponent - half + 127) << 23);
+      scale.r[i] = (RegisterOf<float>::Values)((RegisterOf<float>::Bits)shifted.r[i] << 23);
     }
   }
+
+  // v * 2^n, rounded once.
+  NK_MEMBER Vec<float> times_scale(Vec<float> v) const { return v * scale * splat(0x1p-65f); }
 };
 
 // e^x for x <= 0.
 NK_INLINE Vec<float> exp_of_negative(Vec<float> x) {
   const ReducedExp e(x);
-  return (e.less_one + splat(1.0f)) * e.scale[0] * e.scale[1];
+  return e.times_scale(e.less_one + splat(1.0f));
 }
 static __attribute__((noinline)) Vec<double> exp_of_negative(Vec<double> x) {
   for (auto& values : x.r) {
@@ -55,6 +59,6 @@ static __attribute__((noinline)) Vec<double> exp_of_negative(Vec<double> x) {
 NK_INLINE Twofold<float> twofold_exp_of_negative(Vec<float> x) {
   const ReducedExp e(x);
   const Twofold<float> value = exact_sum(splat(1.0f), e.less_one);
-  return {value.high * e.scale[0] * e.scale[1], value.low * e.scale[0] * e.scale[1]};
+  return {e.times_scale(value.high), e.times_scale(value.low)};
 }
 NK_INLINE Twofold<double> twofold_exp_of_negative(Vec<double> x) { return {exp_of_negative(x), zeros<double>()}; }
