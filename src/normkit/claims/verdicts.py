@@ -127,6 +127,8 @@ def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> Condi
 def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:
     """In words: where it holds, where it fails, and between which values it turns.
 
+    Names are parted by semicolons, since many have commas of their own.
+
     Example:
         >>> small = ConditionVerdict("batch size 4", "fails", (), "batch size", 4)
         >>> large = ConditionVerdict("batch size 50", "holds", (), "batch size", 50)
@@ -137,7 +139,7 @@ def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:
     for outcome in ("holds", "fails", "inconclusive", "not run"):
         places = [condition.name for condition in conditions if condition.outcome == outcome]
         if places:
-            parts.append(f"{outcome} with {_join(places)}")
+            parts.append(f"{outcome} with {'; '.join(places)}")
     parts += [f"it turns at a {axis} between {low:g} and {high:g}" for axis, low, high in _turns(conditions)]
     return "; ".join(parts)
 
