@@ -5,49 +5,24 @@ Write it again with ``PYTHONPATH=tests python -m claims.claims_page``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from normkit.claims import Finding, Verdicts, shipped
-from normkit.claims.judge import judge
+from normkit.claims.pilots import PilotVerdict, put_to_test
+from normkit.claims.register import pilots
 from normkit.claims.rulebook import rulebook
 from normkit.cli.claims_table import count_line
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
 
-
-@dataclass(frozen=True)
-class Surprise:
-    """What a trial showed, and what would come out of the full run if it were so."""
-
-    seen: str
-    expected: tuple[tuple[str, str], ...]  # hypothesis -> outcome
-
-
-SURPRISES = (
-    Surprise(
-        "LayerNorm does not rescue a deep sigmoid network.",
-        (("E14-H11", "fails"), ("E14-H12", "holds"), ("E14-H14", "fails")),
-    ),
-    Surprise("BatchNorm at batch size 2 in an MLP is a sign function.", (("E01-H23", "holds"),)),
-    Surprise(
-        "Statistics grouped by class destroy BatchNorm on the very same gradient set.",
-        (("E09-H1", "holds"), ("E09-H2", "holds"), ("E09-H3", "holds")),
-    ),
-    Surprise(
-        "Recurrent BatchNorm wins at batch size 50 and loses at 4.",
-        (("E16-H2", "holds"), ("E16-H11", "holds"), ("E16-H3", "holds")),
-    ),
-    Surprise("BatchNorm enlarges ReLU gradients by about 1.21 a layer.", (("E14-H1", "holds"), ("E14-H2", "fails"))),
-)
-
 TEXT = """# Five surprises, put to the test again
 
 Small trials of two to four seeds, made before the experiments of `normkit claims` were written, showed five things that
-the textbooks do not lead one to expect. Here is what the run of 12 seeds that comes with normkit says of each: the
-hypotheses that it comes to, each with its effect, the 95 % interval and what was found. The effect counts in the
-direction of the sentence: below 0 the opposite was seen. *As expected* compares with the trial: yes, no, or open where
-the run does not decide at 5 % among the {judged} hypotheses judged together.
+the textbooks do not lead one to expect. Here is what the run of 12 seeds that comes with normkit says of each: it
+*reproduces*, it is *refuted*, or it stays *open* where the run does not decide at 5 % among the {judged} hypotheses of
+these five alone ([why alone](decisions/0023-pilots-are-a-family-of-their-own.md)); *in part* it does where it is so in
+one condition and not in another. Under each stand the hypotheses that it comes to, with effect, 95 % interval and what
+was found. The effect counts in the direction of the sentence: below 0 the opposite was seen.
 
 {table}
 
@@ -59,29 +34,25 @@ the run does not decide at 5 % among the {judged} hypotheses judged together.
 
 def render() -> str:
     verdicts = shipped()
-    rules = rulebook()
-    judged = dict.fromkeys([*verdicts.findings, *(id_ for surprise in SURPRISES for id_, _ in surprise.expected)])
-    found = judge([rules[id_] for id_ in judged], verdicts.measurements)
-    lines = ["| hypothesis | effect | found | as expected |", "| --- | --- | --- | --- |"]
-    for surprise in SURPRISES:
-        lines.append(f"| **{surprise.seen}** | | | **{_whole(surprise, found)}** |")
-        for id_, outcome in surprise.expected:
-            row = (rules[id_].statement, _effect(found[id_], rules[id_].unit), found[id_].outcome)
-            lines.append(f"| {id_}: {' | '.join(row)} | {_as_expected(found[id_], outcome)} |")
-    n_judged = sum(finding.p is not None for finding in found.values())
+    found, findings = put_to_test(pilots(), rulebook(), verdicts.measurements)
+    lines = ["| hypothesis | effect | found |", "| --- | --- | --- |"]
+    for verdict in found:
+        lines += _rows(verdict, findings)
+    n_judged = sum(finding.p is not None for finding in findings.values())
     return TEXT.format(judged=n_judged, table="\n".join(lines), origin=_origin(verdicts), counts=count_line(verdicts))
 
 
-def _as_expected(finding: Finding, outcome: str) -> str:
-    if finding.outcome == outcome:
-        return "yes"
-    return "no" if finding.outcome in ("holds", "fails") else "open"
-
-
-def _whole(surprise: Surprise, found: dict[str, Finding]) -> str:
-    """Of a surprise: "no" if any part is not so, else "open" if any is."""
-    words = {_as_expected(found[id_], outcome) for id_, outcome in surprise.expected}
-    return next(word for word in ("no", "open", "yes") if word in words) + (" in part" if len(words) > 1 else "")
+def _rows(verdict: PilotVerdict, findings: dict[str, Finding]) -> list[str]:
+    """The sentence with the trial's numbers, and under it each condition with its hypotheses."""
+    rules = rulebook()
+    rows = [f"| **{verdict.pilot.statement}** Trial: {verdict.pilot.trial} | | **{verdict.outcome}** |"]
+    for condition in verdict.conditions:
+        if condition.name:
+            rows.append(f"| *{condition.name}* | | *{condition.outcome}* |")
+        for id_ in condition.hypotheses:
+            effect = _effect(findings[id_], rules[id_].unit)
+            rows.append(f"| {id_}: {rules[id_].statement} | {effect} | {findings[id_].outcome} |")
+    return rows
 
 
 def _effect(finding: Finding, unit: str) -> str:

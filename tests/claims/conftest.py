@@ -18,7 +18,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[toy.World
     # The package has a function of each of these names, too.
     register, run = sys.modules["normkit.claims.register"], sys.modules["normkit.claims.run"]
     caches = [experiments.files, rulebook.rulebook, code.code_hash]
-    caches += [register.register, register.contradictions, register.evidence_hash]
+    caches += [register.register, register.contradictions, register.pilots, register.evidence_hash]
 
     def forget() -> None:
         sys.modules.pop("normkit.claims.experiments.e05_toy", None)

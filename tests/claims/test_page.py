@@ -13,18 +13,19 @@ from playwright.sync_api import Browser
 from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit, wait_until
 from claims.made_up import arm, arms, noise, rule
 from normkit.claims import Verdicts, register
-from normkit.claims.experiment import Measurement
+from normkit.claims.experiment import Measurement, conditions
 from normkit.claims.judge import judge
 from normkit.claims.rulebook import rulebook
 from normkit.claims.run import provenance
 from normkit.claims.verdicts import decide
 from normkit.report.claims_page import render_claims, write_claims
+from normkit.report.claims_planes import planes
 from normkit.report.strips import strip
 
 pytestmark = MARKS
 
 HOSTILE = "</script><script>alert(1)</script>&amp;"
-SHOWN = "[...document.querySelectorAll('details.claim:not([hidden])')].map((claim) => claim.id)"
+SHOWN = "[...document.querySelectorAll('.document details.claim:not([hidden])')].map((claim) => claim.id)"
 
 
 def measurements() -> list[Measurement]:
@@ -84,6 +85,33 @@ def test_every_claim_is_there_and_opens(browser: Browser, address: str) -> None:
     closed(found)
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_closed_row_shows_the_three_verdicts(browser: Browser, address: str, width: int) -> None:
+    found = visit(browser, address, viewport={"width": width, "height": 900})
+    row = found.page.locator("[id='001-03'] summary")
+    words = " ".join(row.inner_text().split())
+    for verdict in ("wrong", "fails", "refuted"):
+        mark = row.get_by_text(verdict, exact=False).first
+        assert mark.is_visible(), words
+    assert [part.strip("✕ ") for part in words.split("✕")[1:]] == ["wrong Evidence", "fails Literature", "refuted"]
+    assert overflow(found.page) <= 0
+    closed(found)
+
+
+def test_a_trial_is_there_once_something_of_it_was_measured(browser: Browser, tmp_path: Path) -> None:
+    nothing = replace(example(), measurements=())
+    found = visit(browser, write_claims(nothing, tmp_path / "claims.html").as_uri())
+    assert found.page.locator("details.pilot").count() == 0
+    closed(found)
+    sign = Measurement("E01", (), 1, metrics={"batch_of_two_is_sign": 0.0})
+    with_trial = replace(example(), measurements=(sign,))
+    found = visit(browser, f"{write_claims(with_trial, tmp_path / 'claims.html').as_uri()}#pilot-2")
+    assert found.page.evaluate("document.getElementById('pilot-2').open")
+    assert "reproduces" in found.page.inner_text("[id='pilot-2'] summary")
+    assert "65.6 %" in found.page.inner_text("[id='pilot-2']")
+    closed(found)
+
+
 def test_filters_and_their_address(browser: Browser, address: str) -> None:
     found = visit(browser, address)
     page = found.page
@@ -107,6 +135,7 @@ def test_filters_and_their_address(browser: Browser, address: str) -> None:
 
 def test_an_address_of_a_claim_shows_it_open_whatever_is_filtered(browser: Browser, address: str) -> None:
     found = visit(browser, f"{address}?document=notes#001-03")
+    assert found.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     assert found.page.evaluate("document.getElementById('001-03').open")
     assert found.page.locator("[id='001-03']").is_visible()
     found.page.click("[id='001-03'] a[href='#001-12']")
@@ -179,6 +208,23 @@ def test_an_exact_strip_is_on_a_scale_of_decades() -> None:
     assert fails is not None
     assert holds is not None
     assert holds.dot < holds.zones[0][1] < fails.dot
+
+
+def test_a_plane_has_a_cell_for_each_learning_rate_and_scale() -> None:
+    hypothesis = rulebook()["E28-H1"]
+    series = {"learning_rates": (0.1, 1.0), "scales": (0.1, 1.0, 10.0), "error": (5.0, 90.0, 15.0, 90.0, 30.0, 60.0)}
+    runs = [
+        Measurement("E28", conditions(norm=norm, batch=100), seed, metrics={"area": 0.2}, series=series)
+        for norm in ("batch", "none")
+        for seed in range(3)
+    ]
+    these, those = planes(hypothesis, runs)
+    assert (these.title, those.title) == ("norm batch, batch 100", "norm none, batch 100")
+    assert [cell.shade for cell in these.cells] == ["heat4", "heat0", "heat3", "heat0", "heat2", "heat1"]
+    assert these.cells[0].y > these.cells[2].y > these.cells[4].y  # small scales below
+    assert these.cells[0].words == "learning rate 0.1, initial weights × 0.1: 5 % of errors"
+    assert "at 1 of 6" in these.label
+    assert planes(rulebook()["E05-H1"], runs) == ()
 
 
 def test_a_number_that_nobody_verified_is_not_printed() -> None:

@@ -11,7 +11,7 @@ from normkit.claims import contradictions, register
 from normkit.claims.claim import ClaimKind, LiteratureVerdict, TextVerdict
 from normkit.claims.experiments import files
 from normkit.claims.logic import names
-from normkit.claims.register import claim, evidence_hash
+from normkit.claims.register import claim, evidence_hash, pilots
 from normkit.claims.rulebook import rulebook, rules_hash
 from normkit.errors import ArgumentError
 
@@ -59,6 +59,18 @@ def test_a_published_number_is_there_only_where_it_was_verified() -> None:
             if citation.confidence != "V":
                 assert citation.number == ""
                 assert not re.search(r"\d", citation.finding), citation.id
+
+
+def test_a_citation_says_where_it_stands_or_that_nobody_noted_it() -> None:
+    assert {citation.id for found in CLAIMS.values() for citation in found.citations if not citation.locator} == set()
+
+
+def test_pilots_name_hypotheses_that_exist_and_words_that_end() -> None:
+    assert len(pilots()) == 5
+    for pilot in pilots():
+        assert {h for rule in pilot.conditions for h in names(rule.expression)} <= rulebook().keys()
+        assert pilot.statement.endswith(".")
+        assert pilot.trial.endswith(".")
 
 
 def test_contradictions_are_between_claims_of_the_register() -> None:

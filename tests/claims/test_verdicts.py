@@ -55,7 +55,7 @@ def test_it_depends_and_says_where_it_turns() -> None:
     verdict, condition = evidence({2: 9, 4: 5, 16: -3, 50: -3})
     assert verdict == "depends"
     assert condition == (
-        "holds with batch size 2 and batch size 4; fails with batch size 16 and batch size 50; "
+        "holds with batch size 2; batch size 4; fails with batch size 16; batch size 50; "
         "it turns at a batch size between 4 and 16"
     )
 

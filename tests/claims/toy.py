@@ -68,6 +68,7 @@ class World:
         names = [{"name": f"batch size {b}", "expression": f"E05-B{b}", "axis": "batch size", "at": b} for b in BATCHES]
         self._dump("evidence", {"000-01": names})
         self._dump("contradictions", [])
+        self._dump("pilots", [])
         self._dump("literature", {"sources": [], "citations": []})
         self.forget()
 

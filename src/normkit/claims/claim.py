@@ -40,7 +40,7 @@ class Citation:
         finding: in words.
         number: as published, with its unit; "" unless it was verified at the source.
         scope: of what it was found.
-        locator: where in the publication; "" where nobody noted it.
+        locator: where in the publication; "place not noted" where nobody wrote it down.
         confidence: V read at the source, R recalled with confidence, U recalled and not sure.
     """
 

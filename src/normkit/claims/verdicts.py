@@ -106,13 +106,20 @@ def decide(
 def _verdict(claim: Claim, findings: Mapping[str, Finding]) -> Verdict:
     if not claim.conditions:
         return Verdict(claim, "not run", "no experiment can decide it; see the literature", ())
-    found = tuple(_in_condition(rule, findings) for rule in claim.conditions)
+    return Verdict(claim, *over_conditions(claim.conditions, findings))
+
+
+def over_conditions(
+    rules: Sequence[ConditionRule], findings: Mapping[str, Finding]
+) -> tuple[EvidenceVerdict, str, tuple[ConditionVerdict, ...]]:
+    """What a sentence comes to over its conditions, one at least: the verdict, where or why, and each condition's."""
+    found = tuple(_in_condition(rule, findings) for rule in rules)
     came_out = [condition.outcome for condition in found]
     if {"holds", "fails"} <= set(came_out):
-        return Verdict(claim, "depends", where_it_turns(found), found)
+        return "depends", where_it_turns(found), found
     # An open condition may still turn out either way: neither "holds" nor "fails" is said before all are known.
     evidence = next((o for o in ("not run", "inconclusive") if o in came_out), all_of(came_out))
-    return Verdict(claim, evidence, _remark(found, findings), found)
+    return evidence, _remark(found, findings), found
 
 
 def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> ConditionVerdict:
@@ -127,6 +134,8 @@ def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> Condi
 def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:
     """In words: where it holds, where it fails, and between which values it turns.
 
+    Names are parted by semicolons, since many have commas of their own.
+
     Example:
         >>> small = ConditionVerdict("batch size 4", "fails", (), "batch size", 4)
         >>> large = ConditionVerdict("batch size 50", "holds", (), "batch size", 50)
@@ -137,7 +146,7 @@ def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:
     for outcome in ("holds", "fails", "inconclusive", "not run"):
         places = [condition.name for condition in conditions if condition.outcome == outcome]
         if places:
-            parts.append(f"{outcome} with {_join(places)}")
+            parts.append(f"{outcome} with {'; '.join(places)}")
     parts += [f"it turns at a {axis} between {low:g} and {high:g}" for axis, low, high in _turns(conditions)]
     return "; ".join(parts)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from normkit.claims import Claim, Finding, Verdict, Verdicts, contradictions
 from normkit.claims.claim import Citation, Document
+from normkit.claims.experiment import Measurement
 from normkit.claims.hypothesis import Hypothesis
+from normkit.claims.pilots import Pilot, put_to_test
+from normkit.claims.register import pilots
 from normkit.claims.rulebook import rulebook
-from normkit.claims.verdicts import EvidenceVerdict
+from normkit.claims.verdicts import ConditionVerdict, EvidenceVerdict
 from normkit.report import wording
+from normkit.report.claims_planes import SHADES, Plane, planes
 from normkit.report.strips import Strip, in_words, strip, where_it_holds
 
 CONFIDENCE_WORDS = {
@@ -20,13 +24,28 @@ CONFIDENCE_WORDS = {
     "R": "recalled, not read again",
     "U": "recalled, not sure",
 }
-# Evidence verdict -> what stands on the page, its sign (nothing rests on colour alone) and its colour.
+# Verdict -> what stands on the page, its sign (nothing rests on colour alone) and its colour.
 LOOKS = {
+    # on the evidence
     "holds": ("holds", "✓", "green"),
     "fails": ("fails", "✕", "vermilion"),
     "depends": ("depends", "⇄", "orange"),
     "inconclusive": ("inconclusive", "?", "purple"),
     "not run": ("not run", "○", "grey"),
+    # on the text
+    "right": ("right", "✓", "green"),
+    "incomplete": ("incomplete", "◐", "orange"),
+    "garbled": ("garbled", "≈", "purple"),
+    "wrong": ("wrong", "✕", "vermilion"),
+    "self-contradictory": ("self-contradictory", "⇄", "vermilion"),
+    # of the literature
+    "supported": ("supported", "✓", "green"),
+    "contested": ("contested", "⇄", "orange"),
+    "refuted": ("refuted", "✕", "vermilion"),
+    # of a trial, which may be refuted, too
+    "reproduces": ("reproduces", "✓", "green"),
+    "in part": ("in part", "⇄", "orange"),
+    "open": ("open", "?", "purple"),
 }
 
 
@@ -43,6 +62,7 @@ class HypothesisView:
     reason: str
     diverged: str
     strip: Strip | None
+    planes: tuple[Plane, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,16 @@ class ClaimView:
 
 
 @dataclass(frozen=True)
+class PilotView:
+    """What a small trial showed, and what became of it."""
+
+    pilot: Pilot
+    outcome: str
+    condition: str
+    conditions: tuple[ConditionView, ...]
+
+
+@dataclass(frozen=True)
 class ExperimentView:
     id: str
     title: str
@@ -96,10 +126,12 @@ class ClaimsPage:
     documents: tuple[Document, ...]
     claims: tuple[ClaimView, ...]
     contradictions: tuple[tuple[tuple[str, ...], str], ...]
+    pilots: tuple[PilotView, ...]
     experiments: tuple[ExperimentView, ...]
     origin: tuple[tuple[str, str], ...]
     said: tuple[str, ...]
     looks: Mapping[str, tuple[str, str, str]]
+    shades: tuple[tuple[float, str], ...]
 
 
 def claims_page(verdicts: Verdicts) -> ClaimsPage:
@@ -107,7 +139,7 @@ def claims_page(verdicts: Verdicts) -> ClaimsPage:
     counts = verdicts.counts()
     total = sum(counts.values())
     rules = rulebook()
-    views = tuple(_claim(verdict, verdicts.findings, rules) for verdict in verdicts.verdicts)
+    views = tuple(_claim(verdict, verdicts, rules) for verdict in verdicts.verdicts)
     shown = {view.claim.id for view in views}
     return ClaimsPage(
         headline=_headline(counts),
@@ -117,10 +149,12 @@ def claims_page(verdicts: Verdicts) -> ClaimsPage:
         documents=tuple(dict.fromkeys(view.claim.document for view in views)),
         claims=views,
         contradictions=tuple((c.claims, c.what) for c in contradictions() if shown & set(c.claims)),
+        pilots=_pilots(verdicts, rules),
         experiments=_experiments(verdicts),
         origin=_origin(verdicts),
         said=(*verdicts.notes, *(f"Cut: {sentence}" for sentence in verdicts.cut), *verdicts.failures),
         looks=LOOKS,
+        shades=SHADES,
     )
 
 
@@ -138,7 +172,7 @@ def records_table(verdicts: Verdicts) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _claim(verdict: Verdict, findings: Mapping[str, Finding], rules: Mapping[str, Hypothesis]) -> ClaimView:
+def _claim(verdict: Verdict, verdicts: Verdicts, rules: Mapping[str, Hypothesis]) -> ClaimView:
     claim = verdict.claim
     named = dict.fromkeys(id_ for condition in verdict.conditions for id_ in condition.hypotheses)
     needed = dict.fromkeys(rules[id_].experiment for id_ in named if id_ in rules)
@@ -146,14 +180,7 @@ def _claim(verdict: Verdict, findings: Mapping[str, Finding], rules: Mapping[str
         claim=claim,
         evidence=verdict.evidence,
         condition=verdict.condition,
-        conditions=tuple(
-            ConditionView(
-                condition.name,
-                condition.outcome,
-                tuple(_hypothesis(rules[id_], findings[id_]) for id_ in condition.hypotheses if id_ in findings),
-            )
-            for condition in verdict.conditions
-        ),
+        conditions=_conditions(verdict.conditions, verdicts.findings, rules, verdicts.measurements),
         citations=tuple(map(_citation, claim.citations)),
         contradicts=tuple(
             other for pair in contradictions() if claim.id in pair.claims for other in pair.claims if other != claim.id
@@ -164,7 +191,40 @@ def _claim(verdict: Verdict, findings: Mapping[str, Finding], rules: Mapping[str
     )
 
 
-def _hypothesis(hypothesis: Hypothesis, finding: Finding) -> HypothesisView:
+def _pilots(verdicts: Verdicts, rules: Mapping[str, Hypothesis]) -> tuple[PilotView, ...]:
+    """Those of which something was measured: they are judged among themselves, from the same measurements."""
+    found, findings = put_to_test(pilots(), rules, verdicts.measurements)
+    return tuple(
+        PilotView(
+            verdict.pilot,
+            verdict.outcome,
+            verdict.condition,
+            _conditions(verdict.conditions, findings, rules, verdicts.measurements),
+        )
+        for verdict in found
+        if verdict.outcome != "not run"
+    )
+
+
+def _conditions(
+    conditions: Sequence[ConditionVerdict],
+    findings: Mapping[str, Finding],
+    rules: Mapping[str, Hypothesis],
+    measurements: Sequence[Measurement],
+) -> tuple[ConditionView, ...]:
+    return tuple(
+        ConditionView(
+            condition.name,
+            condition.outcome,
+            tuple(
+                _hypothesis(rules[id_], findings[id_], measurements) for id_ in condition.hypotheses if id_ in findings
+            ),
+        )
+        for condition in conditions
+    )
+
+
+def _hypothesis(hypothesis: Hypothesis, finding: Finding, measurements: Sequence[Measurement]) -> HypothesisView:
     p = ""
     if finding.p is not None:
         p = f"p {wording.p_value(finding.p)}, adjusted {wording.p_value(finding.p_adjusted)}"
@@ -181,6 +241,7 @@ def _hypothesis(hypothesis: Hypothesis, finding: Finding) -> HypothesisView:
         reason=finding.reason,
         diverged=f"{wording.count(n, 'run')} diverged or came to no value" if n else "",
         strip=strip(hypothesis, finding),
+        planes=planes(hypothesis, measurements),
     )
 
 

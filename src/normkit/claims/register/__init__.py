@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from normkit.claims.claim import Citation, Claim, ConditionRule, Contradiction, Document, Source
+from normkit.claims.pilots import Pilot
 from normkit.errors import ArgumentError
 from normkit.lab.canonical import hash_of
 
@@ -42,6 +43,15 @@ def register() -> Mapping[str, Claim]:
 def contradictions() -> tuple[Contradiction, ...]:
     """Where the documents contradict each other, or themselves."""
     return tuple(Contradiction(tuple(fields["claims"]), fields["what"]) for fields in _read("contradictions"))
+
+
+@cache
+def pilots() -> tuple[Pilot, ...]:
+    """The surprises of small trials, each with what decides it."""
+    return tuple(
+        Pilot(**{**fields, "conditions": tuple(ConditionRule(**rule) for rule in fields["conditions"])})
+        for fields in _read("pilots")
+    )
 
 
 @cache

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
-  const claims = [...document.querySelectorAll("details.claim")];
+  const claims = [...document.querySelectorAll("details.claim:not(.pilot)")];
+  const pilots = [...document.querySelectorAll("details.pilot")];
   const groups = [...document.querySelectorAll(".document")];
   const buttons = [...document.querySelectorAll("button[data-evidence]")];
   const select = document.getElementById("document");
@@ -50,26 +51,27 @@
   search.addEventListener("input", apply);
   all.addEventListener("click", () => {
     const open = all.textContent === "Open all";
-    for (const claim of claims) claim.open = open;
+    for (const one of [...claims, ...pilots]) one.open = open;
     all.textContent = open ? "Close all" : "Open all";
   });
 
-  // A claim named in the address is shown and open, whatever the filters say.
+  // A claim or a trial named in the address is shown and open, whatever the filters say.
   function goTo() {
-    const claim = claims.find((one) => one.id === decodeURIComponent(location.hash.slice(1)));
-    if (!claim) return;
-    claim.hidden = false;
-    claim.closest(".document").hidden = false;
-    claim.open = true;
-    claim.scrollIntoView();
+    const one = [...claims, ...pilots].find((one) => one.id === decodeURIComponent(location.hash.slice(1)));
+    if (!one) return;
+    one.hidden = false;
+    const group = one.closest(".document");
+    if (group) group.hidden = false;
+    one.open = true;
+    one.scrollIntoView();
   }
-  for (const claim of claims) {
-    claim.querySelector("summary").addEventListener("click", () => {
-      if (!claim.open) history.replaceState(null, "", `${location.pathname}${location.search}#${claim.id}`);
+  for (const one of [...claims, ...pilots]) {
+    one.querySelector("summary").addEventListener("click", () => {
+      if (!one.open) history.replaceState(null, "", `${location.pathname}${location.search}#${one.id}`);
     });
   }
   addEventListener("hashchange", goTo);
-  addEventListener("beforeprint", () => claims.forEach((claim) => (claim.open = true)));
+  addEventListener("beforeprint", () => [...claims, ...pilots].forEach((one) => (one.open = true)));
 
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", async () => {
