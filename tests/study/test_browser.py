@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit
 from normkit import reference
+from normkit.claims import shipped
 from normkit.study import content, write_study
 from normkit.study.examples import SIZES
 from study.example import example_verdicts
@@ -258,9 +259,70 @@ def test_runs_can_be_seen_along_each_axis(page: Page, desk: Visit) -> None:
     page.get_by_role("radio", name="Learning rate and depth").click()
     for axis in ("batch size", "learning rate", "depth in layers"):
         page.get_by_role("radio", name=f"by {axis}").click()
-        assert page.locator("#runs-view svg .wire").count() == 4
+        assert page.locator("#runs-view svg.chart .wire").count() == 4
         assert page.locator("#runs-view .axis").first.text_content() == axis
     assert desk.errors == []
+
+
+def test_the_slider_of_norms_brings_each_to_the_front_with_its_numbers(page: Page) -> None:
+    slider = page.locator("#run-norm")
+    page.locator("#runs-view .legend-row [data-norm=rms]").click()
+    assert page.locator("#runs-view svg.chart .wire").count() == 3
+    for place, name in enumerate(("no norm", "BatchNorm", "LayerNorm", "RMSNorm")):  # the last one comes back
+        slider.fill(str(place))
+        assert slider.get_attribute("aria-valuetext") == name
+        assert page.locator(".front-number").inner_text().startswith(name)
+        row = page.locator("#runs-view tr.front")
+        shown = page.locator(".front-number strong").get_attribute("data-exact")
+        assert row.get_attribute("data-norm") == ("none", "batch", "layer", "rms")[place]
+        assert row.locator("td").first.get_attribute("data-exact") == shown
+        assert page.locator("#runs-view svg.chart .strong").count() == 1
+    assert page.locator("#runs-view svg.chart .wire").count() == 4
+
+
+def test_one_norm_stays_drawn(page: Page, desk: Visit) -> None:
+    for norm in ("none", "batch", "layer", "rms"):
+        page.locator(f"#runs-view .legend-row [data-norm={norm}]").click(force=True)
+    assert page.locator("#runs-view svg.chart .wire").count() == 1
+    assert page.locator("#runs-view .legend-row [data-norm=rms]").get_attribute("aria-disabled") == "true"
+    assert desk.errors == []
+
+
+def test_a_map_shows_the_runs_and_leads_to_their_numbers(page: Page, desk: Visit) -> None:
+    from normkit.study.grid import charts
+
+    chart = next(chart for chart in charts(example_verdicts().measurements) if chart["id"] == "map")
+    page.get_by_role("radio", name="What trains at all").click()
+    page.locator("#run-batch").fill("1")
+    maps = page.locator(".maps figure")
+    assert maps.count() == 3
+    assert [figure.locator("rect:not(.frame)").count() for figure in maps.all()] == [6, 6, 6]
+    maps.nth(1).locator("rect").first.click()  # the smallest scale and rate
+    assert page.locator("#run-lr").input_value() == page.locator("#run-scale").input_value() == "0"
+    point = next(p for p in chart["points"] if (p["norm"], p["batch"], p["lr"], p["scale"]) == ("batch", 100, 0.1, 0.5))
+    shown = page.locator("#runs-view tr[data-norm=batch] td").first.get_attribute("data-exact")
+    assert float(shown or "nan") == pytest.approx(point["mean"])
+    page.locator("#run-batch").fill("0")
+    assert "not run here" in page.locator(".maps figure").nth(2).inner_text()
+    assert "not run here" in page.locator("#runs-view tr[data-norm=layer]").inner_text()
+    page.get_by_role("radio", name="by initial scale").click()
+    assert page.locator("#runs-view svg.chart .axis").first.text_content() == "initial scale"
+    assert desk.errors == []
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sliders"),
+    [
+        ("MLP", ["run-batch", "run-norm"]),
+        ("Learning rate and depth", ["run-batch", "run-lr", "run-depth", "run-norm"]),
+        ("What trains at all", ["run-batch", "run-lr", "run-scale", "run-norm"]),
+    ],
+)
+def test_there_is_a_slider_for_what_varies_and_for_nothing_else(
+    page: Page, experiment: str, sliders: list[str]
+) -> None:
+    page.get_by_role("radio", name=experiment, exact=True).click()
+    assert [one.get_attribute("id") for one in page.locator("#runs-view input[type=range]").all()] == sliders
 
 
 @pytest.mark.parametrize("question", content.QUESTIONS, ids=lambda question: question.id)
@@ -381,7 +443,18 @@ def test_the_tab_key_stops_at_every_control_whatever_is_chosen(page: Page) -> No
     assert {*groups, *rest} <= set(tab_stops(page, "#tensor-view"))
     assert tab_stops(page, "#running-view") == ["slider-batch", "slider-momentum", "slider-step"]
     page.get_by_role("radio", name="Learning rate and depth").click()
-    wanted = ["Experiment", "Along the bottom", "run-batch", "run-lr", "run-depth", "none", "batch", "layer", "rms"]
+    wanted = [
+        "Experiment",
+        "Along the bottom",
+        "run-batch",
+        "run-lr",
+        "run-depth",
+        "run-norm",
+        "none",
+        "batch",
+        "layer",
+        "rms",
+    ]
     assert tab_stops(page, "#runs-view") == wanted
 
 
@@ -431,6 +504,73 @@ def test_dark_and_light_differ_and_follow_the_reader_s_system(browser: Browser, 
         papers.add(found.page.evaluate("getComputedStyle(document.body).backgroundColor"))
         found.page.context.close()
     assert len(papers) == 2
+
+
+def test_every_control_of_the_page_of_shipped_runs_can_be_moved_to_both_ends(tmp_path: Path, browser: Browser) -> None:
+    found = visit(browser, write_study(shipped(), tmp_path / "study.html").as_uri())
+    # One call of the browser for all: thousands of its own would take minutes.
+    moved, broken = found.page.evaluate(MOVE_ALL)
+    assert moved >= 100
+    assert broken == []
+    assert found.errors == []
+    found.page.context.close()
+
+
+# Every slider to both ends and every button pressed, for each choice that brings others; what is shown then and wrong.
+MOVE_ALL = """() => {
+  const broken = [];
+  let moved = 0;
+  const look = (part, what) => {
+    moved += 1;
+    const text = part.innerText;
+    const drawn = [...part.querySelectorAll("svg *")].flatMap((e) => [...e.attributes].map((a) => a.value)).join(" ");
+    for (const bad of ["NaN", "undefined", "Infinity", "null"]) {
+      if (text.includes(bad) || drawn.includes(bad)) broken.push(`${what}: ${bad}`);
+    }
+  };
+  const slide = (part, where) => {
+    for (const id of [...part.querySelectorAll("input[type=range]")].map((e) => e.id)) {
+      for (const end of ["min", "max"]) {
+        const input = document.getElementById(id);
+        if (input.min === input.max) broken.push(`${where}: ${id} is dead`);
+        input.value = input[end];
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+        look(part, `${where}, ${id} ${end}`);
+      }
+    }
+  };
+  const groups = (part, label) => [...part.querySelectorAll(`[aria-label="${label}"] button`)].filter((e) => !e.hidden);
+  const [tensor, running, runs] = ["tensor", "running", "runs"].map((id) => document.getElementById(`${id}-view`));
+  for (const shape of groups(tensor, "Shape of the tensor")) {
+    shape.click();
+    for (const norm of [...groups(tensor, "Norm"), ...groups(tensor, "Wrong readings")]) {
+      norm.click();
+      for (const shown of groups(tensor, "Numbers shown")) {
+        shown.click();
+        slide(tensor, `${shape.textContent} ${norm.textContent}`);
+      }
+      for (const act of tensor.querySelectorAll(".acts button")) {
+        act.click();
+        look(tensor, act.textContent);
+      }
+    }
+  }
+  slide(running, "running");
+  for (const experiment of groups(runs, "Experiment")) {
+    experiment.click();
+    const ways = groups(runs, "Along the bottom");
+    for (const way of ways.length ? ways : [experiment]) {
+      way.click();
+      slide(runs, `${experiment.textContent} ${way.textContent}`);
+      for (const button of runs.querySelectorAll(".legend-row button")) {
+        button.click();
+        look(runs, `${experiment.textContent} without ${button.textContent}`);
+      }
+      for (const button of runs.querySelectorAll(".legend-row button[aria-pressed=false]")) button.click();
+    }
+  }
+  return [moved, broken];
+}"""
 
 
 def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:

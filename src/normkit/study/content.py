@@ -196,8 +196,8 @@ TABLE = (
     Row(
         "Weaknesses",
         Said(
-            "Poor at tiny batches in MLPs and recurrent networks, at chance with statistics grouped by class, and worse "
-            "at test time where its running averages lag.",
+            "Poor at tiny batches in MLPs and recurrent networks, at chance with statistics grouped by class, and "
+            "worse at test time where its running averages lag.",
             ("002-18", "001-14", "000-08", "001-13"),
             _holds("E05-H1", "E05-H4", "E16-H3", "E16-H6", "E09-H1", "E09-H3", "E07-H3", "E07-H5"),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from normkit._version import __version__
@@ -13,7 +14,7 @@ from normkit.claims.verdicts import Verdict, Verdicts
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
 from normkit.study import content, examples
-from normkit.study.grid import charts
+from normkit.study.grid import NAMES, charts
 
 # Evidence -> the class that colours its mark.
 _MARKS = {"holds": "holds", "fails": "fails", "depends": "depends"}
@@ -44,7 +45,7 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         "counts": ", ".join(f"{n} {verdict}" for verdict, n in verdicts.counts().items() if n) + ".",
         "tensor": examples.tensors(),
         "feature": examples.feature(),
-        "runs": {"charts": drawn, "looks": {norm: {"hue": look.hue} for norm, look in looks(norms).items()}},
+        "runs": {"charts": drawn, "names": NAMES, "looks": {norm: asdict(look) for norm, look in looks(norms).items()}},
         "machine": machine(verdicts.provenance),
         "version": __version__,
     }
