@@ -64,29 +64,117 @@ def rows(values: np.ndarray, shape: str) -> tuple[np.ndarray, tuple[int, ...]]:
     return (values.reshape(n, p, c), (c,)) if shape == "ntc" else (values.reshape(n, p, c), (p, c))
 
 
+def by_axes(*axes: int) -> Callable[[np.ndarray, str], np.ndarray]:
+    """What a norm that takes mean and variance over these axes of (example, position, channel) gives."""
+
+    def norm(x: np.ndarray, shape: str) -> np.ndarray:
+        mean, variance = moments_over(x.reshape(SIZES[shape]), axes)
+        return ((x.reshape(SIZES[shape]) - mean) / np.sqrt(variance + 1e-5)).ravel()
+
+    return norm
+
+
+def moments_over(cube: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return cube.mean(axes, keepdims=True), cube.var(axes, keepdims=True)
+
+
+READINGS = {
+    "read-feature": (),
+    "read-whole": (0, 1, 2),
+    "read-channel": (1,),
+    "read-example": (1, 2),
+    "read-alike": (0, 1),
+}
+
 BY_REFERENCE: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
     "batch": lambda x, shape: flat(reference.batch_norm(picture(x, shape))[0], shape),
     "layer": lambda x, shape: reference.layer_norm(*rows(x, shape))[0].ravel(),
     "rms": lambda x, shape: reference.rms_norm(*rows(x, shape), None, 1e-5)[0].ravel(),
     "group": lambda x, shape: flat(reference.group_norm(picture(x, shape), 2)[0], shape),
-    "instance": lambda x, shape: flat(reference.instance_norm(picture(x, shape))[0], shape),
+    # One value a statistic, which the reference refuses: all is 0.
+    "instance": lambda x, shape: (
+        by_axes(1)(x, shape) if shape == "nc" else flat(reference.instance_norm(picture(x, shape))[0], shape)
+    ),
     "layer2d": lambda x, shape: flat(
         reference.layer_norm2d(picture(x, shape).reshape(3, 4, 2, 3), eps=1e-5)[0].reshape(3, 4, 6), shape
     ),
+    **{reading: by_axes(*axes) for reading, axes in READINGS.items()},
 }
+OFFERED = {"layer2d": {"nchw"}, "read-channel": {"nchw"}, "read-example": {"ntc"}}
+AXES = {"batch": (0, 1), "group": None, "instance": (1,), "layer2d": (2,), **READINGS}  # GroupNorm has none of its own
 
 
-@pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("norm", BY_REFERENCE)
+@pytest.mark.parametrize(("norm", "shape"), [(n, s) for n in BY_REFERENCE for s in SIZES if s in OFFERED.get(n, SIZES)])
 def test_the_arithmetic_is_the_reference(page: Page, norm: str, shape: str) -> None:
-    if not page.evaluate("([norm, shape]) => Norms.serves(norm, shape)", [norm, shape]):
-        pytest.skip("the page does not offer this norm for this shape")
-    if norm == "instance" and shape == "nc":
-        pytest.skip("one value a statistic: the reference refuses")
     x = np.random.default_rng(3).normal(2, 3, np.prod(SIZES[shape]))
     found = page.evaluate("([norm, shape, x]) => Norms.normalize(norm, shape, x).y", [norm, shape, x.tolist()])
     # Both in float64, about 20 operations each on values of order 1.
     np.testing.assert_allclose(found, BY_REFERENCE[norm](x, shape), rtol=0, atol=64 * 2.0**-52)
+
+
+def test_the_page_offers_what_is_tested(page: Page) -> None:
+    offered = page.evaluate(
+        "Object.keys(Norms.NORMS).map((n) => [n, Object.keys(Norms.SHAPES).filter((s) => Norms.serves(n, s))])"
+    )
+    assert {norm: set(shapes) for norm, shapes in offered} == {
+        norm: OFFERED.get(norm, set(SIZES)) for norm in BY_REFERENCE
+    }
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_a_cell_s_arithmetic_is_numpy_s(page: Page, shape: str) -> None:
+    found = page.evaluate(EACH_SEVENTH_CELL, shape)
+    x = np.array(
+        page.evaluate("(shape) => JSON.parse(document.getElementById('tensor-values').textContent)[shape]", shape)
+    )
+    assert set(found) == {norm for norm in BY_REFERENCE if shape in OFFERED.get(norm, SIZES)}
+    for norm, cells in found.items():
+        y = BY_REFERENCE[norm](x, shape)[::7]
+        np.testing.assert_allclose([cell["y"] for cell in cells], y, rtol=0, atol=1e-13, err_msg=norm)
+        np.testing.assert_allclose([cell["hat"] for cell in cells], y, rtol=0, atol=1e-13, err_msg=norm)
+        axes = AXES.get(norm, (2,) if shape == "ntc" else (1, 2))
+        if axes is None:
+            continue
+        mean, variance = (
+            np.broadcast_to(part, SIZES[shape]).ravel()[::7] for part in moments_over(x.reshape(SIZES[shape]), axes)
+        )
+        if norm == "rms":
+            square = [cell["square"] for cell in cells]
+            np.testing.assert_allclose(square, mean**2 + variance, rtol=0, atol=1e-13)
+            continue
+        np.testing.assert_allclose([cell["mean"] for cell in cells], mean, rtol=0, atol=1e-13, err_msg=norm)
+        np.testing.assert_allclose([cell["variance"] for cell in cells], variance, rtol=0, atol=1e-13, err_msg=norm)
+
+
+# norm -> for each seventh cell, so that all channels come, the numbers that its arithmetic shows.
+EACH_SEVENTH_CELL = """(shape) => {
+  State.set({ shape });
+  const found = {};
+  for (const norm of Object.keys(Norms.NORMS).filter((one) => Norms.serves(one, shape))) {
+    State.set({ norm });
+    const cells = [...document.querySelectorAll(".cell")].map((_, cell) => cell).filter((cell) => cell % 7 === 0);
+    found[norm] = cells.map((cell) => {
+      State.set({ cell });
+      const shown = [...document.querySelectorAll(".arithmetic [data-exact]")];
+      return Object.fromEntries(shown.map((e) => [e.dataset.value, Number(e.dataset.exact)]));
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_layer_norm_s_neurons_are_not_alike(page: Page, shape: str) -> None:
+    page.evaluate("(shape) => State.set({ shape, norm: 'read-alike' })", shape)
+    x = np.array(
+        page.evaluate("(shape) => JSON.parse(document.getElementById('tensor-values').textContent)[shape]", shape)
+    )
+    y = BY_REFERENCE["layer"](x, shape).reshape(-1, SIZES[shape][2])
+    for name, wanted in (("mean", y.mean(0)), ("spread", y.std(0))):
+        cells = page.locator(f".neurons td[data-neuron^={name}]").all()
+        shown = [float(cell.get_attribute("data-exact") or "nan") for cell in cells]
+        np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-13)
+        assert max(shown) - min(shown) > 0.2  # the page says that they differ, and shows two digits
 
 
 def test_gamma_and_beta_scale_and_shift(page: Page) -> None:
