@@ -345,7 +345,7 @@ def test_a_log_axis_has_ticks_within_it(page: Page, low: float, high: float) -> 
 
 def test_runs_can_be_seen_along_each_axis(page: Page, desk: Visit) -> None:
     page.get_by_role("radio", name="Learning rate and depth").click()
-    for axis in ("batch size", "learning rate", "depth in layers"):
+    for axis in ("batch size", "learning rate", "depth"):
         page.get_by_role("radio", name=f"by {axis}").click()
         assert page.locator("#runs-view svg.chart .wire").count() == 4
         assert page.locator("#runs-view .axis").first.text_content() == axis
@@ -425,6 +425,22 @@ def test_an_answer_opens_once_a_prediction_is_made(page: Page, question: content
     assert form.locator(".answer").is_visible()
     assert "Not so." in form.locator(".answer").inner_text()
     assert "0 of 1" in page.locator("#score").inner_text()
+
+
+def test_every_cell_of_the_comparison_says_what_was_measured_for_it(page: Page) -> None:
+    cells = page.locator(".sides tbody td")
+    said = [said for row in content.TABLE for said in (row.batch, row.layer)]
+    assert cells.count() == len(said)
+    for cell, one in zip(cells.all(), said, strict=True):
+        assert [code.text_content() for code in cell.locator(".measured code").all()] == [id_ for id_, _ in one.expects]
+    details = cells.first.locator("details")
+    details.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert details.evaluate("e => e.open")
+    link = details.locator("a.ref").first
+    link.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(link.get_attribute("href") or "").evaluate("e => e.open && e === document.activeElement")
 
 
 def test_references_lead_to_claims(page: Page) -> None:

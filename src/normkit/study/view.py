@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from normkit._version import __version__
 from normkit.claims.findings import Finding
 from normkit.claims.judge import judge
+from normkit.claims.logic import names
+from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
 from normkit.claims.verdicts import Verdict, Verdicts
 from normkit.report.palette import looks
@@ -35,10 +37,18 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         entry["claims"].append(claims[verdict.claim.id])
     return {
         "definition": content.DEFINITION,
-        "facts": content.FACTS,
-        "table": content.TABLE,
-        "questions": content.QUESTIONS,
-        "evidence_of": {question.id: _evidence(question, found) for question in content.QUESTIONS},
+        "facts": [_with_evidence(said, found) for said in content.FACTS],
+        "table": [
+            {
+                "topic": row.topic,
+                "sides": [
+                    {"norm": norm, **_with_evidence(said, found)}
+                    for norm, said in (("BatchNorm", row.batch), ("LayerNorm", row.layer))
+                ],
+            }
+            for row in content.TABLE
+        ],
+        "questions": [_with_evidence(question, found) for question in content.QUESTIONS],
         "claims": claims,
         "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
         "documents": list(documents.values()),
@@ -59,18 +69,33 @@ def findings(verdicts: Verdicts) -> dict[str, Finding]:
     return judge([rules[id_] for id_ in judged], verdicts.measurements)
 
 
-def _evidence(question: content.Question, found: Mapping[str, Finding]) -> list[dict[str, str]]:
+def _with_evidence(said: content.Said | content.Question, found: Mapping[str, Finding]) -> dict[str, Any]:
+    """What is said, and what was measured of each hypothesis that it rests on."""
     rules = rulebook()
-    return [
-        {
-            "id": id_,
-            "statement": rules[id_].statement,
-            "outcome": found[id_].outcome,
-            "effect": in_words(rules[id_], found[id_]),
-            "look": _MARKS.get(found[id_].outcome, "open"),
-        }
-        for id_, _ in question.expects
+    return {
+        "said": said,
+        "evidence": [
+            {
+                "id": id_,
+                "statement": rules[id_].statement,
+                "outcome": found[id_].outcome,
+                "effect": in_words(rules[id_], found[id_]),
+                "look": _MARKS.get(found[id_].outcome, "open"),
+                "claims": _decided_by(id_, said.claims),
+            }
+            for id_, _ in said.expects
+        ],
+    }
+
+
+def _decided_by(hypothesis: str, preferred: Sequence[str]) -> list[str]:
+    """The claims that a hypothesis decides: of the preferred ones if it decides any of these."""
+    decided = [
+        id_
+        for id_, claim in register().items()
+        if any(hypothesis in names(rule.expression) for rule in claim.conditions)
     ]
+    return [id_ for id_ in preferred if id_ in decided] or decided
 
 
 def machine(provenance: Mapping[str, Any]) -> str:

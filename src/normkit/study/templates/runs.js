@@ -5,7 +5,7 @@
   if (!host) return; // a page without runs
   const { charts, looks, names } = JSON.parse(document.getElementById("runs-values").textContent);
   const short = (v) => (v === 0 ? "0" : v >= 0.001 && v < 100000 ? String(Number(v.toPrecision(3))) : v.toExponential(0));
-  const AXES = { batch: "batch size", lr: "learning rate", depth: "depth in layers", scale: "initial scale" };
+  const AXES = { batch: "batch size", lr: "learning rate", depth: "depth", scale: "initial scale" };
   const of = (id) => charts.find((one) => one.id === id);
   const levels = (one, axis) => [...new Set(one.points.map((point) => point[axis]).filter((v) => v !== null))].sort((a, b) => a - b);
   const open = (one) => Object.keys(AXES).filter((axis) => levels(one, axis).length > 1);

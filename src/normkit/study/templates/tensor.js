@@ -179,8 +179,8 @@
       make("div", { class: "scroll" }, make("table", { class: "numbers" },
         make("thead", {}, make("tr", {}, make("td"), ...found.map((_, c) => make("th", { scope: "col" }, `c${c}`)))),
         make("tbody", {},
-          row("mean after LayerNorm", told("mean", (one) => one.mean)),
-          row("spread after LayerNorm", told("spread", (one) => Math.sqrt(one.variance)))))));
+          row("mean", told("mean", (one) => one.mean)),
+          row("spread", told("spread", (one) => Math.sqrt(one.variance)))))));
     return undefined;
   }
 
