@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page
 from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit
 from normkit import reference
 from normkit.claims import shipped
+from normkit.claims.register import register
 from normkit.study import content, write_study
 from normkit.study.examples import SIZES
 from study.example import example_verdicts
@@ -597,6 +598,39 @@ def test_a_link_opened_where_the_page_is_open_shows_what_it_says(page: Page, add
     assert page.locator(".cell[aria-pressed=true]").get_attribute("data-at") == "8"
     assert page.locator(".readout tr[data-norm=none]").count() == 0
     assert page.locator(".readout tr[data-norm=batch]").count() == 1
+
+
+def test_a_link_to_a_claim_jumps_there_at_once(page: Page, address: str) -> None:
+    page.goto("about:blank")
+    page.goto(f"{address}#claim-002-20")
+    assert page.evaluate(IN_SIGHT, "claim-002-20")
+    page.evaluate("location.hash = 'claim-000-07'")  # in a page that is open
+    assert page.locator("#claim-000-07").evaluate("e => e.open")
+    assert page.evaluate(IN_SIGHT, "claim-000-07")
+
+
+def test_the_claim_of_a_wrong_reading_opens_and_the_address_keeps_what_was_set(page: Page) -> None:
+    tensor(page).get_by_role("radio", name="one distribution for all neurons").click()
+    page.locator(".arithmetic a").click()
+    assert page.locator("#claim-001-04").evaluate("e => e.open")
+    assert page.evaluate(IN_SIGHT, "claim-001-04")
+    assert "norm=read-alike" in page.url
+
+
+IN_SIGHT = """(id) => {
+  const { top } = document.getElementById(id).getBoundingClientRect();
+  return top >= 0 && top < innerHeight;
+}"""
+
+
+def test_what_was_recalled_is_said_to_be_and_leads_to_its_source(page: Page) -> None:
+    for claim in register().values():
+        items = page.locator(f"#claim-{claim.id} .citations li").all()
+        assert len(items) == len(claim.citations)
+        for item, citation in zip(items, claim.citations, strict=True):
+            words = item.text_content() or ""
+            assert ("recalled" in words) == (citation.confidence != "V")
+            assert item.locator("a").get_attribute("href") == citation.source.url
 
 
 def test_dark_and_light_differ_and_follow_the_reader_s_system(browser: Browser, address: str) -> None:

@@ -136,12 +136,12 @@ TABLE = (
     Row(
         "Formula",
         Said(
-            "y = γ·(x − μ_c) / √(σ²_c + ε) + β, with μ and σ² of channel c.",
+            "y = γ·(x − μ) / √(σ² + ε) + β, with μ and σ² of the channel.",
             ("001-19", "002-03"),
             _holds("E01-H1", "E01-H5", "E26-H3"),
         ),
         Said(
-            "y = γ·(x − μ_n) / √(σ²_n + ε) + β, with μ and σ² of example n.",
+            "y = γ·(x − μ) / √(σ² + ε) + β, with μ and σ² of the example, or of the token.",
             ("002-10",),
             _holds("E01-H6", "E01-H9", "E26-H3"),
         ),

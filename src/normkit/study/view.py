@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from normkit._version import __version__
+from normkit.claims.claim import Citation
 from normkit.claims.findings import Finding
 from normkit.claims.judge import judge
 from normkit.claims.logic import names
 from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
 from normkit.claims.verdicts import Verdict, Verdicts
+from normkit.report.claims_view import CONFIDENCE_WORDS
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
 from normkit.study import content, examples
@@ -109,9 +111,8 @@ def machine(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _claim(verdict: Verdict) -> dict[str, str]:
+def _claim(verdict: Verdict) -> dict[str, Any]:
     claim = verdict.claim
-    found = [f"{c.source.authors} {c.source.year}: {c.number or c.finding}" for c in claim.citations]
     said = f"{claim.literature}. {claim.literature_reason}".rstrip(". ") + "."
     evidence = verdict.evidence if claim.conditions else "for the literature alone"
     return {
@@ -121,5 +122,17 @@ def _claim(verdict: Verdict) -> dict[str, str]:
         "reason": claim.text_reason,
         "evidence": evidence,
         "condition": verdict.condition,
-        "literature": f"{said[0].upper()}{said[1:]} {'; '.join(found)}".strip(),
+        "literature": f"{said[0].upper()}{said[1:]}",
+        "citations": [_citation(citation) for citation in claim.citations],
+    }
+
+
+def _citation(citation: Citation) -> dict[str, str]:
+    """A published finding and how sure we are of it; a number only where it was read at the source."""
+    number = citation.number if citation.confidence == "V" else ""
+    return {
+        "found": " ".join(f"{part.rstrip('.')}." for part in (citation.finding, number) if part),
+        "who": f"{citation.source.authors} {citation.source.year}",
+        "url": citation.source.url,
+        "confidence": CONFIDENCE_WORDS[citation.confidence],
     }
