@@ -656,6 +656,11 @@ def test_every_control_of_the_page_of_shipped_runs_can_be_moved_to_both_ends(tmp
     moved, broken = found.page.evaluate(MOVE_ALL)
     assert moved >= 100
     assert broken == []
+    found.page.set_viewport_size({"width": 375, "height": 812})
+    for experiment in found.page.locator("#runs-view [aria-label=Experiment] button").all():
+        experiment.click()
+        assert overflow(found.page) <= 0
+    assert found.page.evaluate(DIM_TEXT) == []
     assert found.errors == []
     found.page.context.close()
 
@@ -688,8 +693,9 @@ MOVE_ALL = """() => {
       norm.click();
       for (const shown of groups(tensor, "Numbers shown")) {
         shown.click();
-        slide(tensor, `${shape.textContent} ${norm.textContent}`);
+        look(tensor, `${shape.textContent} ${norm.textContent}, ${shown.textContent}`);
       }
+      slide(tensor, `${shape.textContent} ${norm.textContent}`);
       for (const act of tensor.querySelectorAll(".acts button")) {
         act.click();
         look(tensor, act.textContent);

@@ -13,7 +13,7 @@ from normkit.claims.judge import judge
 from normkit.claims.logic import names
 from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
-from normkit.claims.verdicts import Verdict, Verdicts
+from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts
 from normkit.report.claims_view import CONFIDENCE_WORDS
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
@@ -22,6 +22,14 @@ from normkit.study.grid import NAMES, charts
 
 # Evidence -> the class that colours its mark.
 _MARKS = {"holds": "holds", "fails": "fails", "depends": "depends"}
+
+_VERBS: Mapping[EvidenceVerdict, str] = {
+    "holds": "hold",
+    "fails": "fail",
+    "depends": "depend on conditions",
+    "inconclusive": "are inconclusive",
+    "not run": "were not run",
+}
 
 
 def page(verdicts: Verdicts) -> dict[str, Any]:
@@ -54,7 +62,7 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         "claims": claims,
         "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
         "documents": list(documents.values()),
-        "counts": ", ".join(f"{n} {verdict}" for verdict, n in verdicts.counts().items() if n) + ".",
+        "counts": ", ".join(f"{n} {_VERBS[verdict]}" for verdict, n in verdicts.counts().items() if n) + ".",
         "tensor": examples.tensors(),
         "feature": examples.feature(),
         "runs": {"charts": drawn, "names": NAMES, "looks": {norm: asdict(look) for norm, look in looks(norms).items()}},
@@ -131,7 +139,7 @@ def _citation(citation: Citation) -> dict[str, str]:
     """A published finding and how sure we are of it; a number only where it was read at the source."""
     number = citation.number if citation.confidence == "V" else ""
     return {
-        "found": " ".join(f"{part.rstrip('.')}." for part in (citation.finding, number) if part),
+        "found": ": ".join(part.rstrip(".") for part in (citation.finding, number) if part) + ".",
         "who": f"{citation.source.authors} {citation.source.year}",
         "url": citation.source.url,
         "confidence": CONFIDENCE_WORDS[citation.confidence],

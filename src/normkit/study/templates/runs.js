@@ -5,6 +5,7 @@
   if (!host) return; // a page without runs
   const { charts, looks, names } = JSON.parse(document.getElementById("runs-values").textContent);
   const short = (v) => (v === 0 ? "0" : v >= 0.001 && v < 100000 ? String(Number(v.toPrecision(3))) : v.toExponential(0));
+  const measured = (v) => (v >= 0.001 && v < 1000 ? v.toPrecision(3) : short(v)); // 0.150 beside 0.134
   const AXES = { batch: "batch size", lr: "learning rate", depth: "depth", scale: "initial scale" };
   const of = (id) => charts.find((one) => one.id === id);
   const levels = (one, axis) => [...new Set(one.points.map((point) => point[axis]).filter((v) => v !== null))].sort((a, b) => a - b);
@@ -86,8 +87,9 @@
 
   function refreshControls(one) {
     for (const act of refresh) act();
+    alongButtons[0].parentElement.hidden = waysOf(one).length < 2;
     alongButtons.forEach((button) => {
-      button.hidden = waysOf(one).length < 2 || !waysOf(one).includes(button.dataset.value);
+      button.hidden = !waysOf(one).includes(button.dataset.value);
       const on = button.dataset.value === along(one);
       button.setAttribute("aria-checked", on);
       button.tabIndex = on ? 0 : -1;
@@ -145,8 +147,8 @@
     canvas.replaceChildren(HeatMap.legend(one.metric), make("div", { class: "maps" }, ...maps));
   }
 
-  const value = (point) => (point.mean === null ? "diverged" : short(point.mean));
-  const between = (point) => (point.low === null ? "" : `${short(point.low)} to ${short(point.high)}`);
+  const value = (point) => (point.mean === null ? "diverged" : measured(point.mean));
+  const between = (point) => (point.low === null ? "" : `${measured(point.low)} to ${measured(point.high)}`);
 
   function draw() {
     const one = of(State.get("run"));
