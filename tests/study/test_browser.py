@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -720,9 +721,18 @@ MOVE_ALL = """() => {
 }"""
 
 
-def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:
-    from dataclasses import replace
+def test_runs_at_one_batch_size_are_drawn_without_a_slider_for_it(tmp_path: Path, browser: Browser) -> None:
+    made = example_verdicts()
+    few = tuple(m for m in made.measurements if m.experiment == "E05" and dict(m.conditions)["batch"] == 8)
+    found = visit(browser, write_study(replace(made, measurements=few), tmp_path / "study.html").as_uri())
+    sliders = found.page.locator("#runs-view input[type=range]")
+    assert [one.get_attribute("id") for one in sliders.all()] == ["run-norm"]
+    assert found.page.locator(".place").inner_text() == "At batch size 8"
+    assert found.errors == []
+    found.page.context.close()
 
+
+def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:
     written = write_study(replace(example_verdicts(), measurements=()), tmp_path / "study.html")
     found = visit(browser, written.as_uri())
     assert found.page.locator("#runs").count() == 0

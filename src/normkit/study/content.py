@@ -173,8 +173,8 @@ TABLE = (
         ),
         Said(
             "Recurrent networks with small batches; single examples; transformers, though it did not beat BatchNorm in "
-            "our small ones: where they sort, the test losses could not be told apart with the norm before each "
-            "block, and BatchNorm's was lower with the norm behind it; so it was where they tell the next character.",
+            "our small ones: in sorting, the two could not be told apart with the norm before each block; with the "
+            "norm behind it, and in telling the next character, BatchNorm's test loss was lower.",
             ("000-16", "000-19", "000-13", "002-16"),
             _holds("E16-H3", "E03-H2", "E03-H3") + _open("E18-H1", "E18-H6", "E18-H10") + _fails("E18-H11", "E18-H20"),
         ),

@@ -9,7 +9,8 @@
   const AXES = { batch: "batch size", lr: "learning rate", depth: "depth", scale: "initial scale" };
   const of = (id) => charts.find((one) => one.id === id);
   const levels = (one, axis) => [...new Set(one.points.map((point) => point[axis]).filter((v) => v !== null))].sort((a, b) => a - b);
-  const open = (one) => Object.keys(AXES).filter((axis) => levels(one, axis).length > 1);
+  const axes = (one) => Object.keys(AXES).filter((axis) => levels(one, axis).length);
+  const open = (one) => axes(one).filter((axis) => levels(one, axis).length > 1); // those that a slider can move along
 
   State.define("run", charts[0].id, charts.map((one) => one.id));
   State.define("along", "", ["", "map", ...Object.keys(AXES)]);
@@ -38,7 +39,7 @@
     return all.includes(wanted) ? wanted : all[Math.floor(all.length / 2)];
   }
   const waysOf = (one) => [...(one.map ? ["map"] : []), ...open(one)];
-  const longest = (one) => open(one).reduce((best, axis) => (levels(one, axis).length > levels(one, best).length ? axis : best));
+  const longest = (one) => axes(one).reduce((best, axis) => (levels(one, axis).length > levels(one, best).length ? axis : best));
   const along = (one) => (waysOf(one).includes(State.get("along")) ? State.get("along") : one.map ? "map" : longest(one));
 
   // The norms drawn; one always is.
@@ -164,7 +165,7 @@
     now.sort((a, b) => (a.mean ?? Infinity) - (b.mean ?? Infinity));
     const missing = drawn(one).filter((norm) => !now.some((point) => point.norm === norm));
     const mine = now.find((point) => point.norm === front(one));
-    const where = open(one).map((axis) => `${AXES[axis]} ${short(level(one, axis))}`).join(", ");
+    const where = axes(one).map((axis) => `${AXES[axis]} ${short(level(one, axis))}`).join(", ");
     const most = Math.max(...now.map((point) => point.n));
     const seeds = (point) => [point.n < most && `${point.n} seeds`, point.diverged && `${point.diverged} diverged`].filter(Boolean).join(", ");
     told.replaceChildren(
