@@ -8,7 +8,12 @@
   const measured = (v) => (v >= 0.001 && v < 1000 ? v.toPrecision(3) : short(v)); // 0.150 beside 0.134
   const AXES = { batch: "batch size", lr: "learning rate", depth: "depth", scale: "initial scale" };
   const of = (id) => charts.find((one) => one.id === id);
-  const levels = (one, axis) => [...new Set(one.points.map((point) => point[axis]).filter((v) => v !== null))].sort((a, b) => a - b);
+  // The values of each axis that were run, found once.
+  for (const one of charts) {
+    one.levels = Object.fromEntries(Object.keys(AXES).map((axis) =>
+      [axis, [...new Set(one.points.map((point) => point[axis]).filter((v) => v !== null))].sort((a, b) => a - b)]));
+  }
+  const levels = (one, axis) => one.levels[axis];
   const axes = (one) => Object.keys(AXES).filter((axis) => levels(one, axis).length);
   const open = (one) => axes(one).filter((axis) => levels(one, axis).length > 1); // those that a slider can move along
 
