@@ -142,5 +142,6 @@ def _citation(citation: Citation) -> dict[str, str]:
         "found": ": ".join(part.rstrip(".") for part in (citation.finding, number) if part) + ".",
         "who": f"{citation.source.authors} {citation.source.year}",
         "url": citation.source.url,
+        "locator": citation.locator,
         "confidence": CONFIDENCE_WORDS[citation.confidence],
     }
