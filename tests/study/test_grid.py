@@ -63,6 +63,15 @@ def test_other_designs_and_experiments_stay_out() -> None:
     assert charts([ghost, other]) == []
 
 
+def test_each_network_of_an_experiment_has_its_chart() -> None:
+    series = {"learning_rates": (0.1, 1.0), "val_error": (3.0, 4.0)}
+    arm = conditions(network="residual", norm="batch", batch=32)
+    made = measurements()
+    cnn = [Measurement("E10", arm, seed, series=series) for seed in range(2)]
+    assert [(p["lr"], p["mean"]) for p in points_of("rates-cnn", [*made, *cnn])] == [(0.1, 3.0), (1.0, 4.0)]
+    assert points_of("deep", [*made, *cnn]) == points_of("deep", made)
+
+
 def test_what_varies_beside_norm_and_axes_is_never_pooled() -> None:
     arm = {"task": "digits", "batch": 50, "norm": "batch_separate", "weight": 0.1}
     found = [Measurement("E16", conditions(**arm), 0, metrics={"test_nll": 1.0})]
@@ -97,6 +106,7 @@ def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms(ours: Ver
         ("cnn", {"batch"}),
         ("rnn", {"batch"}),
         ("deep", {"batch", "depth", "lr"}),
+        ("rates-cnn", {"lr"}),
         ("sigmoid", {"depth"}),
         ("map", {"batch", "lr", "scale"}),
     ],

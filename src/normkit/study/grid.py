@@ -116,7 +116,20 @@ SPECS = (
         "validation error in per cent",
         "Multilayer perceptrons on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run that diverged "
         "counts as guessing: 90 %.",
-        {},
+        {"network": "mlp"},
+        along=("lr",),
+        diverged_as=CHANCE,
+        limits=(0.0, 100.0),
+    ),
+    ChartSpec(
+        "rates-cnn",
+        "Learning rate, CNN",
+        "E10",
+        "val_error",
+        "validation error in per cent",
+        "A residual convolutional network on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run "
+        "that diverged counts as guessing: 90 %.",
+        {"network": "residual"},
         along=("lr",),
         diverged_as=CHANCE,
         limits=(0.0, 100.0),
