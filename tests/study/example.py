@@ -1,4 +1,4 @@
-"""Verdicts without a run behind them, for pages: every claim, and made-up measurements of two experiments."""
+"""Verdicts without a run behind them, for pages: every claim, and made-up measurements of three experiments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from normkit.claims.verdicts import Verdict, Verdicts
 
 RATES = (0.01, 0.1, 1.0)
 NORMS = ("none", "batch", "layer", "rms")
+MAPS = (("none", 2), ("none", 100), ("batch", 2), ("batch", 100), ("layer", 100))  # LayerNorm at 2 was not run
 EVIDENCE = ("holds", "fails", "depends", "inconclusive", "not run")
 
 
@@ -29,9 +30,16 @@ def measurements() -> list[Measurement]:
                         "learning_rates": alive,
                         "val_error": tuple(5.0 + place + depth * rate + rng.random() for rate in alive),
                     }
-                    arm = conditions(norm=norm, batch=batch, depth=depth)
+                    arm = conditions(network="mlp", norm=norm, batch=batch, depth=depth)
                     made.append(Measurement("E10", arm, seed, metrics={"share_usable": 1.0}, series=series))
+    made += [_map(norm, batch, seed) for norm, batch in MAPS for seed in range(5)]
     return made
+
+
+def _map(norm: str, batch: int, seed: int) -> Measurement:
+    errors = tuple(5.0 + 10.0 * place + seed for place in range(6))
+    series = {"learning_rates": (0.1, 1.0), "scales": (0.5, 1.0, 2.0), "error": errors}
+    return Measurement("E28", conditions(norm=norm, batch=batch), seed, metrics={"area": 0.5}, series=series)
 
 
 def example_verdicts() -> Verdicts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from playwright.sync_api import Browser, Locator, Page
 
 from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit
 from normkit import reference
+from normkit.claims import shipped
+from normkit.claims.register import register
 from normkit.study import content, write_study
 from normkit.study.examples import SIZES
 from study.example import example_verdicts
@@ -46,6 +49,12 @@ def page(desk: Visit, address: str) -> Page:
     return desk.page
 
 
+@pytest.fixture
+def scripts(desk: Visit) -> Page:
+    """The page for its functions alone, whatever it shows."""
+    return desk.page
+
+
 def picture(values: np.ndarray, shape: str) -> np.ndarray:
     """From the page's order (example, position, channel) to (N, C) or (N, C, positions), as the reference takes it."""
     n, p, c = SIZES[shape]
@@ -63,46 +72,134 @@ def rows(values: np.ndarray, shape: str) -> tuple[np.ndarray, tuple[int, ...]]:
     return (values.reshape(n, p, c), (c,)) if shape == "ntc" else (values.reshape(n, p, c), (p, c))
 
 
+def by_axes(*axes: int) -> Callable[[np.ndarray, str], np.ndarray]:
+    """What a norm that takes mean and variance over these axes of (example, position, channel) gives."""
+
+    def norm(x: np.ndarray, shape: str) -> np.ndarray:
+        mean, variance = moments_over(x.reshape(SIZES[shape]), axes)
+        return ((x.reshape(SIZES[shape]) - mean) / np.sqrt(variance + 1e-5)).ravel()
+
+    return norm
+
+
+def moments_over(cube: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return cube.mean(axes, keepdims=True), cube.var(axes, keepdims=True)
+
+
+READINGS = {
+    "read-feature": (),
+    "read-whole": (0, 1, 2),
+    "read-channel": (1,),
+    "read-example": (1, 2),
+    "read-alike": (0, 1),
+}
+
 BY_REFERENCE: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
     "batch": lambda x, shape: flat(reference.batch_norm(picture(x, shape))[0], shape),
     "layer": lambda x, shape: reference.layer_norm(*rows(x, shape))[0].ravel(),
     "rms": lambda x, shape: reference.rms_norm(*rows(x, shape), None, 1e-5)[0].ravel(),
     "group": lambda x, shape: flat(reference.group_norm(picture(x, shape), 2)[0], shape),
-    "instance": lambda x, shape: flat(reference.instance_norm(picture(x, shape))[0], shape),
+    # One value a statistic, which the reference refuses: all is 0.
+    "instance": lambda x, shape: (
+        by_axes(1)(x, shape) if shape == "nc" else flat(reference.instance_norm(picture(x, shape))[0], shape)
+    ),
     "layer2d": lambda x, shape: flat(
         reference.layer_norm2d(picture(x, shape).reshape(3, 4, 2, 3), eps=1e-5)[0].reshape(3, 4, 6), shape
     ),
+    **{reading: by_axes(*axes) for reading, axes in READINGS.items()},
 }
+OFFERED = {"layer2d": {"nchw"}, "read-channel": {"nchw"}, "read-example": {"ntc"}}
+AXES = {"batch": (0, 1), "group": None, "instance": (1,), "layer2d": (2,), **READINGS}  # GroupNorm has none of its own
 
 
-@pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("norm", BY_REFERENCE)
-def test_the_arithmetic_is_the_reference(page: Page, norm: str, shape: str) -> None:
-    if not page.evaluate("([norm, shape]) => Norms.serves(norm, shape)", [norm, shape]):
-        pytest.skip("the page does not offer this norm for this shape")
-    if norm == "instance" and shape == "nc":
-        pytest.skip("one value a statistic: the reference refuses")
+@pytest.mark.parametrize(("norm", "shape"), [(n, s) for n in BY_REFERENCE for s in SIZES if s in OFFERED.get(n, SIZES)])
+def test_the_arithmetic_is_the_reference(scripts: Page, norm: str, shape: str) -> None:
     x = np.random.default_rng(3).normal(2, 3, np.prod(SIZES[shape]))
-    found = page.evaluate("([norm, shape, x]) => Norms.normalize(norm, shape, x).y", [norm, shape, x.tolist()])
+    found = scripts.evaluate("([norm, shape, x]) => Norms.normalize(norm, shape, x).y", [norm, shape, x.tolist()])
     # Both in float64, about 20 operations each on values of order 1.
     np.testing.assert_allclose(found, BY_REFERENCE[norm](x, shape), rtol=0, atol=64 * 2.0**-52)
 
 
-def test_gamma_and_beta_scale_and_shift(page: Page) -> None:
+def test_the_page_offers_what_is_tested(scripts: Page) -> None:
+    offered = scripts.evaluate(
+        "Object.keys(Norms.NORMS).map((n) => [n, Object.keys(Norms.SHAPES).filter((s) => Norms.serves(n, s))])"
+    )
+    assert {norm: set(shapes) for norm, shapes in offered} == {
+        norm: OFFERED.get(norm, set(SIZES)) for norm in BY_REFERENCE
+    }
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_a_cell_s_arithmetic_is_numpy_s(page: Page, shape: str) -> None:
+    found = page.evaluate(EACH_SEVENTH_CELL, shape)
+    x = np.array(
+        page.evaluate("(shape) => JSON.parse(document.getElementById('tensor-values').textContent)[shape]", shape)
+    )
+    assert set(found) == {norm for norm in BY_REFERENCE if shape in OFFERED.get(norm, SIZES)}
+    for norm, cells in found.items():
+        y = BY_REFERENCE[norm](x, shape)[::7]
+        np.testing.assert_allclose([cell["y"] for cell in cells], y, rtol=0, atol=1e-13, err_msg=norm)
+        np.testing.assert_allclose([cell["hat"] for cell in cells], y, rtol=0, atol=1e-13, err_msg=norm)
+        axes = AXES.get(norm, (2,) if shape == "ntc" else (1, 2))
+        if axes is None:
+            continue
+        mean, variance = (
+            np.broadcast_to(part, SIZES[shape]).ravel()[::7] for part in moments_over(x.reshape(SIZES[shape]), axes)
+        )
+        if norm == "rms":
+            square = [cell["square"] for cell in cells]
+            np.testing.assert_allclose(square, mean**2 + variance, rtol=0, atol=1e-13)
+            continue
+        np.testing.assert_allclose([cell["mean"] for cell in cells], mean, rtol=0, atol=1e-13, err_msg=norm)
+        np.testing.assert_allclose([cell["variance"] for cell in cells], variance, rtol=0, atol=1e-13, err_msg=norm)
+
+
+# norm -> for each seventh cell, so that all channels come, the numbers that its arithmetic shows.
+EACH_SEVENTH_CELL = """(shape) => {
+  State.set({ shape });
+  const found = {};
+  for (const norm of Object.keys(Norms.NORMS).filter((one) => Norms.serves(one, shape))) {
+    State.set({ norm });
+    const cells = [...document.querySelectorAll(".cell")].map((_, cell) => cell).filter((cell) => cell % 7 === 0);
+    found[norm] = cells.map((cell) => {
+      State.set({ cell });
+      const shown = [...document.querySelectorAll(".arithmetic [data-exact]")];
+      return Object.fromEntries(shown.map((e) => [e.dataset.value, Number(e.dataset.exact)]));
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_layer_norm_s_neurons_are_not_alike(page: Page, shape: str) -> None:
+    page.evaluate("(shape) => State.set({ shape, norm: 'read-alike' })", shape)
+    x = np.array(
+        page.evaluate("(shape) => JSON.parse(document.getElementById('tensor-values').textContent)[shape]", shape)
+    )
+    y = BY_REFERENCE["layer"](x, shape).reshape(-1, SIZES[shape][2])
+    for name, wanted in (("mean", y.mean(0)), ("spread", y.std(0))):
+        cells = page.locator(f".neurons td[data-neuron^={name}]").all()
+        shown = [float(cell.get_attribute("data-exact") or "nan") for cell in cells]
+        np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-13)
+        assert max(shown) - min(shown) > 0.2  # the page says that they differ, and shows two digits
+
+
+def test_gamma_and_beta_scale_and_shift(scripts: Page) -> None:
     x = np.random.default_rng(4).normal(size=24)
-    plain, moved = page.evaluate(
+    plain, moved = scripts.evaluate(
         "(x) => [{}, {gamma: -2, beta: 0.5}].map((o) => Norms.normalize('batch', 'nc', x, o).y)", x.tolist()
     )
     np.testing.assert_allclose(moved, -2 * np.array(plain) + 0.5, atol=1e-14)
 
 
-def test_the_running_average_is_the_library_s(page: Page) -> None:
+def test_the_running_average_is_the_library_s(scripts: Page) -> None:
     batches = np.random.default_rng(5).normal(5, 2, (7, 16))
     mean, var = np.zeros(1), np.ones(1)
     for batch in batches:
         new = reference.batch_norm_running_update(mean, var, 0, batch.mean()[None], batch.var()[None], 16, 0.3)
         mean, var = new.mean, new.var
-    last = page.evaluate("(b) => Norms.running(b, 0.3).at(-1)", batches.tolist())
+    last = scripts.evaluate("(b) => Norms.running(b, 0.3).at(-1)", batches.tolist())
     assert last["mean"] == pytest.approx(mean[0], rel=1e-13)
     assert last["variance"] == pytest.approx(var[0], rel=1e-13)
 
@@ -248,19 +345,80 @@ def test_runs_are_the_measurements(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.4, 1.2), (0.08, 1.5), (0.12, 0.14), (0.001, 10), (5, 90)])
-def test_a_log_axis_has_ticks_within_it(page: Page, low: float, high: float) -> None:
-    found = page.evaluate("([low, high]) => ticks(low, high, true)", [low, high])
+def test_a_log_axis_has_ticks_within_it(scripts: Page, low: float, high: float) -> None:
+    found = scripts.evaluate("([low, high]) => ticks(low, high, true)", [low, high])
     assert 3 <= len(found) <= 12
     assert low * 0.99 <= min(found) < max(found) <= high * 1.01
 
 
 def test_runs_can_be_seen_along_each_axis(page: Page, desk: Visit) -> None:
     page.get_by_role("radio", name="Learning rate and depth").click()
-    for axis in ("batch size", "learning rate", "depth in layers"):
+    for axis in ("batch size", "learning rate", "depth"):
         page.get_by_role("radio", name=f"by {axis}").click()
-        assert page.locator("#runs-view svg .wire").count() == 4
+        assert page.locator("#runs-view svg.chart .wire").count() == 4
         assert page.locator("#runs-view .axis").first.text_content() == axis
     assert desk.errors == []
+
+
+def test_the_slider_of_norms_brings_each_to_the_front_with_its_numbers(page: Page) -> None:
+    slider = page.locator("#run-norm")
+    page.locator("#runs-view .legend-row [data-norm=rms]").click()
+    assert page.locator("#runs-view svg.chart .wire").count() == 3
+    for place, name in enumerate(("no norm", "BatchNorm", "LayerNorm", "RMSNorm")):  # the last one comes back
+        slider.fill(str(place))
+        assert slider.get_attribute("aria-valuetext") == name
+        assert page.locator(".front-number").inner_text().startswith(name)
+        row = page.locator("#runs-view tr.front")
+        shown = page.locator(".front-number strong").get_attribute("data-exact")
+        assert row.get_attribute("data-norm") == ("none", "batch", "layer", "rms")[place]
+        assert row.locator("td").first.get_attribute("data-exact") == shown
+        assert page.locator("#runs-view svg.chart .strong").count() == 1
+    assert page.locator("#runs-view svg.chart .wire").count() == 4
+
+
+def test_one_norm_stays_drawn(page: Page, desk: Visit) -> None:
+    for norm in ("none", "batch", "layer", "rms"):
+        page.locator(f"#runs-view .legend-row [data-norm={norm}]").click(force=True)
+    assert page.locator("#runs-view svg.chart .wire").count() == 1
+    assert page.locator("#runs-view .legend-row [data-norm=rms]").get_attribute("aria-disabled") == "true"
+    assert desk.errors == []
+
+
+def test_a_map_shows_the_runs_and_leads_to_their_numbers(page: Page, desk: Visit) -> None:
+    from normkit.study.grid import charts
+
+    chart = next(chart for chart in charts(example_verdicts().measurements) if chart["id"] == "map")
+    page.get_by_role("radio", name="What trains at all").click()
+    page.locator("#run-batch").fill("1")
+    maps = page.locator(".maps figure")
+    assert maps.count() == 3
+    assert [figure.locator("rect:not(.frame)").count() for figure in maps.all()] == [6, 6, 6]
+    maps.nth(1).locator("rect").first.click()  # the smallest scale and rate
+    assert page.locator("#run-lr").input_value() == page.locator("#run-scale").input_value() == "0"
+    point = next(p for p in chart["points"] if (p["norm"], p["batch"], p["lr"], p["scale"]) == ("batch", 100, 0.1, 0.5))
+    shown = page.locator("#runs-view tr[data-norm=batch] td").first.get_attribute("data-exact")
+    assert float(shown or "nan") == pytest.approx(point["mean"])
+    page.locator("#run-batch").fill("0")
+    assert "not run here" in page.locator(".maps figure").nth(2).inner_text()
+    assert "not run here" in page.locator("#runs-view tr[data-norm=layer]").inner_text()
+    page.get_by_role("radio", name="by initial scale").click()
+    assert page.locator("#runs-view svg.chart .axis").first.text_content() == "initial scale"
+    assert desk.errors == []
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sliders"),
+    [
+        ("MLP", ["run-batch", "run-norm"]),
+        ("Learning rate and depth", ["run-batch", "run-lr", "run-depth", "run-norm"]),
+        ("What trains at all", ["run-batch", "run-lr", "run-scale", "run-norm"]),
+    ],
+)
+def test_there_is_a_slider_for_what_varies_and_for_nothing_else(
+    page: Page, experiment: str, sliders: list[str]
+) -> None:
+    page.get_by_role("radio", name=experiment, exact=True).click()
+    assert [one.get_attribute("id") for one in page.locator("#runs-view input[type=range]").all()] == sliders
 
 
 @pytest.mark.parametrize("question", content.QUESTIONS, ids=lambda question: question.id)
@@ -275,6 +433,22 @@ def test_an_answer_opens_once_a_prediction_is_made(page: Page, question: content
     assert form.locator(".answer").is_visible()
     assert "Not so." in form.locator(".answer").inner_text()
     assert "0 of 1" in page.locator("#score").inner_text()
+
+
+def test_every_cell_of_the_comparison_says_what_was_measured_for_it(page: Page) -> None:
+    cells = page.locator(".sides tbody td")
+    said = [said for row in content.TABLE for said in (row.batch, row.layer)]
+    assert cells.count() == len(said)
+    for cell, one in zip(cells.all(), said, strict=True):
+        assert [code.text_content() for code in cell.locator(".measured code").all()] == [id_ for id_, _ in one.expects]
+    details = cells.first.locator("details")
+    details.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert details.evaluate("e => e.open")
+    link = details.locator("a.ref").first
+    link.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(link.get_attribute("href") or "").evaluate("e => e.open && e === document.activeElement")
 
 
 def test_references_lead_to_claims(page: Page) -> None:
@@ -381,7 +555,18 @@ def test_the_tab_key_stops_at_every_control_whatever_is_chosen(page: Page) -> No
     assert {*groups, *rest} <= set(tab_stops(page, "#tensor-view"))
     assert tab_stops(page, "#running-view") == ["slider-batch", "slider-momentum", "slider-step"]
     page.get_by_role("radio", name="Learning rate and depth").click()
-    wanted = ["Experiment", "Along the bottom", "run-batch", "run-lr", "run-depth", "none", "batch", "layer", "rms"]
+    wanted = [
+        "Experiment",
+        "Along the bottom",
+        "run-batch",
+        "run-lr",
+        "run-depth",
+        "run-norm",
+        "none",
+        "batch",
+        "layer",
+        "rms",
+    ]
     assert tab_stops(page, "#runs-view") == wanted
 
 
@@ -422,6 +607,39 @@ def test_a_link_opened_where_the_page_is_open_shows_what_it_says(page: Page, add
     assert page.locator(".readout tr[data-norm=batch]").count() == 1
 
 
+def test_a_link_to_a_claim_jumps_there_at_once(page: Page, address: str) -> None:
+    page.goto("about:blank")
+    page.goto(f"{address}#claim-002-20")
+    assert page.evaluate(IN_SIGHT, "claim-002-20")
+    page.evaluate("location.hash = 'claim-000-07'")  # in a page that is open
+    assert page.locator("#claim-000-07").evaluate("e => e.open")
+    assert page.evaluate(IN_SIGHT, "claim-000-07")
+
+
+def test_the_claim_of_a_wrong_reading_opens_and_the_address_keeps_what_was_set(page: Page) -> None:
+    tensor(page).get_by_role("radio", name="one distribution for all neurons").click()
+    page.locator(".arithmetic a").click()
+    assert page.locator("#claim-001-04").evaluate("e => e.open")
+    assert page.evaluate(IN_SIGHT, "claim-001-04")
+    assert "norm=read-alike" in page.url
+
+
+IN_SIGHT = """(id) => {
+  const { top } = document.getElementById(id).getBoundingClientRect();
+  return top >= 0 && top < innerHeight;
+}"""
+
+
+def test_what_was_recalled_is_said_to_be_and_leads_to_its_source(page: Page) -> None:
+    for claim in register().values():
+        items = page.locator(f"#claim-{claim.id} .citations li").all()
+        assert len(items) == len(claim.citations)
+        for item, citation in zip(items, claim.citations, strict=True):
+            words = item.text_content() or ""
+            assert ("recalled" in words) == (citation.confidence != "V")
+            assert item.locator("a").get_attribute("href") == citation.source.url
+
+
 def test_dark_and_light_differ_and_follow_the_reader_s_system(browser: Browser, address: str) -> None:
     papers = set()
     for scheme in ("light", "dark"):
@@ -433,9 +651,88 @@ def test_dark_and_light_differ_and_follow_the_reader_s_system(browser: Browser, 
     assert len(papers) == 2
 
 
-def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:
-    from dataclasses import replace
+def test_every_control_of_the_page_of_shipped_runs_can_be_moved_to_both_ends(tmp_path: Path, browser: Browser) -> None:
+    found = visit(browser, write_study(shipped(), tmp_path / "study.html").as_uri())
+    # One call of the browser for all: thousands of its own would take minutes.
+    moved, broken = found.page.evaluate(MOVE_ALL)
+    assert moved >= 100
+    assert broken == []
+    found.page.set_viewport_size({"width": 375, "height": 812})
+    for experiment in found.page.locator("#runs-view [aria-label=Experiment] button").all():
+        experiment.click()
+        assert overflow(found.page) <= 0
+    assert found.page.evaluate(DIM_TEXT) == []
+    assert found.errors == []
+    found.page.context.close()
 
+
+# Every slider to both ends and every button pressed, for each choice that brings others; what is shown then and wrong.
+MOVE_ALL = """() => {
+  const broken = [];
+  let moved = 0;
+  const look = (part, what) => {
+    moved += 1;
+    const all = part.innerHTML; // what is written, and where what is drawn lies
+    for (const bad of ["NaN", "undefined", "Infinity", "null"]) if (all.includes(bad)) broken.push(`${what}: ${bad}`);
+  };
+  const slide = (part, where) => {
+    for (const id of [...part.querySelectorAll("input[type=range]")].map((e) => e.id)) {
+      for (const end of ["min", "max"]) {
+        const input = document.getElementById(id);
+        if (input.min === input.max) broken.push(`${where}: ${id} is dead`);
+        input.value = input[end];
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+        look(part, `${where}, ${id} ${end}`);
+      }
+    }
+  };
+  const groups = (part, label) => [...part.querySelectorAll(`[aria-label="${label}"] button`)].filter((e) => !e.hidden);
+  const [tensor, running, runs] = ["tensor", "running", "runs"].map((id) => document.getElementById(`${id}-view`));
+  for (const shape of groups(tensor, "Shape of the tensor")) {
+    shape.click();
+    for (const norm of [...groups(tensor, "Norm"), ...groups(tensor, "Wrong readings")]) {
+      norm.click();
+      for (const shown of groups(tensor, "Numbers shown")) {
+        shown.click();
+        look(tensor, `${shape.textContent} ${norm.textContent}, ${shown.textContent}`);
+      }
+      slide(tensor, `${shape.textContent} ${norm.textContent}`);
+      for (const act of tensor.querySelectorAll(".acts button")) {
+        act.click();
+        look(tensor, act.textContent);
+      }
+    }
+  }
+  slide(running, "running");
+  for (const experiment of groups(runs, "Experiment")) {
+    experiment.click();
+    const ways = groups(runs, "Along the bottom");
+    for (const way of ways.length ? ways : [experiment]) {
+      way.click();
+      slide(runs, `${experiment.textContent} ${way.textContent}`);
+      for (const button of runs.querySelectorAll(".legend-row button")) {
+        button.click();
+        look(runs, `${experiment.textContent} without ${button.textContent}`);
+      }
+      for (const button of runs.querySelectorAll(".legend-row button[aria-pressed=false]")) button.click();
+    }
+  }
+  return [moved, broken];
+}"""
+
+
+def test_runs_at_one_batch_size_are_drawn_without_a_slider_for_it(tmp_path: Path, browser: Browser) -> None:
+    made = example_verdicts()
+    few = tuple(m for m in made.measurements if m.experiment == "E05" and dict(m.conditions)["batch"] == 8)
+    found = visit(browser, write_study(replace(made, measurements=few), tmp_path / "study.html").as_uri())
+    sliders = found.page.locator("#runs-view input[type=range]")
+    assert [one.get_attribute("id") for one in sliders.all()] == ["run-norm"]
+    assert found.page.locator(".place").inner_text() == "At batch size 8"
+    assert found.errors == []
+    found.page.context.close()
+
+
+def test_a_page_without_runs_leaves_them_out(tmp_path: Path, browser: Browser) -> None:
     written = write_study(replace(example_verdicts(), measurements=()), tmp_path / "study.html")
     found = visit(browser, written.as_uri())
     assert found.page.locator("#runs").count() == 0

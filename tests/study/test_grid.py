@@ -10,8 +10,15 @@ from scipy.stats import t
 
 from normkit.claims import shipped
 from normkit.claims.experiment import Measurement, conditions
-from normkit.study.grid import CHANCE, charts
+from normkit.claims.verdicts import Verdicts
+from normkit.study.grid import AXES, CHANCE, SPECS, charts
 from study.example import measurements
+
+
+@pytest.fixture(scope="module")
+def ours() -> Verdicts:
+    """The runs that come with the package."""
+    return shipped()
 
 
 def points_of(chart_id: str, found: list[Measurement]) -> list[dict[str, object]]:
@@ -56,29 +63,68 @@ def test_other_designs_and_experiments_stay_out() -> None:
     assert charts([ghost, other]) == []
 
 
+def test_each_network_of_an_experiment_has_its_chart() -> None:
+    series = {"learning_rates": (0.1, 1.0), "val_error": (3.0, 4.0)}
+    arm = conditions(network="residual", norm="batch", batch=32)
+    made = measurements()
+    cnn = [Measurement("E10", arm, seed, series=series) for seed in range(2)]
+    assert [(p["lr"], p["mean"]) for p in points_of("rates-cnn", [*made, *cnn])] == [(0.1, 3.0), (1.0, 4.0)]
+    assert points_of("deep", [*made, *cnn]) == points_of("deep", made)
+
+
 def test_what_varies_beside_norm_and_axes_is_never_pooled() -> None:
-    arms = [conditions(task="digits", batch=50, norm="batch_separate", weight=0.1, state=state) for state in (1, 2)]
-    found = [Measurement("E16", arm, 0, metrics={"test_nll": 1.0}) for arm in arms]
-    with pytest.raises(ValueError, match="leave open what varies"):
-        charts(found)
+    arm = {"task": "digits", "batch": 50, "norm": "batch_separate", "weight": 0.1}
+    found = [Measurement("E16", conditions(**arm), 0, metrics={"test_nll": 1.0})]
+    other = Measurement("E16", conditions(**arm, state=2), 0, metrics={"test_nll": 9.0})
+    assert charts([*found, other]) == charts(found) != []
+    with pytest.raises(ValueError, match="seed 0 is there twice"):
+        charts([*found, *found])
 
 
-def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms() -> None:
-    drawn = {chart["id"]: chart for chart in charts(shipped().measurements)}
-    assert set(drawn) == {"mlp", "deep", "cnn", "rnn"}
+def test_a_map_has_a_point_for_each_place_in_the_order_of_the_runs() -> None:
+    series = {"learning_rates": (0.1, 1.0), "scales": (0.5, 1.0, 2.0), "error": (1.0, 2.0, 3.0, 4.0, 5.0, math.inf)}
+    found = [Measurement("E28", conditions(norm="batch", batch=100), seed, series=series) for seed in range(2)]
+    points = {(p["scale"], p["lr"]): p for p in points_of("map", found)}
+    assert {place: p["mean"] for place, p in points.items()} == {
+        (0.5, 0.1): 1.0, (0.5, 1.0): 2.0, (1.0, 0.1): 3.0, (1.0, 1.0): 4.0, (2.0, 0.1): 5.0, (2.0, 1.0): None,
+    }  # fmt: skip
+    assert points[2.0, 1.0]["diverged"] == 2
+
+
+def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms(ours: Verdicts) -> None:
+    drawn = {chart["id"]: chart for chart in charts(ours.measurements)}
+    assert list(drawn) == [spec.id for spec in SPECS]
     for chart in drawn.values():
         assert {"none", "batch", "layer"} <= set(chart["norms"])
         assert {point["n"] for point in chart["points"]} == {12}
 
 
-def test_the_recurrent_chart_shows_what_the_claims_judge() -> None:
-    verdicts = shipped()
+@pytest.mark.parametrize(
+    ("chart_id", "axes"),
+    [
+        ("mlp", {"batch"}),
+        ("cnn", {"batch"}),
+        ("rnn", {"batch"}),
+        ("deep", {"batch", "depth", "lr"}),
+        ("rates-cnn", {"lr"}),
+        ("sigmoid", {"depth"}),
+        ("map", {"batch", "lr", "scale"}),
+    ],
+)
+def test_charts_of_the_shipped_runs_vary_along_the_axes_of_their_experiments(
+    ours: Verdicts, chart_id: str, axes: set[str]
+) -> None:
+    points = points_of(chart_id, list(ours.measurements))
+    assert {axis for axis in AXES if len({point[axis] for point in points}) > 1} == axes
+
+
+def test_the_recurrent_chart_shows_what_the_claims_judge(ours: Verdicts) -> None:
     mean = {
         (p["norm"], p["batch"]): p["mean"]
-        for chart in charts(verdicts.measurements)
+        for chart in charts(ours.measurements)
         if chart["id"] == "rnn"
         for p in chart["points"]
     }
     for hypothesis, batch in (("E16-H3", 4), ("E16-C1", 50)):
-        effect = verdicts.findings[hypothesis].effect
+        effect = ours.findings[hypothesis].effect
         assert mean["batch", batch] - mean["layer", batch] == pytest.approx(effect)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from normkit.claims.experiment import Condition, Measurement
 from normkit.lab.statistics import interval
 
-AXES = ("batch", "depth", "lr")
+AXES = ("batch", "depth", "lr", "scale")
+SERIES_OF = {"lr": "learning_rates", "scale": "scales"}  # axes along which one measurement has many values
 NAMES = {
     "none": "no norm",
     "batch": "BatchNorm",
@@ -18,12 +21,12 @@ NAMES = {
     "rms": "RMSNorm",
     "group": "GroupNorm",
     "instance": "InstanceNorm",
+    "batch_renorm": "BatchRenorm",
+    "filter_response": "FRN",
 }
 CHANCE = 90.0  # per cent wrong, by guessing one of ten digits
 
-
-def _each_norm() -> dict[str, Mapping[str, Condition]]:
-    return {norm: {"norm": norm} for norm in NAMES}
+Place = tuple[Any, ...]  # a norm, then a value of each axis, None where there is none
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,38 @@ class ChartSpec:
     """Which measurements a chart shows.
 
     Attributes:
-        where: conditions that a measurement must have.
+        words: the metric, for people.
+        where: conditions that a measurement must have. One with conditions beside these, its norm and the axes stays
+            out: it is of another design.
         arms: norm -> the conditions by which the experiment's measurements with it are told.
-        metric: the name of a metric; of two series where the chart runs along the learning rate.
+        metric: the name of a metric; of a series where the chart has axes ``along``.
+        along: axes along which that series runs, the last one fastest.
         diverged_as: what a run that diverged counts as; None: the point is left out, and the divergence told.
+        limits: between which the metric lies, so that no interval is drawn beyond.
     """
 
     id: str
     title: str
     experiment: str
     metric: str
-    words: str  # the metric, for people
+    words: str
     note: str
     where: Mapping[str, Condition]
     arms: Mapping[str, Mapping[str, Condition]] = field(
         default_factory=lambda: {norm: {"norm": norm} for norm in NAMES}
     )
-    along_learning_rates: bool = False
+    along: tuple[str, ...] = ()
     diverged_as: float | None = None
     log: bool = False
+    limits: tuple[float | None, float | None] = (0.0, None)
+
+    def norm_of(self, arm: Mapping[str, Condition]) -> str:
+        """The norm as which the chart shows measurements under these conditions; "" for none."""
+        for norm, told_by in self.arms.items():
+            wanted = {**self.where, **told_by}
+            if arm.items() >= wanted.items() and arm.keys() <= {*wanted, *AXES}:
+                return norm
+        return ""
 
 
 SPECS = (
@@ -65,24 +81,13 @@ SPECS = (
         log=True,
     ),
     ChartSpec(
-        "deep",
-        "Learning rate and depth",
-        "E10",
-        "val_error",
-        "validation error in per cent",
-        "Multilayer perceptrons on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run that diverged "
-        "counts as guessing: 90 %.",
-        {},
-        along_learning_rates=True,
-        diverged_as=CHANCE,
-    ),
-    ChartSpec(
         "cnn",
         "CNN",
         "E06",
         "test_nll",
         "test loss in nats",
-        "A residual convolutional network on 8 × 8 digits, each norm at its own tuned learning rate.",
+        "A residual convolutional network on 8 × 8 digits, each norm at the learning rate tuned for it at that batch "
+        "size.",
         {"design": "batch"},
         log=True,
     ),
@@ -96,11 +101,61 @@ SPECS = (
         "the sum of input and state; BatchNorm of each apart, with statistics of each step, its weight 0.1 at first.",
         {"task": "digits"},
         arms={
-            "none": {"norm": "none"},
+            "none": {"norm": "none", "weight": 1.0},
             "batch": {"norm": "batch_separate", "weight": 0.1},
-            "layer": {"norm": "layer_sum"},
+            "layer": {"norm": "layer_sum", "weight": 1.0},
+            "rms": {"norm": "rms_sum", "weight": 1.0},
         },
         log=True,
+    ),
+    ChartSpec(
+        "deep",
+        "Learning rate and depth",
+        "E10",
+        "val_error",
+        "validation error in per cent",
+        "Multilayer perceptrons on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run that diverged "
+        "counts as guessing: 90 %.",
+        {"network": "mlp"},
+        along=("lr",),
+        diverged_as=CHANCE,
+        limits=(0.0, 100.0),
+    ),
+    ChartSpec(
+        "rates-cnn",
+        "Learning rate, CNN",
+        "E10",
+        "val_error",
+        "validation error in per cent",
+        "A residual convolutional network on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run "
+        "that diverged counts as guessing: 90 %.",
+        {"network": "residual"},
+        along=("lr",),
+        diverged_as=CHANCE,
+        limits=(0.0, 100.0),
+    ),
+    ChartSpec(
+        "sigmoid",
+        "Sigmoid layers",
+        "E14",
+        "test_error",
+        "test error in per cent",
+        "Multilayer perceptrons of sigmoid layers on 8 × 8 digits, trained by SGD, each norm at the learning rate "
+        "tuned for it at that depth.",
+        {"what": "training", "activation": "sigmoid", "optimizer": "sgd"},
+        limits=(0.0, 100.0),
+    ),
+    ChartSpec(
+        "map",
+        "What trains at all",
+        "E28",
+        "error",
+        "validation error in per cent",
+        "A multilayer perceptron of four ReLU layers on 8 × 8 digits, at every learning rate and every scale of its "
+        "hidden layers' initial weights, nothing tuned. A loss that was not finite counts as 100 %.",
+        {},
+        along=("scale", "lr"),
+        limits=(0.0, 100.0),
     ),
 )
 
@@ -115,59 +170,64 @@ def charts(measurements: Iterable[Measurement], specs: Sequence[ChartSpec] = SPE
 
 
 def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, Any]:
-    measurements = list(measurements)
-    rates = sorted({rate for one in measurements for rate in one.series.get("learning_rates", ())})
-    values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    diverged: dict[tuple[Any, ...], int] = defaultdict(int)
-    seen: set[tuple[Any, ...]] = set()
-    for one in measurements:
+    shown = [(norm, one) for one in measurements if (norm := spec.norm_of(dict(one.conditions)))]
+    grid = list(product(*(_levels(axis, shown) for axis in spec.along)))
+    values: dict[Place, list[float]] = defaultdict(list)
+    diverged: dict[Place, int] = defaultdict(int)
+    seen: set[Place] = set()
+    for norm, one in shown:
         arm = dict(one.conditions)
-        norm = next((norm for norm, wanted in spec.arms.items() if arm.items() >= {**spec.where, **wanted}.items()), "")
-        if not norm:
-            continue
-        place = (norm, arm.get("batch"), arm.get("depth"))
-        if (*place, one.seed) in seen:
-            raise ValueError(f"chart {spec.id}: its conditions leave open what varies at {place}, seed {one.seed}")
-        seen.add((*place, one.seed))
-        for lr, value in _observed(spec, one, rates):
-            key = (*place, lr)
+        if (norm, arm.get("batch"), arm.get("depth"), one.seed) in seen:
+            raise ValueError(f"chart {spec.id}: seed {one.seed} is there twice for {norm} in {arm}")
+        seen.add((norm, arm.get("batch"), arm.get("depth"), one.seed))
+        for where, value in _observed(spec, one, grid):
+            at = {**arm, **where}
+            key = (norm, *(at.get(axis) for axis in AXES))
             if value is None:
                 diverged[key] += 1
-            if value is not None or spec.diverged_as is not None:
-                values[key].append(spec.diverged_as if value is None else value)  # type: ignore[arg-type]
+                value = spec.diverged_as
+            if value is not None:
+                values[key].append(value)
     points = [_point(key, values[key], diverged[key]) for key in sorted({*values, *diverged}, key=str)]
-    norms = [norm for norm in NAMES if any(point["norm"] == norm for point in points)]
     return {
         "id": spec.id,
         "title": spec.title,
         "metric": spec.words,
         "note": spec.note,
         "log": spec.log,
-        "lower": True,
-        "norms": norms,
-        "names": NAMES,
-        "points": [point for point in points if point["norm"] in norms],
+        "limits": spec.limits,
+        "map": len(spec.along) > 1,
+        "norms": [norm for norm in NAMES if any(point["norm"] == norm for point in points)],
+        "points": points,
     }
 
 
-def _observed(spec: ChartSpec, one: Measurement, rates: Sequence[float]) -> Iterator[tuple[float | None, float | None]]:
-    """(learning rate, value) of a measurement; no value where the run diverged."""
-    if not spec.along_learning_rates:
-        yield None, one.metrics.get(spec.metric) if one.status == "done" else None
+def _levels(axis: str, shown: Iterable[tuple[str, Measurement]]) -> list[float]:
+    return sorted({level for _, one in shown for level in one.series.get(SERIES_OF[axis], ())})
+
+
+def _observed(
+    spec: ChartSpec, one: Measurement, grid: Sequence[tuple[float, ...]]
+) -> Iterator[tuple[dict[str, float], float | None]]:
+    """(where along the axes of its series, value) of a measurement; no value where the run diverged."""
+    if not spec.along:
+        yield {}, _finite(one.metrics.get(spec.metric)) if one.status == "done" else None
         return
-    found = dict(zip(one.series.get("learning_rates", ()), one.series.get(spec.metric, ()), strict=True))
-    for rate in rates:
-        yield rate, found.get(rate)
+    own = product(*(one.series.get(SERIES_OF[axis], ()) for axis in spec.along))
+    found = dict(zip(own, one.series.get(spec.metric, ()), strict=True))
+    for place in grid:
+        yield dict(zip(spec.along, place, strict=True)), _finite(found.get(place))
 
 
-def _point(key: tuple[Any, ...], values: Sequence[float], diverged: int) -> dict[str, Any]:
-    norm, batch, depth, lr = key
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _point(key: Place, values: Sequence[float], diverged: int) -> dict[str, Any]:
     mean = interval(values)
     return {
-        "norm": norm,
-        "batch": batch,
-        "depth": depth,
-        "lr": lr,
+        "norm": key[0],
+        **dict(zip(AXES, key[1:], strict=True)),
         "mean": mean.mean if mean else None,
         "low": mean.low if mean else None,
         "high": mean.high if mean else None,

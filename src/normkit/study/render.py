@@ -13,7 +13,7 @@ from normkit.study.view import page
 
 TEMPLATES = Path(__file__).with_name("templates")
 # In the order in which they use each other.
-SCRIPTS = ("state", "norms", "chart", "tensor", "running", "runs", "questions")
+SCRIPTS = ("state", "norms", "chart", "tensor", "running", "map", "runs", "questions")
 
 
 def write_study(verdicts: Verdicts, path: str | Path) -> Path:

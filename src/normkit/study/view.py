@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from normkit._version import __version__
+from normkit.claims.claim import Citation
 from normkit.claims.findings import Finding
 from normkit.claims.judge import judge
+from normkit.claims.logic import names
+from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
-from normkit.claims.verdicts import Verdict, Verdicts
+from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts
+from normkit.report.claims_view import CONFIDENCE_WORDS
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
 from normkit.study import content, examples
-from normkit.study.grid import charts
+from normkit.study.grid import NAMES, charts
 
 # Evidence -> the class that colours its mark.
 _MARKS = {"holds": "holds", "fails": "fails", "depends": "depends"}
+
+_VERBS: Mapping[EvidenceVerdict, str] = {
+    "holds": "hold",
+    "fails": "fail",
+    "depends": "depend on conditions",
+    "inconclusive": "are inconclusive",
+    "not run": "were not run",
+}
 
 
 def page(verdicts: Verdicts) -> dict[str, Any]:
@@ -34,17 +47,25 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         entry["claims"].append(claims[verdict.claim.id])
     return {
         "definition": content.DEFINITION,
-        "facts": content.FACTS,
-        "table": content.TABLE,
-        "questions": content.QUESTIONS,
-        "evidence_of": {question.id: _evidence(question, found) for question in content.QUESTIONS},
+        "facts": [_with_evidence(said, found) for said in content.FACTS],
+        "table": [
+            {
+                "topic": row.topic,
+                "sides": [
+                    {"norm": norm, **_with_evidence(said, found)}
+                    for norm, said in (("BatchNorm", row.batch), ("LayerNorm", row.layer))
+                ],
+            }
+            for row in content.TABLE
+        ],
+        "questions": [_with_evidence(question, found) for question in content.QUESTIONS],
         "claims": claims,
         "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
         "documents": list(documents.values()),
-        "counts": ", ".join(f"{n} {verdict}" for verdict, n in verdicts.counts().items() if n) + ".",
+        "counts": ", ".join(f"{n} {_VERBS[verdict]}" for verdict, n in verdicts.counts().items() if n) + ".",
         "tensor": examples.tensors(),
         "feature": examples.feature(),
-        "runs": {"charts": drawn, "looks": {norm: {"hue": look.hue} for norm, look in looks(norms).items()}},
+        "runs": {"charts": drawn, "names": NAMES, "looks": {norm: asdict(look) for norm, look in looks(norms).items()}},
         "machine": machine(verdicts.provenance),
         "version": __version__,
     }
@@ -58,18 +79,33 @@ def findings(verdicts: Verdicts) -> dict[str, Finding]:
     return judge([rules[id_] for id_ in judged], verdicts.measurements)
 
 
-def _evidence(question: content.Question, found: Mapping[str, Finding]) -> list[dict[str, str]]:
+def _with_evidence(said: content.Said | content.Question, found: Mapping[str, Finding]) -> dict[str, Any]:
+    """What is said, and what was measured of each hypothesis that it rests on."""
     rules = rulebook()
-    return [
-        {
-            "id": id_,
-            "statement": rules[id_].statement,
-            "outcome": found[id_].outcome,
-            "effect": in_words(rules[id_], found[id_]),
-            "look": _MARKS.get(found[id_].outcome, "open"),
-        }
-        for id_, _ in question.expects
+    return {
+        "said": said,
+        "evidence": [
+            {
+                "id": id_,
+                "statement": rules[id_].statement,
+                "outcome": found[id_].outcome,
+                "effect": in_words(rules[id_], found[id_]),
+                "look": _MARKS.get(found[id_].outcome, "open"),
+                "claims": _decided_by(id_, said.claims),
+            }
+            for id_, _ in said.expects
+        ],
+    }
+
+
+def _decided_by(hypothesis: str, preferred: Sequence[str]) -> list[str]:
+    """The claims that a hypothesis decides: of the preferred ones if it decides any of these."""
+    decided = [
+        id_
+        for id_, claim in register().items()
+        if any(hypothesis in names(rule.expression) for rule in claim.conditions)
     ]
+    return [id_ for id_ in preferred if id_ in decided] or decided
 
 
 def machine(provenance: Mapping[str, Any]) -> str:
@@ -83,9 +119,8 @@ def machine(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _claim(verdict: Verdict) -> dict[str, str]:
+def _claim(verdict: Verdict) -> dict[str, Any]:
     claim = verdict.claim
-    found = [f"{c.source.authors} {c.source.year}: {c.number or c.finding}" for c in claim.citations]
     said = f"{claim.literature}. {claim.literature_reason}".rstrip(". ") + "."
     evidence = verdict.evidence if claim.conditions else "for the literature alone"
     return {
@@ -95,5 +130,18 @@ def _claim(verdict: Verdict) -> dict[str, str]:
         "reason": claim.text_reason,
         "evidence": evidence,
         "condition": verdict.condition,
-        "literature": f"{said[0].upper()}{said[1:]} {'; '.join(found)}".strip(),
+        "literature": f"{said[0].upper()}{said[1:]}",
+        "citations": [_citation(citation) for citation in claim.citations],
+    }
+
+
+def _citation(citation: Citation) -> dict[str, str]:
+    """A published finding and how sure we are of it; a number only where it was read at the source."""
+    number = citation.number if citation.confidence == "V" else ""
+    return {
+        "found": ": ".join(part.rstrip(".") for part in (citation.finding, number) if part) + ".",
+        "who": f"{citation.source.authors} {citation.source.year}",
+        "url": citation.source.url,
+        "locator": citation.locator,
+        "confidence": CONFIDENCE_WORDS[citation.confidence],
     }

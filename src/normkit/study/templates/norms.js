@@ -58,6 +58,12 @@ const Norms = (() => {
       shapes: ["nchw"],
       words: "one channel of one example: this is InstanceNorm and not LayerNorm",
     },
+    "read-alike": {
+      name: "one distribution for all neurons",
+      key: (n, p, c) => `channel ${c}`,
+      reading: "001-04",
+      words: "one channel over all examples, for only so do all neurons come to one mean and spread; this is BatchNorm",
+    },
     "read-example": {
       name: "a mean for each whole example",
       key: (n) => `example ${n}`,
@@ -103,6 +109,12 @@ const Norms = (() => {
     return { y, label, groups };
   }
 
+  // Mean and variance of each channel over all examples and positions: what a neuron's values are like.
+  function neurons(shape, values) {
+    const [N, P, C] = SHAPES[shape].sizes;
+    return [...Array(C).keys()].map((c) => moments([...Array(N * P).keys()].map((row) => values[row * C + c])));
+  }
+
   // BatchNorm's running average: torch's update, with the unbiased variance.
   function running(batches, momentum) {
     const history = [];
@@ -117,5 +129,5 @@ const Norms = (() => {
     return history;
   }
 
-  return { SHAPES, NORMS, serves, place, moments, normalize, running };
+  return { SHAPES, NORMS, serves, place, moments, normalize, neurons, running };
 })();

@@ -31,24 +31,25 @@
       say();
     });
   }
-  for (const link of document.querySelectorAll('a[href^="#"]')) {
-    link.addEventListener("click", (event) => {
-      const target = document.getElementById(link.getAttribute("href").slice(1));
-      if (!target) return;
-      event.preventDefault(); // the address holds what the reader has set
-      if (target.tagName === "DETAILS") target.open = true;
-      target.scrollIntoView();
-      target.setAttribute("tabindex", "-1");
-      target.focus({ preventScroll: true });
-    });
-  }
-  const plain = location.hash.slice(1);
-  if (plain && !plain.includes("=")) {
-    const target = document.getElementById(plain);
-    if (target) {
-      if (target.tagName === "DETAILS") target.open = true;
-      target.scrollIntoView();
-    }
-  }
+  const goTo = (target) => {
+    if (target.tagName === "DETAILS") target.open = true;
+    target.scrollIntoView();
+    target.setAttribute("tabindex", "-1");
+    target.focus({ preventScroll: true });
+  };
+  addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    const target = link && document.getElementById(link.getAttribute("href").slice(1));
+    if (!target) return;
+    event.preventDefault(); // the address holds what the reader has set
+    goTo(target);
+  });
+  // An address that names a part of the page.
+  const goToPart = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    if (target) goTo(target);
+  };
+  addEventListener("hashchange", goToPart);
+  goToPart();
   State.open();
 })();

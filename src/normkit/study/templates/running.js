@@ -24,7 +24,13 @@
   const controls = make("div", { class: "controls" });
   const canvas = make("div", { class: "canvas" });
   const words = make("div", { class: "readout", "aria-live": "polite" });
-  host.append(controls, make("div", { class: "stage" }, make("div", { class: "left" }, canvas), words));
+  const level = make("svg", { viewBox: "0 0 28 12", width: 28, height: 12, class: "key-sign", "aria-hidden": "true" },
+    make("line", { x1: 1, x2: 27, y1: 6, y2: 6, class: "level" }));
+  const legend = make("p", { class: "key-row" },
+    make("span", {}, key("vermilion", { wire: false }), "mean of a batch"),
+    make("span", {}, key("blue", { dots: false }), "running average"),
+    make("span", {}, level, "mean of all images"));
+  host.append(controls, make("div", { class: "stage" }, make("div", { class: "left" }, legend, canvas), words));
   slider(controls, "batch size", "batch", { values: SIZES });
   slider(controls, "momentum", "momentum", { low: 0.01, high: 1, step: 0.01, format: (x) => number(x, 2) });
   slider(controls, "training step", "step", { low: 1, high: STEPS, step: 1 });
@@ -38,7 +44,7 @@
       x: { values: [1, STEPS], ticks: [1, 20, 40, 60], title: "training step" },
       y: { low: 0, high: 16, values: [], ticks: [0, 4, 8, 12, 16], title: "mean of the feature" },
       mark: State.get("step"),
-      horizontal: [{ value: whole.mean, name: "of all images" }],
+      horizontal: [whole.mean],
       lines: [
         { hue: "vermilion", dots: 3, wire: false, points: history.map((h, i) => ({ x: i + 1, mean: h.batchMean })) },
         { hue: "blue", points: history.map((h, i) => ({ x: i + 1, mean: h.mean })) },

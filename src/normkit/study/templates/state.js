@@ -47,7 +47,7 @@ const State = (() => {
 
 // A small hand for making elements: make("td", { class: "x" }, "text", child)
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "polygon", "polyline", "title", "use"].includes(tag);
+  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "polygon", "polyline"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);

@@ -28,8 +28,9 @@
   const drawing = make("div", { class: "tensor", role: "group", "aria-label": "The tensor, one button a number" });
   const summary = make("p", { class: "shares", "aria-live": "polite" });
   const arithmetic = make("div", { class: "arithmetic", "aria-live": "polite" });
+  const neurons = make("div", { class: "neurons" });
   const moved = make("p", { class: "moved", "aria-live": "polite" });
-  host.append(controls, make("div", { class: "stage" }, make("div", { class: "left" }, drawing, summary, moved), arithmetic));
+  host.append(controls, make("div", { class: "stage" }, make("div", { class: "left" }, drawing, summary, neurons, moved), arithmetic));
 
   const names = Object.entries(NORMS);
   choice(controls, "Shape of the tensor", Object.entries(SHAPES).map(([value, { name }]) => ({ value, text: name })), "shape");
@@ -166,6 +167,23 @@
     return undefined;
   }
 
+  // Why the same distribution is not what LayerNorm gives: its neurons beside what the sentence asks for.
+  function showNeurons() {
+    if (State.get("norm") !== "read-alike") return neurons.replaceChildren();
+    const shape = State.get("shape");
+    const found = Norms.neurons(shape, normalize("layer", shape, values).y);
+    const row = (head, cells) => make("tr", {}, make("th", { scope: "row" }, head), ...cells);
+    const told = (name, pick) => found.map((one, c) => make("td", { "data-neuron": `${name} ${c}`, "data-exact": pick(one) }, number(pick(one), 2)));
+    neurons.replaceChildren(
+      make("p", {}, "For one input a neuron has one value, and no distribution. Over all inputs LayerNorm leaves each neuron a mean and a spread of its own:"),
+      make("div", { class: "scroll" }, make("table", { class: "numbers" },
+        make("thead", {}, make("tr", {}, make("td"), ...found.map((_, c) => make("th", { scope: "col" }, `c${c}`)))),
+        make("tbody", {},
+          row("mean", told("mean", (one) => one.mean)),
+          row("spread", told("spread", (one) => Math.sqrt(one.variance)))))));
+    return undefined;
+  }
+
   const line = (...parts) => make("p", { class: "formula" }, ...parts);
   function explain() {
     const at = State.get("cell");
@@ -239,6 +257,7 @@
     }
     applyChanges();
     colour();
+    showNeurons();
     explain();
     return undefined;
   });
