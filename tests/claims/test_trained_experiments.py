@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import normkit.claims
-from normkit.claims.experiments import e11_speed, e24_cost
+from normkit.claims.experiment import UNDEFINED
+from normkit.claims.experiments import e10_learning_rates, e11_speed, e20_architectures, e24_cost
+from normkit.claims.experiments._digits import few, image_digits
 from normkit.claims.experiments._stacked_tuning import half_decades
 
 ROOT = Path(normkit.claims.__file__).parent
@@ -78,7 +80,8 @@ def first_jobs(number):
     for job in experiment(number).jobs("full"):
         arm = job.arm
         kind = tuple(
-            arm.get(name) for name in ("design", "task", "norm", "architecture", "placement", "learning_rate_of")
+            arm.get(name)
+            for name in ("design", "task", "norm", "network", "architecture", "placement", "learning_rate_of")
         )
         found.setdefault(kind, job)
     jobs = [small(job) for job in found.values()]
@@ -125,6 +128,60 @@ def test_a_run_that_misses_the_target_counts_as_twice_its_steps(monkeypatch):
     assert (hit.metrics["target_nll"], hit.metrics["steps_to_target"], hit.metrics["reached"]) == (2.0, 1.0, 1.0)
     assert (miss.metrics["steps_to_target"], miss.metrics["reached"]) == (6.0, 0.0)
     assert miss.series == {"steps": (1.0,), "val_nll": (3.0,)}
+
+
+def test_a_convolutional_network_without_norm_sets_the_target_of_the_others():
+    jobs = {job.conditions: replace(job, seeds=(0, 1), steps=20) for job in e20_architectures.jobs("full")}
+    none, batch, shapes = (
+        e20_architectures.measure(next(job for job in jobs.values() if job.arm == {"architecture": a, "norm": n}))
+        for a, n in (("residual", "none"), ("residual", "batch"), ("residual-shapes", "batch"))
+    )
+    assert any(m.metrics["reached"] for m in none), "the median is reached by a half"
+    assert none[0].metrics["target_nll"] == batch[0].metrics["target_nll"]
+    assert all(m.metrics["steps_to_target"] in (10, 20, 40) for m in (*none, *batch))
+    assert all("steps_to_target" not in m.metrics for m in shapes), "no network without norm there"
+
+
+def test_no_pixel_is_constant_in_e20():
+    plain, noisy = few(image_digits(3), 500), e20_architectures.noisy_digits(3)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(plain, name), getattr(noisy, name)
+        assert (before.targets == after.targets).all()
+        noise = after.inputs[0] - before.inputs[0]
+        assert noise.std().item() == pytest.approx(0.1, rel=0.02)
+    assert (before.inputs[0] == 0).double().mean() > 0.4
+    moved = e20_architectures.shifted(torch.stack([after.inputs[0][:32]] * 2), step=0)
+    assert moved.shape == (2, 32, 1, 8, 8)
+    assert (moved != 0).all(), "nor where the image was moved away from"
+
+
+def test_a_shift_moves_by_a_pixel():
+    image = torch.arange(16.0).view(1, 1, 1, 4, 4)
+    shifts = {e20_architectures.shifted(image, step)[0, 0, 0, 1, 1].item() for step in range(60)}
+    assert shifts == {4 * row + column for row in range(3) for column in range(3)}
+
+
+def test_where_no_learning_rate_trains_the_largest_is_undefined():
+    assert e10_learning_rates.usable_range([], 30.0) == {
+        "log10_max_lr": UNDEFINED,
+        "usable_decades": 0.0,
+        "grid_too_short": 0.0,
+    }
+    found = e10_learning_rates.usable_range([0.1, 1.0], 1.0)
+    assert found == pytest.approx({"log10_max_lr": 0.0, "usable_decades": 1.0, "grid_too_short": 1.0})
+
+
+@pytest.mark.parametrize(("number", "steps", "expected"), [("E06", 1, 1.0), ("E05", 60, 0.0)])
+def test_what_did_not_learn_is_told(number, steps, expected):
+    job = next(job for job in experiment(number).jobs("full") if job.arm["batch"] >= 16)
+    for m in experiment(number).measure(replace(job, seeds=(0, 1), steps=steps)):
+        assert m.metrics["not_learned"] == expected
+
+
+def test_squared_errors_have_no_chance_to_be_compared_with():
+    job = next(job for job in experiment("E16").jobs("full") if job.arm["task"] == "adding")
+    for m in experiment("E16").measure(small(job)):
+        assert "not_learned" not in m.metrics
 
 
 @pytest.mark.parametrize("network", sorted(e24_cost.NETWORKS))
