@@ -6,12 +6,13 @@ from functools import cache
 
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
+from scipy.stats import spearmanr, wasserstein_distance
 from torch import nn
 
 from normkit import nn as layers
 from normkit.claims.experiments import (
     e04_noise,
+    e07_discrepancy,
     e08_leak,
     e09_composition,
     e12_shift,
@@ -222,3 +223,28 @@ def test_noise_theory_on_two_values():
     assert found["variance_of_mean"] == pytest.approx(0.5)
     assert found["variance_of_variance"] == pytest.approx(0.25, rel=1e-3)
     assert found["variance_of_variance_to_theory"] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_rank_correlation_is_scipys():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 20, generator=generator)
+    b = a + b
+    expected = [spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert e07_discrepancy.rank_correlation(a, b).tolist() == pytest.approx(expected)
+
+
+def test_distances_of_statistics_are_means_over_batches_and_norms():
+    data = stacked_data(flat_digits, SEEDS)
+    model = mlp((6, 5), "batch")(SEEDS)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = e07_discrepancy._discrepancy(model, data.test, 64)
+    (x,), _ = data.test.rows(torch.arange(e07_discrepancy.TEST_CASES).expand(len(SEEDS), -1))
+    own = []
+    for batch in torch.split(x, 64, 1):
+        first = model[0](batch)
+        second = model[3](model[2](model[1].train()(first)))
+        own.append(sum((y.mean(1).abs() / (y.var(1, correction=0) + 1e-5).sqrt()).mean(1) for y in (first, second)) / 2)
+    torch.testing.assert_close(found["tid_mean"], torch.stack(own).mean(0))
+    model.load_state_dict(before)
+    layer = e07_discrepancy._discrepancy(mlp((6,), "layer")(SEEDS), data.test, 64)
+    assert layer["distance_and_gap"].tolist() == [0.0, 0.0]

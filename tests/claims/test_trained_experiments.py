@@ -178,6 +178,17 @@ def test_what_did_not_learn_is_told(number, steps, expected):
         assert m.metrics["not_learned"] == expected
 
 
+def test_twelve_blocks_are_looked_at_and_not_trained():
+    pre, post = (
+        next(job for job in experiment("E19").jobs("full") if job.arm["blocks"] == 12 and job.arm["placement"] == where)
+        for where in ("pre", "post")
+    )
+    assert pre.steps == post.steps == 0
+    found = [m.metrics for job in (pre, post) for m in experiment("E19").measure(replace(job, seeds=(0,)))]
+    assert [set(metrics) for metrics in found] == [{"gradient_last_to_first"}] * 2
+    assert found[0]["gradient_last_to_first"] < found[1]["gradient_last_to_first"]
+
+
 def test_squared_errors_have_no_chance_to_be_compared_with():
     job = next(job for job in experiment("E16").jobs("full") if job.arm["task"] == "adding")
     for m in experiment("E16").measure(small(job)):

@@ -72,7 +72,7 @@ SPECS = (
         "validation error in per cent",
         "Multilayer perceptrons on 8 × 8 digits at every learning rate of the grid, nothing tuned. A run that diverged "
         "counts as guessing: 90 %.",
-        {},
+        {"network": "mlp"},
         along_learning_rates=True,
         diverged_as=CHANCE,
     ),

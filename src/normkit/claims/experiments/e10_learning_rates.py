@@ -21,7 +21,8 @@ from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, curve, 
 NORMS = ("none", "batch", "layer", "rms")
 WIDTH = 48
 RATES = half_decades(0.001, 10)  # 0.001 to 30
-FEWER_RATES = half_decades(0.003, 7)  # 0.003 to 3
+QUICK_RATES = half_decades(0.003, 7)  # 0.003 to 3
+CNN_RATES = half_decades(0.003, 6)  # 0.003 to 1
 USABLE_ERROR = 10.0  # per cent
 STEPS = {100: 200, 8: 700}  # for a batch size: 20 and 6 epochs
 CNN_BATCH, CNN_STEPS = 32, 150
@@ -53,7 +54,7 @@ def measure(job: Job) -> list[Measurement]:
     Series: learning_rates, val_error and val_nll where none diverged, and the training loss at each."""
     arm = job.arm
     is_mlp = arm["network"] == "mlp"
-    grid = RATES if is_mlp and is_full(job) else FEWER_RATES
+    grid = _grid(job)
     pairs = [(seed, rate) for rate in grid for seed in job.seeds]
     seeds, rates = zip(*pairs, strict=True)
     norm = str(arm["norm"])
@@ -93,6 +94,12 @@ def measure(job: Job) -> list[Measurement]:
     return measured
 
 
+def _grid(job: Job) -> tuple[float, ...]:
+    if job.arm["network"] != "mlp":
+        return CNN_RATES
+    return RATES if is_full(job) else QUICK_RATES
+
+
 def usable_range(usable: Sequence[float], highest: float) -> dict[str, float]:
     """The logarithm of the largest learning rate that trains, ``UNDEFINED`` if none does, and the width.
 
@@ -110,9 +117,9 @@ def usable_range(usable: Sequence[float], highest: float) -> dict[str, float]:
 
 
 def seconds(job: Job) -> float:
+    replicas = len(_grid(job)) * len(job.seeds)
     if job.arm["network"] != "mlp":
-        return 0.5 + job.steps * len(FEWER_RATES) * len(job.seeds) * 1.3e-3
-    replicas = len(RATES if is_full(job) else FEWER_RATES) * len(job.seeds)
+        return 0.5 + job.steps * replicas * 1.3e-3
     return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (2e-5 + 9e-7 * int(job.arm["batch"]))
 
 
