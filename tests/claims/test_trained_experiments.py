@@ -11,8 +11,9 @@ import torch
 
 import normkit.claims
 from normkit.claims.experiment import UNDEFINED
-from normkit.claims.experiments import e10_learning_rates, e11_speed, e20_architectures, e24_cost
+from normkit.claims.experiments import e10_learning_rates, e11_speed, e20_architectures, e21_regularizer, e24_cost
 from normkit.claims.experiments._digits import few, image_digits
+from normkit.claims.experiments._stacked_training import cross_entropy
 from normkit.claims.experiments._stacked_tuning import half_decades
 
 ROOT = Path(normkit.claims.__file__).parent
@@ -113,6 +114,12 @@ def test_the_same_job_gives_the_same_numbers(number):
     assert experiment(number).measure(job) == experiment(number).measure(job)
 
 
+def test_a_cell_that_was_kept_says_the_same_again():
+    job = small(next(job for job in e20_architectures.jobs("full") if job.arm["norm"] == "batch"))
+    first, again = e20_architectures.measure(job), e20_architectures.measure(job)
+    assert first == again, "statistics of the training set were put back"
+
+
 def test_a_seed_gives_the_same_numbers_whoever_is_beside_it():
     found = experiment("E21")
     job = small(next(job for job in found.jobs("full") if job.arm.get("dropout") == 0.3))
@@ -187,6 +194,35 @@ def test_twelve_blocks_are_looked_at_and_not_trained():
     found = [m.metrics for job in (pre, post) for m in experiment("E19").measure(replace(job, seeds=(0,)))]
     assert [set(metrics) for metrics in found] == [{"gradient_last_to_first"}] * 2
     assert found[0]["gradient_last_to_first"] < found[1]["gradient_last_to_first"]
+
+
+def test_the_best_dropout_is_among_those_tried():
+    job = small(next(job for job in e21_regularizer.jobs("full") if job.arm["design"] == "best"))
+    tried = {}
+    for other in e21_regularizer.jobs("full"):
+        if other.arm["design"] == "dropout" and other.arm["norm"] == job.arm["norm"]:
+            tried[other.arm["dropout"]] = e21_regularizer.measure(small(other))
+    for i, m in enumerate(e21_regularizer.measure(job)):
+        best = min(tried, key=lambda p: tried[p][i].metrics["val_nll"])
+        assert m.metrics == {"best_dropout": best, "test_nll": tried[best][i].metrics["test_nll"]}
+
+
+def test_with_statistics_of_all_images_the_loss_is_of_the_first_64():
+    logits, targets = torch.randn(2, 200, 10, requires_grad=True), torch.randint(10, (2, 200))
+    loss = e21_regularizer._of_the_first(logits, targets)
+    expected = cross_entropy(logits, targets)
+    torch.testing.assert_close(loss.mean(1), expected[:, :64].mean(1))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert (gradient[:, 64:] == 0).all()
+    assert (e21_regularizer._of_the_first(logits.detach(), targets) == expected).all(), "all of them in evaluation"
+
+
+def test_random_labels_are_drawn_and_fitted():
+    data, plain = e21_regularizer._with_random_labels(0), e21_regularizer._images(0)
+    assert data.validation is data.train
+    assert (data.train.inputs[0] == plain.train.inputs[0]).all()
+    assert (data.train.targets == plain.train.targets).double().mean() < 0.25
+    assert (data.train.targets == e21_regularizer._with_random_labels(0).train.targets).all()
 
 
 def test_squared_errors_have_no_chance_to_be_compared_with():

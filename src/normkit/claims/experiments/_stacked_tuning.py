@@ -143,7 +143,10 @@ def measure_cell(job: Job, study: Study) -> list[Measurement]:
 
 
 def metrics_of(cell: Cell) -> Mapping[int, dict[str, float]]:
-    """What the test data says of each evaluation seed at the chosen learning rate; perhaps not finite."""
+    """What the test data says of each evaluation seed at the chosen learning rate; perhaps not finite.
+
+    The networks are left as they were, so that a cell may be asked again.
+    """
     if cell.chosen is None:
         return {seed: {} for seed in cell.seeds}
     stack = cell.at(cell.chosen)
@@ -151,8 +154,10 @@ def metrics_of(cell: Cell) -> Mapping[int, dict[str, float]]:
         found = {
             f"test_{name}": value for name, value in evaluate(stack.model, stack.data.test, cell.study.loss).items()
         }
+        kept = {name: value.clone() for name, value in stack.model.state_dict().items()}
         take_population_statistics(stack.model, stack.data.train)
         precise = evaluate(stack.model, stack.data.test, cell.study.loss)
+        stack.model.load_state_dict(kept)
         found |= {f"test_{name}_precise": value for name, value in precise.items()}
     return {seed: {name: float(value[i]) for name, value in found.items()} for i, seed in enumerate(cell.seeds)}
 

@@ -70,7 +70,7 @@ def measure(job: Job) -> list[Measurement]:
     build = _with_momentum(mlp(HIDDEN, norm), float(job.arm["momentum"]))
     cell = Cell(Study(build, flat_digits, Recipe(batch, job.steps), GRID), job.seeds)
     found: dict[str, Tensor] = {}
-    if cell.chosen is not None:  # first, since metrics_of ends with the training set's statistics
+    if cell.chosen is not None:
         stack = cell.at(cell.chosen)
         with one_thread():
             found = _discrepancy(stack.model, stack.data.test, batch)

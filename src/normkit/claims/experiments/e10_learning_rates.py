@@ -1,4 +1,4 @@
-"""E10: over which learning rates a deep MLP, and a residual convolutional network, can be trained at all with each norm.
+"""E10: over which learning rates a deep MLP, and a residual CNN, can be trained at all with each norm.
 
 A learning rate counts as usable where validation accuracy reaches 90 % after the cosine schedule that starts from it.
 Every evaluation seed is trained at every learning rate, so that nothing is tuned. The grid reaches beyond what

@@ -1,8 +1,8 @@
 """E19: LayerNorm before or after the residual sum of a transformer, with warm-up and without.
 
 Besides what training comes to, the gradient at the start, by block: with the norm after the sum those of the last
-blocks are said to be large, and to need a warm-up. Of 12 blocks only that is looked at: to train them would take as long
-as all else here.
+blocks are said to be large, and to need a warm-up. Of 12 blocks only that is looked at: to train them would take as
+long as all else here.
 
 Source: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", https://arxiv.org/abs/2002.04745
 """

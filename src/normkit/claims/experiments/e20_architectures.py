@@ -114,7 +114,7 @@ def shifted(images: Tensor, step: int) -> Tensor:
     down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
     padded = torch.nn.functional.pad(images.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
     height, width = images.shape[-2:]
-    return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width].unflatten(0, images.shape[:2])
+    return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width].reshape(images.shape)
 
 
 def seconds(job: Job) -> float:
