@@ -210,7 +210,8 @@ def test_cosine_of_equal_and_of_opposite_cases():
 
 
 def test_layernorm_without_input_does_not_see_the_recurrent_scale():
-    gradients = [e15_time._log10_gradients((0,), "layer", g, 0.0, 1.0) for g in (1.0, 2.5)]
+    networks = [e15_time.Recurrence(dict(e15_time._arm("layer", g, 0.0)), (0,)) for g in (1.0, 2.5)]
+    gradients = [e15_time._log10_gradients(network, (0,)) for network in networks]
     decades = [(g[0] - g[-1]).item() for g in gradients]
     assert decades[0] == pytest.approx(decades[1], abs=0.1)  # eps inside the root is all that sees it
 
@@ -248,3 +249,34 @@ def test_distances_of_statistics_are_means_over_batches_and_norms():
     model.load_state_dict(before)
     layer = e07_discrepancy._discrepancy(mlp((6,), "layer")(SEEDS), data.test, 64)
     assert layer["distance_and_gap"].tolist() == [0.0, 0.0]
+
+
+def test_an_lstm_without_norm_is_torchs():
+    network = e15_time.Recurrence(dict(e15_time._arm("none", 1.0, 1.0, cell="lstm")), SEEDS)
+    xs = torch.randn(len(SEEDS), 5, 7, e15_time.HIDDEN, dtype=torch.float64)
+    h, carried = network(xs, torch.zeros_like(xs[:, :, 0]))
+    for replica in range(len(SEEDS)):
+        own = nn.LSTM(e15_time.HIDDEN, e15_time.HIDDEN, batch_first=True, dtype=torch.float64)
+        order = [0, 1, 3, 2]  # torch's gates: i, f, g, o
+        with torch.no_grad():
+            for theirs, mine in ((own.weight_ih_l0, network.w_x), (own.weight_hh_l0, network.w_h)):
+                gates = mine[replica].T.chunk(4)
+                theirs.copy_(torch.cat([gates[gate] for gate in order]))
+            own.bias_ih_l0.zero_()
+            own.bias_hh_l0.zero_()
+            own.bias_hh_l0[e15_time.HIDDEN : 2 * e15_time.HIDDEN] = 1.0
+        _, (last, cell) = own(xs[replica])
+        torch.testing.assert_close(h[replica], last[0])
+        torch.testing.assert_close(carried[-1][replica], cell[0])
+
+
+def test_training_a_recurrence_explains_some_of_its_target():
+    network = e15_time.Recurrence(dict(e15_time._arm("layer", 1.0, 1.0)), SEEDS)
+    before = network.w_h.detach().clone()
+    assert e15_time._train(network, SEEDS, 0) is None
+    first = e15_time._train(network, SEEDS, 1)
+    last = e15_time._train(network, SEEDS, 20)
+    assert first is not None
+    assert last is not None
+    assert (last > first + 0.01).all()
+    assert not (network.w_h == before).all()
