@@ -6,12 +6,13 @@ from functools import cache
 
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
+from scipy.stats import spearmanr, wasserstein_distance
 from torch import nn
 
 from normkit import nn as layers
 from normkit.claims.experiments import (
     e04_noise,
+    e07_discrepancy,
     e08_leak,
     e09_composition,
     e12_shift,
@@ -209,7 +210,8 @@ def test_cosine_of_equal_and_of_opposite_cases():
 
 
 def test_layernorm_without_input_does_not_see_the_recurrent_scale():
-    gradients = [e15_time._log10_gradients((0,), "layer", g, 0.0, 1.0) for g in (1.0, 2.5)]
+    networks = [e15_time.Recurrence(dict(e15_time._arm("layer", g, 0.0)), (0,)) for g in (1.0, 2.5)]
+    gradients = [e15_time._log10_gradients(network, (0,)) for network in networks]
     decades = [(g[0] - g[-1]).item() for g in gradients]
     assert decades[0] == pytest.approx(decades[1], abs=0.1)  # eps inside the root is all that sees it
 
@@ -222,3 +224,59 @@ def test_noise_theory_on_two_values():
     assert found["variance_of_mean"] == pytest.approx(0.5)
     assert found["variance_of_variance"] == pytest.approx(0.25, rel=1e-3)
     assert found["variance_of_variance_to_theory"] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_rank_correlation_is_scipys():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 20, generator=generator)
+    b = a + b
+    expected = [spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert e07_discrepancy.rank_correlation(a, b).tolist() == pytest.approx(expected)
+
+
+def test_distances_of_statistics_are_means_over_batches_and_norms():
+    data = stacked_data(flat_digits, SEEDS)
+    model = mlp((6, 5), "batch")(SEEDS)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = e07_discrepancy._discrepancy(model, data.test, 64)
+    (x,), _ = data.test.rows(torch.arange(e07_discrepancy.TEST_CASES).expand(len(SEEDS), -1))
+    own = []
+    for batch in torch.split(x, 64, 1):
+        first = model[0](batch)
+        second = model[3](model[2](model[1].train()(first)))
+        own.append(sum((y.mean(1).abs() / (y.var(1, correction=0) + 1e-5).sqrt()).mean(1) for y in (first, second)) / 2)
+    torch.testing.assert_close(found["tid_mean"], torch.stack(own).mean(0))
+    model.load_state_dict(before)
+    layer = e07_discrepancy._discrepancy(mlp((6,), "layer")(SEEDS), data.test, 64)
+    assert layer["distance_and_gap"].tolist() == [0.0, 0.0]
+
+
+def test_an_lstm_without_norm_is_torchs():
+    network = e15_time.Recurrence(dict(e15_time._arm("none", 1.0, 1.0, cell="lstm")), SEEDS)
+    xs = torch.randn(len(SEEDS), 5, 7, e15_time.HIDDEN, dtype=torch.float64)
+    h, carried = network(xs, torch.zeros_like(xs[:, :, 0]))
+    for replica in range(len(SEEDS)):
+        own = nn.LSTM(e15_time.HIDDEN, e15_time.HIDDEN, batch_first=True, dtype=torch.float64)
+        order = [0, 1, 3, 2]  # torch's gates: i, f, g, o
+        with torch.no_grad():
+            for theirs, mine in ((own.weight_ih_l0, network.w_x), (own.weight_hh_l0, network.w_h)):
+                gates = mine[replica].T.chunk(4)
+                theirs.copy_(torch.cat([gates[gate] for gate in order]))
+            own.bias_ih_l0.zero_()
+            own.bias_hh_l0.zero_()
+            own.bias_hh_l0[e15_time.HIDDEN : 2 * e15_time.HIDDEN] = 1.0
+        _, (last, cell) = own(xs[replica])
+        torch.testing.assert_close(h[replica], last[0])
+        torch.testing.assert_close(carried[-1][replica], cell[0])
+
+
+def test_training_a_recurrence_explains_some_of_its_target():
+    network = e15_time.Recurrence(dict(e15_time._arm("layer", 1.0, 1.0)), SEEDS)
+    before = network.w_h.detach().clone()
+    assert e15_time._train(network, SEEDS, 0) is None
+    first = e15_time._train(network, SEEDS, 1)
+    last = e15_time._train(network, SEEDS, 20)
+    assert first is not None
+    assert last is not None
+    assert (last > first + 0.01).all()
+    assert not (network.w_h == before).all()

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import normkit.claims
-from normkit.claims.experiments import e11_speed, e24_cost
+from normkit.claims.experiment import UNDEFINED
+from normkit.claims.experiments import e10_learning_rates, e11_speed, e20_architectures, e21_regularizer, e24_cost
+from normkit.claims.experiments._digits import few, image_digits
+from normkit.claims.experiments._stacked_training import cross_entropy
 from normkit.claims.experiments._stacked_tuning import half_decades
 
 ROOT = Path(normkit.claims.__file__).parent
@@ -78,7 +81,8 @@ def first_jobs(number):
     for job in experiment(number).jobs("full"):
         arm = job.arm
         kind = tuple(
-            arm.get(name) for name in ("design", "task", "norm", "architecture", "placement", "learning_rate_of")
+            arm.get(name)
+            for name in ("design", "task", "norm", "network", "architecture", "placement", "learning_rate_of")
         )
         found.setdefault(kind, job)
     jobs = [small(job) for job in found.values()]
@@ -110,6 +114,12 @@ def test_the_same_job_gives_the_same_numbers(number):
     assert experiment(number).measure(job) == experiment(number).measure(job)
 
 
+def test_a_cell_that_was_kept_says_the_same_again():
+    job = small(next(job for job in e20_architectures.jobs("full") if job.arm["norm"] == "batch"))
+    first, again = e20_architectures.measure(job), e20_architectures.measure(job)
+    assert first == again, "statistics of the training set were put back"
+
+
 def test_a_seed_gives_the_same_numbers_whoever_is_beside_it():
     found = experiment("E21")
     job = small(next(job for job in found.jobs("full") if job.arm.get("dropout") == 0.3))
@@ -125,6 +135,100 @@ def test_a_run_that_misses_the_target_counts_as_twice_its_steps(monkeypatch):
     assert (hit.metrics["target_nll"], hit.metrics["steps_to_target"], hit.metrics["reached"]) == (2.0, 1.0, 1.0)
     assert (miss.metrics["steps_to_target"], miss.metrics["reached"]) == (6.0, 0.0)
     assert miss.series == {"steps": (1.0,), "val_nll": (3.0,)}
+
+
+def test_a_convolutional_network_without_norm_sets_the_target_of_the_others():
+    jobs = {job.conditions: replace(job, seeds=(0, 1), steps=20) for job in e20_architectures.jobs("full")}
+    none, batch, shapes = (
+        e20_architectures.measure(next(job for job in jobs.values() if job.arm == {"architecture": a, "norm": n}))
+        for a, n in (("residual", "none"), ("residual", "batch"), ("residual-shapes", "batch"))
+    )
+    assert any(m.metrics["reached"] for m in none), "the median is reached by a half"
+    assert none[0].metrics["target_nll"] == batch[0].metrics["target_nll"]
+    assert all(m.metrics["steps_to_target"] in (10, 20, 40) for m in (*none, *batch))
+    assert all("steps_to_target" not in m.metrics for m in shapes), "no network without norm there"
+
+
+def test_no_pixel_is_constant_in_e20():
+    plain, noisy = few(image_digits(3), 500), e20_architectures.noisy_digits(3)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(plain, name), getattr(noisy, name)
+        assert (before.targets == after.targets).all()
+        noise = after.inputs[0] - before.inputs[0]
+        assert noise.std().item() == pytest.approx(0.1, rel=0.02)
+    assert (before.inputs[0] == 0).double().mean() > 0.4
+    moved = e20_architectures.shifted(torch.stack([after.inputs[0][:32]] * 2), step=0)
+    assert moved.shape == (2, 32, 1, 8, 8)
+    assert (moved != 0).all(), "nor where the image was moved away from"
+
+
+def test_a_shift_moves_by_a_pixel():
+    image = torch.arange(16.0).view(1, 1, 1, 4, 4)
+    shifts = {e20_architectures.shifted(image, step)[0, 0, 0, 1, 1].item() for step in range(60)}
+    assert shifts == {4 * row + column for row in range(3) for column in range(3)}
+
+
+def test_where_no_learning_rate_trains_the_largest_is_undefined():
+    assert e10_learning_rates.usable_range([], 30.0) == {
+        "log10_max_lr": UNDEFINED,
+        "usable_decades": 0.0,
+        "grid_too_short": 0.0,
+    }
+    found = e10_learning_rates.usable_range([0.1, 1.0], 1.0)
+    assert found == pytest.approx({"log10_max_lr": 0.0, "usable_decades": 1.0, "grid_too_short": 1.0})
+
+
+@pytest.mark.parametrize(("number", "steps", "expected"), [("E06", 1, 1.0), ("E05", 60, 0.0)])
+def test_what_did_not_learn_is_told(number, steps, expected):
+    job = next(job for job in experiment(number).jobs("full") if job.arm["batch"] >= 16)
+    for m in experiment(number).measure(replace(job, seeds=(0, 1), steps=steps)):
+        assert m.metrics["not_learned"] == expected
+
+
+def test_twelve_blocks_are_looked_at_and_not_trained():
+    pre, post = (
+        next(job for job in experiment("E19").jobs("full") if job.arm["blocks"] == 12 and job.arm["placement"] == where)
+        for where in ("pre", "post")
+    )
+    assert pre.steps == post.steps == 0
+    found = [m.metrics for job in (pre, post) for m in experiment("E19").measure(replace(job, seeds=(0,)))]
+    assert [set(metrics) for metrics in found] == [{"gradient_last_to_first"}] * 2
+    assert found[0]["gradient_last_to_first"] < found[1]["gradient_last_to_first"]
+
+
+def test_the_best_dropout_is_among_those_tried():
+    job = small(next(job for job in e21_regularizer.jobs("full") if job.arm["design"] == "best"))
+    tried = {}
+    for other in e21_regularizer.jobs("full"):
+        if other.arm["design"] == "dropout" and other.arm["norm"] == job.arm["norm"]:
+            tried[other.arm["dropout"]] = e21_regularizer.measure(small(other))
+    for i, m in enumerate(e21_regularizer.measure(job)):
+        best = min(tried, key=lambda p: tried[p][i].metrics["val_nll"])
+        assert m.metrics == {"best_dropout": best, "test_nll": tried[best][i].metrics["test_nll"]}
+
+
+def test_with_statistics_of_all_images_the_loss_is_of_the_first_64():
+    logits, targets = torch.randn(2, 200, 10, requires_grad=True), torch.randint(10, (2, 200))
+    loss = e21_regularizer._of_the_first(logits, targets)
+    expected = cross_entropy(logits, targets)
+    torch.testing.assert_close(loss.mean(1), expected[:, :64].mean(1))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert (gradient[:, 64:] == 0).all()
+    assert (e21_regularizer._of_the_first(logits.detach(), targets) == expected).all(), "all of them in evaluation"
+
+
+def test_random_labels_are_drawn_and_fitted():
+    data, plain = e21_regularizer._with_random_labels(0), e21_regularizer._images(0)
+    assert data.validation is data.train
+    assert (data.train.inputs[0] == plain.train.inputs[0]).all()
+    assert (data.train.targets == plain.train.targets).double().mean() < 0.25
+    assert (data.train.targets == e21_regularizer._with_random_labels(0).train.targets).all()
+
+
+def test_squared_errors_have_no_chance_to_be_compared_with():
+    job = next(job for job in experiment("E16").jobs("full") if job.arm["task"] == "adding")
+    for m in experiment("E16").measure(small(job)):
+        assert "not_learned" not in m.metrics
 
 
 @pytest.mark.parametrize("network", sorted(e24_cost.NETWORKS))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from normkit.lab.data import digits
+import torch
+
+from normkit.lab.data import digits, stream
 from normkit.lab.task import Data, Split
 
 
@@ -23,3 +25,14 @@ def image_digits(seed: int) -> Data:
 def few(data: Data, n: int) -> Data:
     """The same with the first n training samples alone."""
     return Data(Split(tuple(x[:n] for x in data.train.inputs), data.train.targets[:n]), data.validation, data.test)
+
+
+def noisy(data: Data, seed: int, std: float) -> Data:
+    """Images with Gaussian noise of that standard deviation: always the same on the same image of a seed."""
+
+    def part(name: str, split: Split) -> Split:
+        (images,) = split.inputs
+        noise = torch.randn(images.shape, generator=stream(seed, f"noise {name}"), dtype=images.dtype)
+        return Split((images + std * noise,), split.targets)
+
+    return Data(part("train", data.train), part("validation", data.validation), part("test", data.test))

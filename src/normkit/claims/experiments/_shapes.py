@@ -11,13 +11,14 @@ from normkit.lab.data import stream
 from normkit.lab.task import Data, Split
 
 SIDE, CLASSES = 16, 10
+NOISE = 0.1  # standard deviation
 SIZES = {"train": 500, "validation": 350, "test": 447}
 
 
 @lru_cache(maxsize=32)
 def shapes(seed: int) -> Data:
     """[N, 1, 16, 16]: a shape of half-width 3 to 6 somewhere, 0.5 to 1 brighter than a ground between 0 and 0.5, in
-    noise of standard deviation 0.1; and which shape it is."""
+    noise of standard deviation ``NOISE``; and which shape it is."""
 
     def part(name: str) -> Split:
         generator, n = stream(seed, f"shapes {name}"), SIZES[name]
@@ -31,7 +32,7 @@ def shapes(seed: int) -> Data:
         )
         shape = torch.stack(inside(u, v))[kind, torch.arange(n)]
         noise = torch.randn(n, SIDE, SIDE, generator=generator, dtype=torch.float32)
-        return Split(((0.5 * ground + (0.5 + 0.5 * contrast) * shape + 0.1 * noise).unsqueeze(1),), kind)
+        return Split(((0.5 * ground + (0.5 + 0.5 * contrast) * shape + NOISE * noise).unsqueeze(1),), kind)
 
     return Data(*map(part, SIZES))
 

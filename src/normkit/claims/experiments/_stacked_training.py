@@ -37,7 +37,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"  # SGD with momentum 0.9; Adam with its usual constants
     warmup: int = 0  # steps over which the learning rate rises linearly
     clip_norm: float | None = None  # largest norm of a replica's gradient
-    validate_every: int = 0  # steps between looks at the validation data; 0: none
+    validate_every: int = 0  # steps between looks at the validation data, the last after all steps; 0: none
 
 
 @dataclass
@@ -113,8 +113,9 @@ def train(
             losses = losses + penalty(model)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step(step)
-        if recipe.validate_every and (step + 1) % recipe.validate_every == 0:
-            history.validations.append((step + 1, mean_loss(model, data.validation, loss)))
+        done = step + 1
+        if recipe.validate_every and (done % recipe.validate_every == 0 or done == recipe.steps):
+            history.validations.append((done, mean_loss(model, data.validation, loss)))
             model.train()
     return history
 

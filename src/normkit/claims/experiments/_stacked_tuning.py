@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from normkit.lab.task import Data
 from normkit.lab.tuning import TUNING_SEEDS_FROM, Tuning, mean_loss, tune
 
 CURVE_POINTS = 40
+LEARNED_BELOW = 0.9  # of the loss of guessing among equally likely classes
 EVALUATION_SEEDS: Mapping[Tier, tuple[int, ...]] = {
     "instant": (),
     "quick": tuple(range(5)),
@@ -103,13 +104,14 @@ class Cell:
         return self._evaluated[learning_rate]
 
     def _tune(self) -> Tuning:
-        seeds = tuple(TUNING_SEEDS_FROM + i for i in range(self.study.n_tuning_seeds))
+        study = replace(self.study, recipe=replace(self.study.recipe, validate_every=0))  # looks cost time, no more
+        seeds = tuple(TUNING_SEEDS_FROM + i for i in range(study.n_tuning_seeds))
         while True:
-            tuning = tune(self.study.grid, self.tuning_losses, len(seeds))
+            tuning = tune(study.grid, self.tuning_losses, len(seeds))
             if not tuning.missing:
                 return tuning
             rates = [rate for rate in tuning.missing for _ in seeds]
-            losses = _trained(self.study, seeds * len(tuning.missing), rates).validation
+            losses = _trained(study, seeds * len(tuning.missing), rates).validation
             for i, rate in enumerate(tuning.missing):
                 self.tuning_losses[rate] = list(losses[i * len(seeds) : (i + 1) * len(seeds)])
 
@@ -131,7 +133,7 @@ def measure_cell(job: Job, study: Study) -> list[Measurement]:
     """The usual measurement: a tuned network on its test data.
 
     Metrics: test_nll, test_error (with running statistics), test_nll_precise, test_error_precise (with those of the
-    training set), val_nll, train_nll (mean of the last tenth of the steps), learning_rate,
+    training set), val_nll, train_nll (mean of the last tenth of the steps), learning_rate, not_learned (see there),
     tuning_incomplete (1 if the best learning rate is at an edge of the grid that grew twice), share_of_rates_diverged,
     steps.
     Series: the loss over the steps; the tuning seeds' mean validation loss over the learning rates.
@@ -141,7 +143,10 @@ def measure_cell(job: Job, study: Study) -> list[Measurement]:
 
 
 def metrics_of(cell: Cell) -> Mapping[int, dict[str, float]]:
-    """What the test data says of each evaluation seed at the chosen learning rate; perhaps not finite."""
+    """What the test data says of each evaluation seed at the chosen learning rate; perhaps not finite.
+
+    The networks are left as they were, so that a cell may be asked again.
+    """
     if cell.chosen is None:
         return {seed: {} for seed in cell.seeds}
     stack = cell.at(cell.chosen)
@@ -149,8 +154,10 @@ def metrics_of(cell: Cell) -> Mapping[int, dict[str, float]]:
         found = {
             f"test_{name}": value for name, value in evaluate(stack.model, stack.data.test, cell.study.loss).items()
         }
+        kept = {name: value.clone() for name, value in stack.model.state_dict().items()}
         take_population_statistics(stack.model, stack.data.train)
         precise = evaluate(stack.model, stack.data.test, cell.study.loss)
+        stack.model.load_state_dict(kept)
         found |= {f"test_{name}_precise": value for name, value in precise.items()}
     return {seed: {name: float(value[i]) for name, value in found.items()} for i, seed in enumerate(cell.seeds)}
 
@@ -178,12 +185,26 @@ def measurements(job: Job, cell: Cell, metrics: Mapping[int, Mapping[str, float]
             "val_nll": stack.validation[i],
             "train_nll": float(losses[-max(1, len(losses) // 10) :].mean()),
             "learning_rate": cell.chosen,
+            **not_learned(stack.validation[i], stack.data.train.targets),
             "tuning_incomplete": float(not cell.tuning.complete),
             "share_of_rates_diverged": 1 - len(finite) / len(tried),
             "steps": float(len(losses)),
         }
         found.append(Measurement(job.experiment, job.conditions, seed, metrics={**own, **metrics[seed]}, series=series))
     return found
+
+
+def not_learned(loss: float, targets: Tensor) -> dict[str, float]:
+    """not_learned, where targets are classes: 1 if a loss is no better than 0.9 times that of guessing.
+
+    Example:
+        >>> not_learned(2.2, torch.arange(10)), not_learned(0.3, torch.arange(10)), not_learned(2.2, torch.ones(10))
+        ({'not_learned': 1.0}, {'not_learned': 0.0}, {})
+    """
+    if targets.is_floating_point():
+        return {}
+    n_classes = int(targets.max()) + 1
+    return {"not_learned": float(loss > LEARNED_BELOW * math.log(n_classes))}
 
 
 def curve(losses: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

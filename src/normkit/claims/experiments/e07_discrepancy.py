@@ -3,6 +3,8 @@
 The same test images three ways: with the statistics of batches of the training size, with the running ones, with
 those of the whole training set ("precise"; Wu & Johnson 2021). tid_mean and tid_spread are the distances between
 running and batch statistics in units of the batch's spread (Wang et al. 2022). LayerNorm has no such difference.
+distance_and_gap is the rank correlation, over the test batches, of a batch's own tid_mean with the size of its own gap;
+0 where there is neither.
 
 The gap has two signs. Small batches: their own statistics are the noisier ones, and the running ones do better. Few
 steps and a small momentum: the running ones still remember where they started, and do worse.
@@ -68,7 +70,7 @@ def measure(job: Job) -> list[Measurement]:
     build = _with_momentum(mlp(HIDDEN, norm), float(job.arm["momentum"]))
     cell = Cell(Study(build, flat_digits, Recipe(batch, job.steps), GRID), job.seeds)
     found: dict[str, Tensor] = {}
-    if cell.chosen is not None:  # first, since metrics_of ends with the training set's statistics
+    if cell.chosen is not None:
         stack = cell.at(cell.chosen)
         with one_thread():
             found = _discrepancy(stack.model, stack.data.test, batch)
@@ -98,7 +100,7 @@ def _discrepancy(model: nn.Module, test: StackedSplit, batch: int) -> dict[str, 
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     (x,), targets = test.rows(torch.arange(TEST_CASES).expand(test.targets.shape[0], -1))
-    running = cross_entropy(model.eval()(x), targets).mean(1)
+    running = cross_entropy(model.eval()(x), targets)
     seen: list[Tensor] = []
     hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for norm in norms]
     by_batch = []
@@ -107,7 +109,8 @@ def _discrepancy(model: nn.Module, test: StackedSplit, batch: int) -> dict[str, 
     for hook in hooks:
         hook.remove()
     model.load_state_dict(kept)
-    own = cross_entropy(torch.cat(by_batch, 1), targets).mean(1)
+    own = cross_entropy(torch.cat(by_batch, 1), targets)
+    gap = (running - own).mean(1)
     means, spreads = [], []
     for i, inputs in enumerate(seen):
         norm = norms[i % len(norms)]
@@ -115,13 +118,30 @@ def _discrepancy(model: nn.Module, test: StackedSplit, batch: int) -> dict[str, 
         spread = (spread.square() + norm.eps).sqrt()
         means.append(((norm.running_mean - mean).abs() / spread).mean(1))
         spreads.append(((norm.running_var + norm.eps).sqrt() / spread - 1).abs().mean(1))
-    none = torch.zeros(len(running))
+    found = {"gap": gap, "gap_size": gap.abs()}
+    if not norms:
+        none = torch.zeros_like(gap)
+        return {**found, "tid_mean": none, "tid_spread": none, "distance_and_gap": none}
+    by_norm = torch.stack(means).view(-1, len(norms), len(gap))  # [batches, norms, R]
+    gaps = (running - own).view(len(gap), -1, batch).mean(2).abs()  # [R, batches]
     return {
-        "gap": running - own,
-        "gap_size": (running - own).abs(),
-        "tid_mean": torch.stack(means).mean(0) if means else none,
-        "tid_spread": torch.stack(spreads).mean(0) if spreads else none,
+        **found,
+        "tid_mean": by_norm.mean((0, 1)),
+        "tid_spread": torch.stack(spreads).mean(0),
+        "distance_and_gap": rank_correlation(by_norm.mean(1).T, gaps),
     }
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's, of each row of [R, n] with n values that all differ: [R].
+
+    Example:
+        >>> rank_correlation(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[7.0, 3.0, 1.0]]))
+        tensor([-1.])
+    """
+    ranks = [values.argsort(1).argsort(1).to(a.dtype) for values in (a, b)]
+    x, y = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return (x * y).sum(1) / x.square().sum(1)
 
 
 EXPERIMENT = Experiment(

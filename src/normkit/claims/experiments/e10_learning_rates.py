@@ -1,8 +1,9 @@
-"""E10: over which learning rates a deep MLP can be trained at all, with each norm.
+"""E10: over which learning rates a deep MLP, and a residual CNN, can be trained at all with each norm.
 
 A learning rate counts as usable where validation accuracy reaches 90 % after the cosine schedule that starts from it.
 Every evaluation seed is trained at every learning rate, so that nothing is tuned. The grid reaches beyond what
-any norm bears; where it does not, ``grid_too_short`` is 1.
+any norm bears; where it does not, ``grid_too_short`` is 1. Where no learning rate is usable, the largest is
+``UNDEFINED``: not a number, and the worst there can be. Steps are so many that this is rare.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from normkit.claims.experiment import Experiment, Job, Measurement, Tier, conditions
-from normkit.claims.experiments._digits import flat_digits
+from normkit.claims.experiment import UNDEFINED, Experiment, Job, Measurement, Tier, conditions
+from normkit.claims.experiments._digits import flat_digits, image_digits
 from normkit.claims.experiments._stacked_data import stacked_data
-from normkit.claims.experiments._stacked_models import mlp
+from normkit.claims.experiments._stacked_models import cnn, mlp
 from normkit.claims.experiments._stacked_training import Recipe, evaluate, one_thread, train
-from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, curve, half_decades
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, curve, half_decades, is_full
 
 NORMS = ("none", "batch", "layer", "rms")
 WIDTH = 48
 RATES = half_decades(0.001, 10)  # 0.001 to 30
+QUICK_RATES = half_decades(0.003, 7)  # 0.003 to 3
+CNN_RATES = half_decades(0.003, 6)  # 0.003 to 1
 USABLE_ERROR = 10.0  # per cent
-STEPS = {100: 100, 8: 350}  # for a batch size: 10 and 3 epochs
+STEPS = {100: 200, 8: 700}  # for a batch size: 20 and 6 epochs
+CNN_BATCH, CNN_STEPS = 32, 150
 
 
 def jobs(tier: Tier) -> Sequence[Job]:
@@ -31,10 +35,17 @@ def jobs(tier: Tier) -> Sequence[Job]:
     full = [(8, 100, norm) for norm in NORMS] + [
         (depth, batch, norm) for depth, batch in ((8, 8), (2, 100), (4, 100), (2, 8), (4, 8)) for norm in NORMS
     ]
-    return [
-        Job("E10", conditions(norm=norm, batch=batch, depth=depth), EVALUATION_SEEDS[tier], STEPS[batch])
+    seeds = EVALUATION_SEEDS[tier]
+    found = [
+        Job("E10", conditions(network="mlp", norm=norm, batch=batch, depth=depth), seeds, STEPS[batch])
         for depth, batch, norm in (quick if tier == "quick" else full)
     ]
+    if tier == "full":
+        found += [
+            Job("E10", conditions(network="residual", norm=norm, batch=CNN_BATCH), seeds, CNN_STEPS)
+            for norm in NORMS[:3]
+        ]
+    return found
 
 
 def measure(job: Job) -> list[Measurement]:
@@ -42,11 +53,15 @@ def measure(job: Job) -> list[Measurement]:
     share_diverged of all learning rates, grid_too_short, and val_error_best.
     Series: learning_rates, val_error and val_nll where none diverged, and the training loss at each."""
     arm = job.arm
-    pairs = [(seed, rate) for rate in RATES for seed in job.seeds]
+    is_mlp = arm["network"] == "mlp"
+    grid = _grid(job)
+    pairs = [(seed, rate) for rate in grid for seed in job.seeds]
     seeds, rates = zip(*pairs, strict=True)
+    norm = str(arm["norm"])
+    build = mlp((WIDTH,) * int(arm["depth"]), norm) if is_mlp else cnn("residual", norm)
     with one_thread():
-        model = mlp((WIDTH,) * int(arm["depth"]), str(arm["norm"]))(seeds)
-        data = stacked_data(flat_digits, seeds)
+        model = build(seeds)
+        data = stacked_data(flat_digits if is_mlp else image_digits, seeds)
         history = train(model, data, Recipe(batch_size=int(arm["batch"]), steps=job.steps), rates)
         found = evaluate(model, data.validation)
     diverged = history.diverged | ~found["nll"].isfinite()
@@ -68,7 +83,7 @@ def measure(job: Job) -> list[Measurement]:
                 job.conditions,
                 seed,
                 metrics={
-                    **usable_range(usable),
+                    **usable_range(usable, grid[-1]),
                     "share_usable": len(usable) / len(own),
                     "share_diverged": 1 - len(alive) / len(own),
                     "val_error_best": min(series["val_error"], default=90.0),
@@ -79,19 +94,32 @@ def measure(job: Job) -> list[Measurement]:
     return measured
 
 
-def usable_range(usable: Sequence[float]) -> dict[str, float]:
-    """The logarithm of the largest learning rate that trains, one place below the grid if none does, and the width."""
+def _grid(job: Job) -> tuple[float, ...]:
+    if job.arm["network"] != "mlp":
+        return CNN_RATES
+    return RATES if is_full(job) else QUICK_RATES
+
+
+def usable_range(usable: Sequence[float], highest: float) -> dict[str, float]:
+    """The logarithm of the largest learning rate that trains, ``UNDEFINED`` if none does, and the width.
+
+    Args:
+        usable: learning rates that train.
+        highest: of all that were tried.
+    """
     if not usable:
-        return {"log10_max_lr": math.log10(RATES[0]) - 0.5, "usable_decades": 0.0, "grid_too_short": 0.0}
+        return {"log10_max_lr": UNDEFINED, "usable_decades": 0.0, "grid_too_short": 0.0}
     return {
         "log10_max_lr": math.log10(max(usable)),
         "usable_decades": math.log10(max(usable) / min(usable)),
-        "grid_too_short": float(max(usable) == RATES[-1]),
+        "grid_too_short": float(max(usable) == highest),
     }
 
 
 def seconds(job: Job) -> float:
-    replicas = 10.0 * len(job.seeds)
+    replicas = len(_grid(job)) * len(job.seeds)
+    if job.arm["network"] != "mlp":
+        return 0.5 + job.steps * replicas * 1.3e-3
     return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (2e-5 + 9e-7 * int(job.arm["batch"]))
 
 

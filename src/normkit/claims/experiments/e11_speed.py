@@ -1,17 +1,13 @@
 """E11: how many steps a network needs to the loss that it reaches without a norm.
 
-The target is the validation loss that the network without norm reaches at its own best learning rate: the median over
-the seeds of its lowest. Two arms a norm: at its own best learning rate, and at that of the network without norm, which
-tells whether the norm itself makes training faster or the larger learning rate that it allows (Bjorck et al. 2018).
-
-A run that misses the target counts as twice the steps it had, the usual penalty in comparisons of solvers (PAR2): as if
-it took just the steps there were, a bad arm would look fast; ``reached`` tells the two apart.
+What the target is, and what a miss counts as, tells ``_target``. Two arms a norm: at its own best learning rate, and at
+that of the network without norm, which tells whether the norm itself makes training faster or the larger learning rate
+that it allows (Bjorck et al. 2018).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -19,10 +15,10 @@ from normkit.claims.experiment import Experiment, Job, Measurement, Tier, condit
 from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import Recipe
-from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Stack, Study, half_decades
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Study, half_decades
+from normkit.claims.experiments._target import target_of, to_target, validations
 
 BATCH, STEPS, VALIDATE_EVERY = 100, 150, 3
-MISS_FACTOR = 2
 ARMS = (("none", "own"), ("batch", "own"), ("batch", "none"), ("layer", "own"), ("layer", "none"))
 
 
@@ -61,14 +57,12 @@ def measure(job: Job) -> list[Measurement]:
     rate = cell.chosen if arm["learning_rate_of"] == "own" else plain.chosen
     if rate is None or plain.chosen is None:
         return [Measurement("E11", job.conditions, seed, "diverged", message="no learning rate") for seed in job.seeds]
-    target = statistics.median(min(losses.values()) for losses in validations(plain.at(plain.chosen)))
+    target = target_of(validations(plain.at(plain.chosen)))
     incomplete = not (cell.tuning.complete and plain.tuning.complete)
     measured = []
     for seed, losses in zip(job.seeds, validations(cell.at(rate)), strict=True):
-        hits = [step for step, loss in losses.items() if loss <= target]
         metrics = {
-            "steps_to_target": float(hits[0] if hits else MISS_FACTOR * job.steps),
-            "reached": float(bool(hits)),
+            **to_target(losses, target, job.steps),
             "target_nll": target,
             "learning_rate": rate,
             "tuning_incomplete": float(incomplete),
@@ -77,15 +71,6 @@ def measure(job: Job) -> list[Measurement]:
         series = {"steps": tuple(map(float, finite)), "val_nll": tuple(finite.values())}
         measured.append(Measurement("E11", job.conditions, seed, metrics=metrics, series=series))
     return measured
-
-
-def validations(stack: Stack) -> list[dict[int, float]]:
-    """Of each seed: steps done -> validation loss, infinite where it is not a number."""
-    looks = stack.history.validations
-    return [
-        {step: value if math.isfinite(value := float(loss[i])) else math.inf for step, loss in looks}
-        for i in range(len(stack.seeds))
-    ]
 
 
 def seconds(job: Job) -> float:

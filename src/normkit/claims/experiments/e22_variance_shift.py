@@ -62,6 +62,7 @@ def measure(job: Job) -> list[Measurement]:
             stack = cell.at(cell.chosen)
             model, data = stack.model, stack.data
             assert isinstance(model, nn.Sequential)
+            take_population_statistics(model, data.train)
             found = _variances(model, data.train, p)
             for module in model.modules():
                 if isinstance(module, Dropout):
