@@ -65,7 +65,7 @@ def _effect(finding: Finding, unit: str) -> str:
 
 def _origin(verdicts: Verdicts) -> str:
     made = verdicts.provenance
-    minutes = made["measured_s"] / made["cores"] / 60
+    minutes = made["elapsed_s"] / 60
     return (
         f"{len(verdicts.records)} pieces of work, {minutes:.0f} minutes on {made['cores']} cores ({made['processor']}, "
         f"torch {made['versions']['torch']}), {made['measured_to'][:10]}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,15 @@ def provenance(records: Sequence[JobRecord], at: str) -> dict[str, Any]:
     }
     here = environment()
     first = records[0].provenance if records else here
-    times = sorted(str(r.provenance.get("started_at", "")) for r in records)
+    times = sorted((str(r.provenance["started_at"]), r.wall_s) for r in records if r.provenance.get("started_at"))
+    ends = [datetime.fromisoformat(began) + timedelta(seconds=wall_s) for began, wall_s in times]
     return {
         "versions": first.get("versions", here["versions"]),
         **{name: first.get(name, here[name]) for name in ("platform", "processor", "cores")},
         "n_machines": len(machines),
-        "measured_from": times[0] if times else "",
-        "measured_to": times[-1] if times else "",
+        "measured_from": times[0][0] if times else "",
+        "measured_to": times[-1][0] if times else "",
+        "elapsed_s": (max(ends) - datetime.fromisoformat(times[0][0])).total_seconds() if times else 0.0,
         "judged_at": at,
         "rules_hash": rules_hash(),
         "evidence_hash": evidence_hash(),
