@@ -80,12 +80,24 @@ NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(lo
 NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) { return bits >> 16; }
 NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) { store_halves(p, bits >> 16); }
 #endif
+#if defined(__AVX512F__)
+// Upper halves by one shuffle, and NaN by a mask.
+NK_INLINE void store_register(BFloat16* p, FloatValues v) {
+  const UnsignedBits bits = (UnsignedBits)v;
+  const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
+  const __m512i odd = _mm512_broadcast_i64x4(_mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
+  const __m256i halves = _mm512_castsi512_si256(_mm512_permutexvar_epi16(odd, (__m512i)nearest_even));
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+  *(HalvesInMemory*)p = (HalvesInMemory)_mm256_mask_set1_epi16(halves, nan, -1);
+}
+#else
 NK_INLINE void store_register(BFloat16* p, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
   const UnsignedBits if_nan = (UnsignedBits)(v != v);  // all bits: a NaN again, which rounding might have left
   store_upper_halves(p, nearest_even | if_nan);
 }
+#endif
 
 // ---- float16 ----
 

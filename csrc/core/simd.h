@@ -247,6 +247,41 @@ NK_INLINE void copy_few(T* to, const T* from, int n) {
   if (n & 1) __builtin_memcpy(to, from, sizeof(T));
 }
 
+#if defined(__AVX512F__)
+// The first n <= 16 lanes from memory, 0 elsewhere; touches nothing past p + n.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_first(const T* p, int n) {
+  const uint32_t few = (1u << n) - 1;
+  if constexpr (sizeof(T) == 2) {
+    const __m256i items = _mm256_maskz_loadu_epi16(__mmask16(few), p);
+    return load((const T*)&items);
+  } else if constexpr (sizeof(T) == 4) {
+    return {_mm512_maskz_loadu_ps(__mmask16(few), p)};
+  } else {
+    return {_mm512_maskz_loadu_pd(__mmask8(few), p), _mm512_maskz_loadu_pd(__mmask8(few >> 8), p + 8)};
+  }
+}
+template <class T>
+NK_INLINE void store_first(T* p, Vec<Compute<T>> v, int n) {
+  const uint32_t few = (1u << n) - 1;
+  if constexpr (sizeof(T) == 2) {
+    __m256i items;
+    store((T*)&items, v);
+    _mm256_mask_storeu_epi16(p, __mmask16(few), items);
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, __mmask16(few), (__m512)v.r[0]);
+  } else {
+    _mm512_mask_storeu_pd(p, __mmask8(few), (__m512d)v.r[0]);
+    _mm512_mask_storeu_pd(p + 8, __mmask8(few >> 8), (__m512d)v.r[1]);
+  }
+}
+
+// The first n <= 16 items, and whatever is in the other lanes.
+template <class T>
+NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T*) {
+  return load_first(p, n);
+}
+#else
 // The first n < 16 lanes from memory, 0 elsewhere; touches nothing past p + n.
 template <class T>
 NK_INLINE Vec<Compute<T>> load_first(const T* p, int n) {
@@ -273,6 +308,7 @@ NK_INLINE Vec<Compute<T>> load_rest(const T* p, int n, const T* end) {
   }
   return load(p);
 }
+#endif
 
 // n <= 16 items, and 0 in the other lanes.
 template <class T>
