@@ -118,9 +118,9 @@ def shifted(images: Tensor, step: int) -> Tensor:
 
 
 def seconds(job: Job) -> float:
-    costs = {"plain": 4e-3, "residual": 3e-3, "next": 9e-3}
-    architecture, _, on_shapes = str(job.arm["architecture"]).partition("-")
-    return 0.5 + job.steps * (12.0 + 12.0) * costs[architecture] * (2.2 if on_shapes else 1.0)
+    costs = {"plain": 2e-3, "residual": 1.6e-3, "next": 5e-3}
+    costs |= {"plain-shapes": 8e-3, "residual-shapes": 2.6e-3, "next-shapes": 4.5e-3}
+    return 0.5 + job.steps * (12.0 + 12.0) * costs[str(job.arm["architecture"])]
 
 
 EXPERIMENT = Experiment(
