@@ -29,7 +29,7 @@ def measurements() -> list[Measurement]:
                         "learning_rates": alive,
                         "val_error": tuple(5.0 + place + depth * rate + rng.random() for rate in alive),
                     }
-                    arm = conditions(norm=norm, batch=batch, depth=depth)
+                    arm = conditions(network="mlp", norm=norm, batch=batch, depth=depth)
                     made.append(Measurement("E10", arm, seed, metrics={"share_usable": 1.0}, series=series))
     return made
 
