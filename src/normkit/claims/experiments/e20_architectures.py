@@ -10,8 +10,8 @@ over the channels of a pixel that a convolution without bias makes of them: Laye
 1 / sqrt(eps), some 300, what little the bias gives, and does not learn. Photographs have no such pixels. A larger eps
 mends it, too, but is another norm than the one people use, and none of the other norms needs it.
 
-At each pixel LayerNorm does not see how bright an even patch is, only which way its channels point: on the shapes,
-which are even within, that is what makes it slow, and the steps there are more.
+On the shapes LayerNorm at each pixel learns slowly, with noise and all: there the steps are more. A reason may be that
+it does not see how bright an even patch is, only which way its channels point, and the shapes are even within.
 
 Beside the test data, how many steps each arm needs to the loss of the network without norm, where there is one
 (``_target``).
