@@ -119,8 +119,8 @@ def usable_range(usable: Sequence[float], highest: float) -> dict[str, float]:
 def seconds(job: Job) -> float:
     replicas = len(_grid(job)) * len(job.seeds)
     if job.arm["network"] != "mlp":
-        return 0.5 + job.steps * replicas * 1.3e-3
-    return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (2e-5 + 9e-7 * int(job.arm["batch"]))
+        return 0.5 + job.steps * replicas * 9e-4
+    return 0.3 + job.steps * replicas * int(job.arm["depth"]) * (1.5e-5 + 7e-7 * int(job.arm["batch"]))
 
 
 EXPERIMENT = Experiment(

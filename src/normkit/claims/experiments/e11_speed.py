@@ -76,7 +76,7 @@ def measure(job: Job) -> list[Measurement]:
 def seconds(job: Job) -> float:
     trained = job.arm["learning_rate_of"] == "own"
     replicas = 21.0 + 12.0 if len(job.seeds) > len(EVALUATION_SEEDS["quick"]) else 8.0 + 5.0
-    return 0.5 + trained * job.steps * replicas * int(job.arm["depth"]) * 2.5e-4
+    return 0.5 + trained * job.steps * replicas * int(job.arm["depth"]) * 1.2e-4
 
 
 EXPERIMENT = Experiment(

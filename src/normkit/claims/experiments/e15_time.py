@@ -152,5 +152,5 @@ EXPERIMENT = Experiment(
     "Does normalizing at every step keep a recurrent network's gradient from vanishing?",
     jobs,
     measure,
-    seconds=lambda job: 0.2 + 0.002 * int(job.arm["trained"]) * len(job.seeds),
+    seconds=lambda job: 0.3 + 0.002 * int(job.arm["trained"]) * len(job.seeds),
 )

@@ -136,7 +136,7 @@ def seconds(job: Job) -> float:
         return 1.0
     replicas = 21.0 + 12.0 if is_full(job) else 8.0 + 5.0
     batch = IMAGES if job.arm["design"] == "population" else int(job.arm["batch"])
-    return 0.3 + job.steps * replicas * (1.5e-4 + 7e-6 * batch)
+    return 0.3 + job.steps * replicas * (1.5e-4 + 5e-6 * batch)
 
 
 EXPERIMENT = Experiment(
