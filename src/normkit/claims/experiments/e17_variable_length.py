@@ -93,7 +93,7 @@ def measure(job: Job) -> list[Measurement]:
             for name, split in _views(stack.data.test, job.seeds, lengths).items():
                 for seed, value in zip(job.seeds, evaluate(stack.model, split)["nll"].tolist(), strict=True):
                     more[seed][f"nll_{name}"] = value
-    found = metrics_of(cell)  # last: it replaces the running statistics
+    found = metrics_of(cell)
     return measurements(job, cell, {seed: {**found[seed], **more[seed]} for seed in job.seeds})
 
 
