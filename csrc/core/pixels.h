@@ -204,6 +204,8 @@ static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Ro
                                                   Term term, double* total1, double* total2) {
   constexpr int64_t kRows = 64, kBlock = 512;
   for (int64_t j = part.first_col; j < round_up(part.last_col, kLanes); ++j) total1[j] = total2[j] = 0.0;
+  const bool narrow = pixels.n_cols <= kBlock;
+  const int64_t ahead = pixels.ahead();
   A sums1[kBlock], sums2[kBlock];
   for (int64_t row = part.first_row; row < part.last_row || (row == part.first_row && part.last); row += kRows) {
     Pixels::Part block = part;
@@ -219,7 +221,9 @@ static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Ro
           pixels, rows, block,
           [&](const FourRows<Rows>& these, int64_t j) NK_LAMBDA {
             const auto k = term.at(j);
-            for (int r = 0; r < 4; ++r) term.fetch(these.begin[r] + j + pixels.ahead());
+            for (int r = 0; r < 4; ++r) {
+              term.fetch(narrow ? these.begin[0] + ahead + 4 * j + r * kLanes : these.begin[r] + j + ahead);
+            }
             const Pair<A> a = term(k, these.begin[0] + j), b = term(k, these.begin[1] + j);
             const Pair<A> c = term(k, these.begin[2] + j), d = term(k, these.begin[3] + j);
             A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
