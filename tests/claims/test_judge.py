@@ -412,3 +412,21 @@ def test_more_hypotheses_make_each_harder() -> None:
     assert among.reason == "decided alone, but not among so many hypotheses"
     assert among.adjusted_low is not None
     assert among.adjusted_low < 2.7 < alone.low
+
+
+def test_families_are_judged_apart_and_what_is_in_several_must_pass_in_each() -> None:
+    measurements = shifted(3.0, 12)
+    names = [f"E05-N{k}" for k in range(40)]
+    noise_rules = [
+        rule(id=id_, margin=0.0, these={"k": k, "norm": "a"}, those={"k": k, "norm": "b"})
+        for k, id_ in enumerate(names)
+    ]
+    extra = [m for k in range(40) for name, s in (("a", 0), ("b", 100)) for m in arm(noise(k + s, 12), k=k, norm=name)]
+
+    def outcome(*families: set[str]) -> str:
+        return judge([rule(margin=2.7), *noise_rules], measurements + extra, families)["E05-H1"].outcome
+
+    assert outcome({"E05-H1"}, set(names)) == "holds"
+    assert outcome({"E05-H1"}, {"E05-H1", *names}) == "inconclusive"
+    assert outcome({"E05-H1"}) == "holds"  # the others are in no family, and make none harder
+    assert outcome(set(names)) == "inconclusive"  # in none: among all

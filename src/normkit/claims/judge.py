@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from normkit.claims import cells, trials
@@ -19,8 +19,12 @@ from normkit.lab.statistics import SIGNIFICANCE, holm, interval
 SIGN_FLIP_FROM = 6
 
 
-def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement]) -> dict[str, Finding]:
-    """Judge hypotheses together: those that chance could decide share Holm's correction.
+def judge(
+    hypotheses: Iterable[Hypothesis],
+    measurements: Sequence[Measurement],
+    families: Sequence[Collection[str]] = (),
+) -> dict[str, Finding]:
+    """Judge hypotheses by families: those of one that chance could decide share Holm's correction.
 
     A hypothesis holds or fails if the p of that conclusion, adjusted, is below 5 %, and from 6 seeds on also the exact
     sign-flip test without adjustment; else it is inconclusive. One of which any side was not measured is not run.
@@ -28,6 +32,8 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
     Args:
         hypotheses: the rules.
         measurements: of any experiments, in any order.
+        families: ids of hypotheses that are judged together. One that is in several must pass in each; one that is in
+            none is judged among all, and makes none of a family harder to decide.
 
     Returns:
         Hypothesis -> finding.
@@ -57,9 +63,21 @@ def judge(hypotheses: Iterable[Hypothesis], measurements: Sequence[Measurement])
                 found[hypothesis.id] = replace(blank, reason=_doubt(hypothesis, trial, chosen))
         except UnclearError as unclear:
             found[hypothesis.id] = replace(blank, outcome="inconclusive", reason=str(unclear))
-    adjusted = holm([trial.p for _, trial in open_trials.values()])
-    for (id_, (hypothesis, trial)), p_adjusted in zip(open_trials.items(), adjusted, strict=True):
-        found[id_] = _settled(hypothesis, trial, p_adjusted, len(open_trials), found[id_])
+    adjusted = _adjusted({id_: trial.p for id_, (_, trial) in open_trials.items()}, families)
+    for id_, (hypothesis, trial) in open_trials.items():
+        found[id_] = _settled(hypothesis, trial, *adjusted[id_], found[id_])
+    return found
+
+
+def _adjusted(p: Mapping[str, float], families: Sequence[Collection[str]]) -> dict[str, tuple[float, int]]:
+    """Each hypothesis' p by Holm's method in the family that is hardest on it, and how many are in that."""
+    in_none = {id_ for id_ in p if not any(id_ in family for family in families)}
+    found: dict[str, tuple[float, int]] = {}
+    for members, asked in (*((family, family) for family in families), (p.keys(), in_none)):
+        own = [id_ for id_ in p if id_ in members]
+        for id_, adjusted in zip(own, holm([p[id_] for id_ in own]), strict=True):
+            if id_ in asked:
+                found[id_] = max(found.get(id_, (0.0, 0)), (adjusted, len(own)))
     return found
 
 

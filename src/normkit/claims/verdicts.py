@@ -90,7 +90,7 @@ def decide(
 ) -> tuple[tuple[Verdict, ...], dict[str, Finding]]:
     """The verdicts on some claims, by these rules and measurements, and the findings behind them.
 
-    The hypotheses that the claims speak of are judged together. A hypothesis that no rule gives is not run.
+    The hypotheses that a document's claims speak of are judged together. A hypothesis that no rule gives is not run.
 
     Args:
         claims: whose evidence is asked for.
@@ -98,9 +98,20 @@ def decide(
         measurements: in any order; those of no rule do not matter.
     """
     wanted = list(claims)
-    named = dict.fromkeys(id_ for claim in wanted for rule in claim.conditions for id_ in names(rule.expression))
-    findings = judge([rules[id_] for id_ in named if id_ in rules], measurements)
+    families = families_of(wanted)
+    named = dict.fromkeys(id_ for family in families for id_ in family)
+    findings = judge([rules[id_] for id_ in named if id_ in rules], measurements, families)
     return tuple(_verdict(claim, findings) for claim in wanted), findings
+
+
+def families_of(claims: Iterable[Claim]) -> list[dict[str, None]]:
+    """The hypotheses that are judged together, in their order: all that the claims of one document speak of."""
+    found: dict[str, dict[str, None]] = {}
+    for claim in claims:
+        of_document = found.setdefault(claim.document.id, {})
+        for rule in claim.conditions:
+            of_document |= dict.fromkeys(names(rule.expression))
+    return list(found.values())
 
 
 def _verdict(claim: Claim, findings: Mapping[str, Finding]) -> Verdict:

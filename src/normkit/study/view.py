@@ -13,7 +13,7 @@ from normkit.claims.judge import judge
 from normkit.claims.logic import names
 from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
-from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts
+from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts, families_of
 from normkit.report.claims_view import CONFIDENCE_WORDS
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
@@ -72,11 +72,12 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
 
 
 def findings(verdicts: Verdicts) -> dict[str, Finding]:
-    """What was found of all that the page rests on; what no claim names is judged among what the claims name."""
+    """What was found of all that the page rests on; what no claim names is judged among all."""
     rules = rulebook()
     rests_on = (id_ for said in content.everything_said() for id_, _ in said.expects)
     judged = dict.fromkeys([*verdicts.findings, *rests_on])
-    return judge([rules[id_] for id_ in judged], verdicts.measurements)
+    families = families_of(verdict.claim for verdict in verdicts.verdicts)
+    return judge([rules[id_] for id_ in judged], verdicts.measurements, families)
 
 
 def _with_evidence(said: content.Said | content.Question, found: Mapping[str, Finding]) -> dict[str, Any]:
