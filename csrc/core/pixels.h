@@ -48,7 +48,7 @@ struct Pixels {
   int64_t padded() const { return round_up(n_cols, kLanes); }
 
   // How far ahead to ask for memory: narrow rows defeat the processor's own foresight.
-  int64_t ahead() const { return n_cols <= 512 ? 8 * n_cols : 256; }
+  int64_t ahead() const { return n_cols > 512 ? 256 : n_cols > 128 ? 8 * n_cols : 1024; }
 
   static constexpr int64_t kColumns = 4096;
   ChannelShape shape;
