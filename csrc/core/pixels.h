@@ -47,9 +47,6 @@ struct Pixels {
   }
   int64_t padded() const { return round_up(n_cols, kLanes); }
 
-  // How far ahead to ask for memory: narrow rows defeat the processor's own foresight.
-  int64_t ahead() const { return n_cols > 512 ? 256 : n_cols > 128 ? 8 * n_cols : 1024; }
-
   static constexpr int64_t kColumns = 4096;
   ChannelShape shape;
   int64_t group;  // channels of a slab
@@ -90,14 +87,26 @@ NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }
 
-// Where four rows begin, from number i of those that count.
+// Where four rows begin, from number i of those that count, and what comes after them.
 template <class Rows>
 struct FourRows {
-  int64_t begin[4];
+  int64_t begin[5];
+  int64_t share;  // of all between, but of long gaps, for each vector of a row
   NK_MEMBER FourRows(const Pixels& pixels, const Rows& rows, int64_t i) {
     for (int r = 0; r < 4; ++r) begin[r] = rows.at(i + r) * pixels.n_cols;
+    begin[4] = i + 4 < pixels.n_rows ? rows.at(i + 4) * pixels.n_cols : begin[3] + pixels.n_cols;
+    const int64_t most = 8 * pixels.n_cols, between = begin[4] - begin[0] < most ? begin[4] - begin[0] : most;
+    share = Rows::kAll ? 4 * kLanes : between / ceil_div(pixels.n_cols, kLanes);
   }
 };
+
+// Asks for memory as it lies, line by line, so many items after some: narrow rows, four at a time, defeat the processor's own
+// foresight, and so do short gaps between them.
+constexpr int64_t kAhead = 1024;
+template <class Op>
+NK_INLINE void ask_ahead(int64_t begin, int64_t end, const Op& op) {
+  for (int64_t at = begin; at < end; at += Op::kLine) op.fetch(at + kAhead);
+}
 
 // one(at, column, n) for the items of a part but its rows before `i` up to column `whole`, n <= 16 at a time.
 template <class Rows, class One>
@@ -161,7 +170,12 @@ static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows&
     clear_before(pixels, rows, part, i, i + 4, to);
     if (narrow) {
       for (int r = 0; r < 4; ++r) {
-        for (int64_t j = part.first_col; j < whole; j += kLanes) put(op.at(j), these.begin[r] + j, j);
+        const int64_t begin = these.begin[r];
+        for (int64_t j = part.first_col; j < whole; j += kLanes) {
+          op.fetch(begin + j + kAhead);
+          put(op.at(j), begin + j, j);
+        }
+        if (these.begin[r + 1] - begin <= 2 * pixels.n_cols) ask_ahead(begin + pixels.n_cols, these.begin[r + 1], op);
       }
     } else {
       for (int64_t j = part.first_col; j < whole; j += kLanes) {
@@ -205,7 +219,6 @@ static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Ro
   constexpr int64_t kRows = 64, kBlock = 512;
   for (int64_t j = part.first_col; j < round_up(part.last_col, kLanes); ++j) total1[j] = total2[j] = 0.0;
   const bool narrow = pixels.n_cols <= kBlock;
-  const int64_t ahead = pixels.ahead();
   A sums1[kBlock], sums2[kBlock];
   for (int64_t row = part.first_row; row < part.last_row || (row == part.first_row && part.last); row += kRows) {
     Pixels::Part block = part;
@@ -221,8 +234,11 @@ static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Ro
           pixels, rows, block,
           [&](const FourRows<Rows>& these, int64_t j) NK_LAMBDA {
             const auto k = term.at(j);
-            for (int r = 0; r < 4; ++r) {
-              term.fetch(narrow ? these.begin[0] + ahead + 4 * j + r * kLanes : these.begin[r] + j + ahead);
+            if (narrow) {
+              const int64_t at = these.begin[0] + j / kLanes * these.share;
+              ask_ahead(at, at + these.share, term);
+            } else {
+              for (int r = 0; r < 4; ++r) term.fetch(these.begin[r] + j + 256);
             }
             const Pair<A> a = term(k, these.begin[0] + j), b = term(k, these.begin[1] + j);
             const Pair<A> c = term(k, these.begin[2] + j), d = term(k, these.begin[3] + j);

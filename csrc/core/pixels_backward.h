@@ -68,6 +68,7 @@ struct PixelsBackward {
       int64_t column;
     };
     NK_MEMBER Stats at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.rstd + j), j}; }
+    static constexpr int64_t kLine = line_of<G>;
     NK_MEMBER void fetch(int64_t i) const {
       prefetch(dy + i);
       prefetch(x + i);
@@ -144,6 +145,11 @@ struct PixelsBackward {
     NK_MEMBER Column at(int64_t j) const {
       return {load(k.m0 + j), load(k.dm + j), load(k.of_dy + j), load(k.of_d + j), load(k.rest + j)};
     }
+    static constexpr int64_t kLine = line_of<G>;
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(dy + i);
+      prefetch(x + i);
+    }
     NK_MEMBER Vec<A> operator()(const Column& c, int64_t at, int64_t j, int n) const {
       const Vec<A> d = (load_some(x + at, n) - c.m0) - c.dm;
       return fma(d, c.of_d, fma(through<kRelu>(load_some(dy + at, n), d, k, j), c.of_dy, c.rest));
@@ -156,6 +162,8 @@ struct PixelsBackward {
     const G* dy;
     Columns k;
     NK_MEMBER Vec<A> at(int64_t j) const { return load(k.of_dy + j); }
+    static constexpr int64_t kLine = line_of<G>;
+    NK_MEMBER void fetch(int64_t i) const { prefetch(dy + i); }
     NK_MEMBER Vec<A> operator()(Vec<A> of_dy, int64_t at, int64_t, int n) const { return load_some(dy + at, n) * of_dy; }
   };
 

@@ -53,6 +53,7 @@ struct PixelsForward {
     const T* x;
     const A* shift;  // of each column
     NK_MEMBER Vec<A> at(int64_t j) const { return load(shift + j); }
+    static constexpr int64_t kLine = line_of<T>;
     NK_MEMBER void fetch(int64_t i) const { prefetch(x + i); }
     NK_MEMBER Pair<A> operator()(Vec<A> k, int64_t i) const {
       const Vec<A> d = load(x + i) - k;
@@ -122,6 +123,8 @@ struct PixelsForward {
       Vec<A> m0, dm, scale, bias;
     };
     NK_MEMBER Column at(int64_t j) const { return {load(k.m0 + j), load(k.dm + j), load(k.scale + j), load(k.bias + j)}; }
+    static constexpr int64_t kLine = line_of<T>;
+    NK_MEMBER void fetch(int64_t i) const { prefetch(x + i); }
     NK_MEMBER Vec<A> operator()(const Column& c, int64_t at, int64_t, int n) const {
       return finished(fma((load_some(x + at, n) - c.m0) - c.dm, c.scale, c.bias), at, n);
     }

@@ -357,6 +357,10 @@ NK_INLINE Vec<double> widen(Vec<float> v) {
   return w;
 }
 
+// Items of a line of memory.
+template <class T>
+static constexpr int64_t line_of = 64 / sizeof(T);
+
 template <class T>
 NK_INLINE void prefetch(const T* p) {
   __builtin_prefetch(p, 0, 3);
