@@ -40,11 +40,11 @@ def test_contenders_take_turns() -> None:
     assert world.log[-9:] == list("abcabcabc")  # long calls, which after the first round follow no call of their own
 
 
-def test_a_sample_of_a_short_call_follows_one_of_its_own_that_is_not_timed() -> None:
+def test_a_sample_of_a_short_call_follows_some_of_its_own_that_are_not_timed() -> None:
     world = World()
     calls = {"a": world.call("a", 1_000_000), "b": world.call("b", 1_000_000)}
-    times = take_turns(calls, Plan(slice_s=0.0, min_rounds=2, warm_up_rounds=0), world.clock)
-    assert world.log[-8:] == list("aabbaabb")
+    times = take_turns(calls, Plan(slice_s=0.0, min_rounds=2, warm_up_rounds=0, settle_ns=2_000_000), world.clock)
+    assert world.log[-12:] == list("aaabbbaaabbb")
     assert times["a"].n_samples == 2
 
 
@@ -66,7 +66,7 @@ def test_measuring_lasts_for_the_slice_and_at_least_the_rounds() -> None:
     calls = {"a": world.call("a", 1_000_000)}
     short = take_turns(calls, Plan(slice_s=0.0, min_rounds=7, warm_up_rounds=0), world.clock)
     started = world.now
-    long = take_turns(calls, Plan(slice_s=1.0, min_rounds=1, warm_up_rounds=0), world.clock)
+    long = take_turns(calls, Plan(slice_s=1.0, min_rounds=1, warm_up_rounds=0, settle_ns=1_000_000), world.clock)
     assert short["a"].n_samples == 7
     assert long["a"].n_samples == 500  # one second, a call that is timed and one that is not
     assert 1e9 <= world.now - started <= 1.01e9

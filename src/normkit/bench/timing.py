@@ -14,6 +14,7 @@ Clock = Callable[[], int]  # nanoseconds
 
 # A call this long brings its own cache contents; one that is shorter starts from what the one before it left.
 SETTLING_NS = 20_000_000
+MAX_SETTLING_CALLS = 8
 MAX_CALLS = 2**16  # a sample
 
 
@@ -24,6 +25,7 @@ class Plan:
     slice_s: float = 0.8  # of a cell, all contenders together
     min_rounds: int = 5  # even where they take longer
     warm_up_rounds: int = 1  # run and dropped
+    settle_ns: int = 2_000_000  # of untimed calls before a sample: one at least, MAX_SETTLING_CALLS at most
     sample_ns: int = 200_000  # calls are batched until a sample takes this long; the clock's own cost is 0.1 µs
 
 
@@ -40,8 +42,9 @@ class Timing:
 def take_turns(calls: Mapping[str, Call], plan: Plan, clock: Clock = time.perf_counter_ns) -> dict[str, Timing]:
     """Time all calls in rounds of one sample each, for the plan's slice of time.
 
-    Each sample follows one call of the same contender that is not timed, so that every contender finds the caches
-    and the allocator as it leaves them itself, and not as its neighbour in the round does.
+    Each sample follows calls of the same contender that are not timed, so that every contender finds the caches and the
+    allocator as it leaves them itself, and not as its neighbour in the round does. One call is not enough for that: a
+    cache that takes in what others drop fills over several.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with _no_collection():
@@ -55,7 +58,7 @@ def take_turns(calls: Mapping[str, Call], plan: Plan, clock: Clock = time.perf_c
         while n_rounds < plan.min_rounds or clock() < end:
             for name, call in calls.items():
                 if settles[name]:
-                    call()
+                    _settle(call, plan.settle_ns, clock)
                 samples[name].append(_sample(call, n_calls[name], clock))
                 settles[name] = samples[name][-1] * n_calls[name] < SETTLING_NS
             n_rounds += 1
@@ -66,6 +69,14 @@ def summary(samples: list[float], calls_per_sample: int) -> Timing:
     """Median and median absolute deviation."""
     middle = median(samples)
     return Timing(middle, median(abs(s - middle) for s in samples), len(samples), calls_per_sample)
+
+
+def _settle(call: Call, settle_ns: int, clock: Clock) -> None:
+    end = clock() + settle_ns
+    for _ in range(MAX_SETTLING_CALLS):
+        call()
+        if clock() >= end:
+            return
 
 
 def _sample(call: Call, n: int, clock: Clock) -> float:
