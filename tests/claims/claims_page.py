@@ -22,7 +22,8 @@ the textbooks do not lead one to expect. Here is what the run of 12 seeds that c
 *reproduces*, it is *refuted*, or it stays *open* where the run does not decide at 5 % among the {judged} hypotheses of
 these five alone ([why alone](decisions/0023-pilots-are-a-family-of-their-own.md)); *in part* it does where it is so in
 one condition and not in another. Under each stand the hypotheses that it comes to, with effect, 95 % interval and what
-was found. The effect counts in the direction of the sentence: below 0 the opposite was seen.
+was found. The effect counts in the direction of the sentence and must exceed the sentence's margin (0.02 nats of a
+loss, say): one that does not *fails*, and only below 0 was the opposite seen.
 
 {table}
 
