@@ -9,7 +9,7 @@ from typing import Any
 
 from normkit.claims import Claim, Finding, Verdict, Verdicts, contradictions
 from normkit.claims.claim import Citation, Document
-from normkit.claims.experiment import Measurement
+from normkit.claims.experiment import UNDEFINED, Measurement
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.pilots import Pilot, put_to_test
 from normkit.claims.register import pilots
@@ -166,9 +166,8 @@ def records_table(verdicts: Verdicts) -> dict[str, Any]:
     rows = []
     for m in verdicts.measurements:
         arm = dict(m.conditions)
-        rows.append(
-            [m.experiment, m.seed, m.status, m.message, *map(arm.get, conditions), *map(m.metrics.get, metrics)]
-        )
+        values = {name: value for name, value in m.metrics.items() if abs(value) < UNDEFINED}
+        rows.append([m.experiment, m.seed, m.status, m.message, *map(arm.get, conditions), *map(values.get, metrics)])
     return {"columns": columns, "rows": rows}
 
 

@@ -211,11 +211,13 @@
   const value = (name, x) => make("strong", { "data-value": name, "data-exact": x }, number(x));
   function editor(at) {
     const input = make("input", { type: "number", step: "0.5", value: values[at], id: "cell-value", "aria-label": `x${index(at)}` });
+    let entered = false; // a new input takes this one's place: by Enter one stays in it, by Tab one goes on
+    input.addEventListener("keydown", (event) => (entered = event.key === "Enter"));
     input.addEventListener("change", () => {
       const x = Number(input.value);
       if (input.value !== "" && Number.isFinite(x) && Math.abs(x) <= 1e6) {
         change([at], () => x);
-        document.getElementById("cell-value").focus();
+        if (entered) document.getElementById("cell-value").focus();
       } else input.value = values[at];
     });
     return input;
