@@ -22,7 +22,10 @@ def test_every_seed_of_the_full_tier_is_there(id_: str) -> None:
     assert len(archive.everything()) == sum(len(job.seeds) for job in jobs)
 
 
-def test_a_run_that_lacks_something_is_not_shipped(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_lacks_something_is_not_shipped(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     world.interrupt_after = 2
     assert main(["claims", "--tier", "full", "--ship", "shipped", "--no-progress"]) == 130
     assert not Path("shipped").exists()
