@@ -65,8 +65,9 @@ class Archive:
 
 def changed_rules(records: Sequence[JobRecord]) -> tuple[str, ...]:
     """A sentence for each experiment whose rules, or what they decide, were others when it was measured."""
-    rules = {r.spec.task for r in records if r.rules_hash != rules_hash(r.spec.task)}
-    decides = {r.spec.task for r in records if r.evidence_hash != evidence_hash(r.spec.task)}
+    now = {task: (rules_hash(task), evidence_hash(task)) for task in {r.spec.task for r in records}}
+    rules = {r.spec.task for r in records if r.rules_hash != now[r.spec.task][0]}
+    decides = {r.spec.task for r in records if r.evidence_hash != now[r.spec.task][1]}
     return tuple(
         f"{'The rules of' if id_ in rules else 'Which claims are decided by'} {id_} "
         f"{'were' if id_ in rules else 'was'} changed after these measurements were taken: "

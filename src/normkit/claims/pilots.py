@@ -11,8 +11,7 @@ from normkit.claims.experiment import Measurement
 from normkit.claims.findings import Finding
 from normkit.claims.hypothesis import Hypothesis
 from normkit.claims.judge import judge
-from normkit.claims.logic import names
-from normkit.claims.verdicts import ConditionVerdict, EvidenceVerdict, over_conditions
+from normkit.claims.verdicts import ConditionVerdict, EvidenceVerdict, named, over_conditions
 
 PilotOutcome = Literal["reproduces", "refuted", "in part", "open", "not run"]
 OUTCOMES: Mapping[EvidenceVerdict, PilotOutcome] = {
@@ -63,8 +62,8 @@ def put_to_test(
         rules: every hypothesis by its id.
         measurements: in any order; those of no rule do not matter.
     """
-    named = dict.fromkeys(id_ for pilot in pilots for rule in pilot.conditions for id_ in names(rule.expression))
-    findings = judge([rules[id_] for id_ in named if id_ in rules], measurements)
+    family = named(rule for pilot in pilots for rule in pilot.conditions)
+    findings = judge([rules[id_] for id_ in family if id_ in rules], measurements)
     verdicts = []
     for pilot in pilots:
         evidence, words, conditions = over_conditions(pilot.conditions, findings)

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from normkit.claims.experiment import Job, Measurement
 from normkit.claims.experiment import Status as SeedStatus
 from normkit.lab.canonical import hash_of
-from normkit.lab.form import Form
+from normkit.lab.form import Form, check_status
 
 # Raised when the meaning of a job changes in a way that no file of code shows.
 PROTOCOL = 1
@@ -79,7 +79,7 @@ def decode_record(text: str) -> JobRecord:
     try:
         spec = _spec(fields.pop("spec"))
         measurements = tuple(_measurement(found) for found in fields.pop("measurements"))
-        _check_status(fields["status"], Status)
+        check_status(fields["status"], Status)
         return JobRecord(spec=spec, measurements=measurements, **fields)
     except AttributeError as error:  # a number or a list where a table should be
         raise ValueError(str(error)) from error
@@ -141,13 +141,8 @@ def _measurement(fields: dict[str, Any]) -> Measurement:
     conditions = tuple((str(name), value) for name, value in fields.pop("conditions"))
     series = {name: tuple(line) for name, line in fields.pop("series").items()}
     metrics = {name: float(value) for name, value in fields.pop("metrics").items()}
-    _check_status(fields["status"], SeedStatus)
+    check_status(fields["status"], SeedStatus)
     return Measurement(conditions=conditions, series=series, metrics=metrics, **fields)
-
-
-def _check_status(status: str, known: Any) -> None:
-    if status not in get_args(known):
-        raise ValueError(f"expected a status of {', '.join(get_args(known))}, got {status!r}")
 
 
 JOBS: Form[JobSpec, JobRecord] = Form(

@@ -15,13 +15,12 @@ from normkit.claims.code import code_hash
 from normkit.claims.costs import Costs
 from normkit.claims.experiment import TIERS, Job, Measurement, Tier
 from normkit.claims.experiments import experiment, files
-from normkit.claims.logic import names
 from normkit.claims.planning import Plan, cuts, reduced
 from normkit.claims.records import JOBS, JobRecord, JobSpec
 from normkit.claims.register import claim, evidence_hash, register
 from normkit.claims.rulebook import rulebook, rules_hash
 from normkit.claims.runner import Runner
-from normkit.claims.verdicts import Verdicts, decide
+from normkit.claims.verdicts import Verdicts, decide, named
 from normkit.claims.work import MEASURE
 from normkit.errors import ArgumentError
 from normkit.lab.comparison import Progress
@@ -134,8 +133,8 @@ def run(
 def wanted_jobs(claims: Sequence[Claim], tier: Tier) -> dict[str, tuple[Job, ...]]:
     """The jobs of a tier by experiment, of those experiments that decide any of these claims."""
     rules = rulebook()
-    named = {id_ for claim in claims for rule in claim.conditions for id_ in names(rule.expression)}
-    needed = {rules[id_].experiment for id_ in named if id_ in rules}
+    asked = named(rule for claim in claims for rule in claim.conditions)
+    needed = {rules[id_].experiment for id_ in asked if id_ in rules}
     found = {id_: tuple(experiment(id_).jobs(tier)) for id_ in files() if id_ in needed}
     return {id_: jobs for id_, jobs in found.items() if jobs}
 

@@ -99,8 +99,8 @@ def decide(
     """
     wanted = list(claims)
     families = families_of(wanted)
-    named = dict.fromkeys(id_ for family in families for id_ in family)
-    findings = judge([rules[id_] for id_ in named if id_ in rules], measurements, families)
+    wanted_ids = dict.fromkeys(id_ for family in families for id_ in family)
+    findings = judge([rules[id_] for id_ in wanted_ids if id_ in rules], measurements, families)
     return tuple(_verdict(claim, findings) for claim in wanted), findings
 
 
@@ -108,10 +108,13 @@ def families_of(claims: Iterable[Claim]) -> list[dict[str, None]]:
     """The hypotheses that are judged together, in their order: all that the claims of one document speak of."""
     found: dict[str, dict[str, None]] = {}
     for claim in claims:
-        of_document = found.setdefault(claim.document.id, {})
-        for rule in claim.conditions:
-            of_document |= dict.fromkeys(names(rule.expression))
+        found.setdefault(claim.document.id, {}).update(named(claim.conditions))
     return list(found.values())
+
+
+def named(rules: Iterable[ConditionRule]) -> dict[str, None]:
+    """The hypotheses that conditions speak of, in their order."""
+    return dict.fromkeys(id_ for rule in rules for id_ in names(rule.expression))
 
 
 def _verdict(claim: Claim, findings: Mapping[str, Finding]) -> Verdict:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
-from normkit.lab.form import Form
+from normkit.lab.form import Form, check_status
 from normkit.lab.records import PROTOCOL, RunRecord, RunSpec, Status
 
 
@@ -29,8 +29,7 @@ def decode_record(text: str) -> RunRecord:
     fields: dict[str, Any] = json.loads(text)
     spec = RunSpec(**fields.pop("spec"))
     curve = tuple((int(step), float(loss)) for step, loss in fields.pop("curve"))
-    if fields["status"] not in get_args(Status):
-        raise ValueError(f"expected a status of {', '.join(get_args(Status))}, got {fields['status']!r}")
+    check_status(fields["status"], Status)
     return RunRecord(spec=spec, curve=curve, **fields)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import Field, asdict, dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 
 class Spec(Protocol):
@@ -47,6 +47,16 @@ class Outcome(Protocol[SpecT_co]):
 
 
 RecordT = TypeVar("RecordT", bound=Outcome[Spec])
+
+
+def check_status(status: object, known: Any) -> None:
+    """Refuse what is none of a ``Literal``'s statuses.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if status not in get_args(known):
+        raise ValueError(f"expected a status of {', '.join(get_args(known))}, got {status!r}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +11,9 @@ from normkit._version import __version__
 from normkit.claims.claim import Citation
 from normkit.claims.findings import Finding
 from normkit.claims.judge import judge
-from normkit.claims.logic import names
 from normkit.claims.register import register
 from normkit.claims.rulebook import rulebook
-from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts, families_of
+from normkit.claims.verdicts import EvidenceVerdict, Verdict, Verdicts, families_of, named
 from normkit.report.claims_view import CONFIDENCE_WORDS
 from normkit.report.palette import looks
 from normkit.report.strips import in_words
@@ -36,6 +36,7 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
     """Everything that the template reads."""
     claims = {verdict.claim.id: _claim(verdict) for verdict in verdicts.verdicts}
     found = findings(verdicts)
+    decided_by = _decided_by()
     drawn = charts(verdicts.measurements)
     norms = list(dict.fromkeys(norm for chart in drawn for norm in chart["norms"]))
     documents: dict[str, dict[str, Any]] = {}
@@ -47,18 +48,18 @@ def page(verdicts: Verdicts) -> dict[str, Any]:
         entry["claims"].append(claims[verdict.claim.id])
     return {
         "definition": content.DEFINITION,
-        "facts": [_with_evidence(said, found) for said in content.FACTS],
+        "facts": [_with_evidence(said, found, decided_by) for said in content.FACTS],
         "table": [
             {
                 "topic": row.topic,
                 "sides": [
-                    {"norm": norm, **_with_evidence(said, found)}
+                    {"norm": norm, **_with_evidence(said, found, decided_by)}
                     for norm, said in (("BatchNorm", row.batch), ("LayerNorm", row.layer))
                 ],
             }
             for row in content.TABLE
         ],
-        "questions": [_with_evidence(question, found) for question in content.QUESTIONS],
+        "questions": [_with_evidence(question, found, decided_by) for question in content.QUESTIONS],
         "claims": claims,
         "looks_of": {id_: _MARKS.get(claim["evidence"], "open") for id_, claim in claims.items()},
         "documents": list(documents.values()),
@@ -80,7 +81,9 @@ def findings(verdicts: Verdicts) -> dict[str, Finding]:
     return judge([rules[id_] for id_ in judged], verdicts.measurements, families)
 
 
-def _with_evidence(said: content.Said | content.Question, found: Mapping[str, Finding]) -> dict[str, Any]:
+def _with_evidence(
+    said: content.Said | content.Question, found: Mapping[str, Finding], decided_by: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """What is said, and what was measured of each hypothesis that it rests on."""
     rules = rulebook()
     return {
@@ -92,21 +95,21 @@ def _with_evidence(said: content.Said | content.Question, found: Mapping[str, Fi
                 "outcome": found[id_].outcome,
                 "effect": in_words(rules[id_], found[id_]),
                 "look": _MARKS.get(found[id_].outcome, "open"),
-                "claims": _decided_by(id_, said.claims),
+                # Of the claims that a hypothesis decides those that are answered here, if there are any.
+                "claims": [claim for claim in said.claims if claim in decided_by[id_]] or decided_by[id_],
             }
             for id_, _ in said.expects
         ],
     }
 
 
-def _decided_by(hypothesis: str, preferred: Sequence[str]) -> list[str]:
-    """The claims that a hypothesis decides: of the preferred ones if it decides any of these."""
-    decided = [
-        id_
-        for id_, claim in register().items()
-        if any(hypothesis in names(rule.expression) for rule in claim.conditions)
-    ]
-    return [id_ for id_ in preferred if id_ in decided] or decided
+def _decided_by() -> dict[str, list[str]]:
+    """Hypothesis -> the claims that it decides."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for claim in register().values():
+        for id_ in named(claim.conditions):
+            found[id_].append(claim.id)
+    return found
 
 
 def machine(provenance: Mapping[str, Any]) -> str:
