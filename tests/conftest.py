@@ -1,5 +1,6 @@
 """What every test may ask for: a device, a fixed seed, and memory that is poisoned before it is written."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -28,6 +29,20 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(autouse=True)
 def _same_random_numbers_every_time() -> None:
     torch.manual_seed(20260101)
+
+
+@pytest.fixture(autouse=True)
+def _one_cluster_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What looks for a Ray cluster on this machine must not find that of a test in another process."""
+    if request.node.get_closest_marker("cluster") is None:
+        yield
+        return
+    shared = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with open(shared / "cluster.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._stacked_data import stacked_data
 from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import Recipe, train
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS
 
 RULES = json.loads((Path(normkit.claims.__file__).parent / "rules" / "E26_training.json").read_text(encoding="utf-8"))
 SEEDS = (0, 1)
@@ -23,7 +24,7 @@ def test_plan():
         list(e26_affine.EXPERIMENT.jobs("quick")) == [e26_affine.EXACT] == list(e26_affine.EXPERIMENT.jobs("instant"))
     )
     trained = [job for job in e26_affine.EXPERIMENT.jobs("full") if job != e26_affine.EXACT]
-    assert all(job.seeds == tuple(range(12)) for job in trained)
+    assert all(job.seeds == EVALUATION_SEEDS["full"] for job in trained)
     for rule in RULES:
         for side in (rule["these"], rule["those"]):
             assert sum(job.arm.items() >= side.items() for job in trained) == 1, rule["id"]

@@ -193,6 +193,12 @@ def test_an_interaction() -> None:
     assert finding.effect == pytest.approx(5.0)
     assert one(rule(kind="interaction", margin=6.0, **sides), marked).outcome == "fails"
     assert one(rule(kind="interaction", **sides), marked[:-12]).outcome == "not run"
+    assert one(rule(kind="no interaction", margin=6.0, **sides), marked).outcome == "holds"
+    assert one(rule(kind="no interaction", margin=4.0, **sides), marked).outcome == "fails"
+    mirrored = {name: sides[other] for name, other in zip(sides, [*sides][2:] + [*sides][:2], strict=True)}
+    assert one(rule(kind="no interaction", margin=4.0, **mirrored), marked).outcome == "fails"
+    assert one(rule(kind="no interaction", margin=5.0, **sides), marked).outcome == "inconclusive"
+    assert one(rule(kind="no interaction", margin=6.0, **sides), marked[:-12]).outcome == "not run"
 
 
 def test_a_ratio() -> None:

@@ -26,6 +26,7 @@ from normkit.claims.experiments._shift import drift, gradient_shift, moments, pa
 from normkit.claims.experiments._stacked_data import stacked_data
 from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import cross_entropy
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS
 from normkit.claims.rulebook import rulebook
 
 NUMBERS = ("E04", "E07", "E08", "E09", "E12", "E13", "E14", "E15", "E22", "E25", "E28")
@@ -53,11 +54,11 @@ def test_plan(number):
     quick, full = found.jobs("quick"), found.jobs("full")
     assert bool(quick) == (number not in FULL_ONLY)
     assert set(quick) <= set(full), "the full tier goes on from the quick one"
-    for jobs, n_seeds in ((quick, 5), (full, 12)):
+    for jobs, expected in ((quick, EVALUATION_SEEDS["quick"]), (full, EVALUATION_SEEDS["full"])):
         of_arm = {}
         for job in jobs:
             of_arm.setdefault(job.conditions, []).extend(job.seeds)
-        assert all(sorted(seeds) == list(range(n_seeds)) for seeds in of_arm.values())
+        assert all(sorted(seeds) == list(expected) for seeds in of_arm.values())
 
 
 @pytest.mark.parametrize("number", NUMBERS)

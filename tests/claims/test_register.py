@@ -13,6 +13,7 @@ from normkit.claims.experiments import files
 from normkit.claims.logic import names
 from normkit.claims.register import claim, evidence_hash, pilots
 from normkit.claims.rulebook import rulebook, rules_hash
+from normkit.claims.verdicts import named
 from normkit.errors import ArgumentError
 
 CLAIMS = register()
@@ -47,6 +48,12 @@ def test_every_claim_but_those_of_literature_names_what_decides_it() -> None:
 def test_evidence_names_hypotheses_that_exist() -> None:
     named = {h for found in CLAIMS.values() for rule in found.conditions for h in names(rule.expression)}
     assert named - rulebook().keys() == set()
+
+
+def test_every_experiment_decides_something() -> None:
+    """A run measures what claims and pilots ask for, and nothing else."""
+    asked = named(rule for claim in register().values() for rule in claim.conditions)
+    assert {id_[:3] for id_ in asked} == {rule.experiment for rule in rulebook().values()}
 
 
 def test_every_rule_has_an_experiment() -> None:

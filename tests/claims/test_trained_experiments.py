@@ -14,7 +14,8 @@ from normkit.claims.experiment import UNDEFINED
 from normkit.claims.experiments import e10_learning_rates, e11_speed, e20_architectures, e21_regularizer, e24_cost
 from normkit.claims.experiments._digits import few, image_digits
 from normkit.claims.experiments._stacked_training import cross_entropy
-from normkit.claims.experiments._stacked_tuning import half_decades
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, half_decades
+from normkit.lab.tuning import tune
 
 ROOT = Path(normkit.claims.__file__).parent
 NUMBERS = ("E05", "E06", "E10", "E11", "E16", "E17", "E18", "E19", "E20", "E21", "E23", "E24")
@@ -40,9 +41,9 @@ def test_plan(number):
     assert found.id == number
     assert found.jobs("instant") == ()
     quick, full = found.jobs("quick"), found.jobs("full")
-    for jobs, n_seeds in ((quick, 5), (full, 12)):
+    for jobs, seeds in ((quick, EVALUATION_SEEDS["quick"]), (full, EVALUATION_SEEDS["full"])):
         assert len({job.conditions for job in jobs}) == len(jobs)
-        assert all(job.experiment == number and job.seeds == tuple(range(n_seeds)) for job in jobs)
+        assert all(job.experiment == number and job.seeds == seeds for job in jobs)
         assert all(found.seconds(job) > 0 for job in jobs)
     assert {job.conditions for job in quick} <= {job.conditions for job in full}
     assert max(found.seconds(job) for job in full) < 90
@@ -178,11 +179,22 @@ def test_where_no_learning_rate_trains_the_largest_is_undefined():
     assert found == pytest.approx({"log10_max_lr": 0.0, "usable_decades": 1.0, "grid_too_short": 1.0})
 
 
-@pytest.mark.parametrize(("number", "steps", "expected"), [("E06", 1, 1.0), ("E05", 60, 0.0)])
+@pytest.mark.parametrize(("number", "steps", "expected"), [("E06", 1, 1.0), ("E05", 60, 0.0), ("E11", 3, 1.0)])
 def test_what_did_not_learn_is_told(number, steps, expected):
-    job = next(job for job in experiment(number).jobs("full") if job.arm["batch"] >= 16)
+    job = next(job for job in experiment(number).jobs("full") if job.arm.get("batch", 100) >= 16)
     for m in experiment(number).measure(replace(job, seeds=(0, 1), steps=steps)):
         assert m.metrics["not_learned"] == expected
+
+
+def test_each_tuning_run_is_kept_and_that_it_diverged(monkeypatch):
+    tried = {0.1: [0.5, 0.25], 0.01: [1.0, math.inf], 1.0: [0.75, 0.5]}
+    monkeypatch.setattr(Cell, "_tune", lambda cell: cell.tuning_losses.update(tried) or tune(tuple(tried), tried, 2))
+    job = experiment("E05").jobs("quick")[0]
+    for m in experiment("E05").measure(replace(job, seeds=(0, 1), steps=2)):
+        assert m.series["learning_rates"] == (0.01, 0.1, 1.0)
+        assert m.series["val_nll_of_1000"] == (1.0, 0.5, 0.75)
+        assert m.series["val_nll_of_1001"] == (UNDEFINED, 0.25, 0.5)
+        assert m.metrics["share_of_rates_diverged"] == pytest.approx(1 / 3)
 
 
 def test_twelve_blocks_are_looked_at_and_not_trained():
@@ -204,7 +216,9 @@ def test_the_best_dropout_is_among_those_tried():
             tried[other.arm["dropout"]] = e21_regularizer.measure(small(other))
     for i, m in enumerate(e21_regularizer.measure(job)):
         best = min(tried, key=lambda p: tried[p][i].metrics["val_nll"])
-        assert m.metrics == {"best_dropout": best, "test_nll": tried[best][i].metrics["test_nll"]}
+        own = {name: tried[best][i].metrics[name] for name in ("test_nll", "not_learned")}
+        edge = max(measured[i].metrics["tuning_incomplete"] for measured in tried.values())
+        assert m.metrics == {"best_dropout": best, "tuning_incomplete": edge, **own}
 
 
 def test_with_statistics_of_all_images_the_loss_is_of_the_first_64():

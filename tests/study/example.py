@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from normkit.claims.experiment import Measurement, conditions
+from normkit.claims.experiment import UNDEFINED, Measurement, conditions
 from normkit.claims.register import register
 from normkit.claims.verdicts import Verdict, Verdicts
 
@@ -25,11 +25,10 @@ def measurements() -> list[Measurement]:
                 made.append(Measurement("E05", arm, seed, metrics={"test_nll": value}))
             for batch in (8, 100):
                 for depth in (2, 8):
-                    alive = RATES if norm == "batch" else RATES[:2]
-                    series = {
-                        "learning_rates": alive,
-                        "val_error": tuple(5.0 + place + depth * rate + rng.random() for rate in alive),
-                    }
+                    errors = [5.0 + place + depth * rate + rng.random() for rate in RATES]
+                    if norm != "batch":
+                        errors[-1] = UNDEFINED
+                    series = {"learning_rates": RATES, "val_error": tuple(errors)}
                     arm = conditions(network="mlp", norm=norm, batch=batch, depth=depth)
                     made.append(Measurement("E10", arm, seed, metrics={"share_usable": 1.0}, series=series))
     made += [_map(norm, batch, seed) for norm, batch in MAPS for seed in range(5)]

@@ -9,10 +9,12 @@ import pytest
 from scipy.stats import t
 
 from normkit.claims import shipped
-from normkit.claims.experiment import Measurement, conditions
+from normkit.claims.experiment import UNDEFINED, Measurement, conditions
 from normkit.claims.verdicts import Verdicts
 from normkit.study.grid import AXES, CHANCE, SPECS, charts
 from study.example import measurements
+
+TUNED = {spec.id for spec in SPECS if spec.of_tuning}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_each_network_of_an_experiment_has_its_chart() -> None:
     arm = conditions(network="residual", norm="batch", batch=32)
     made = measurements()
     cnn = [Measurement("E10", arm, seed, series=series) for seed in range(2)]
-    assert [(p["lr"], p["mean"]) for p in points_of("rates-cnn", [*made, *cnn])] == [(0.1, 3.0), (1.0, 4.0)]
+    assert [(p["lr"], p["mean"]) for p in points_of("usable-cnn", [*made, *cnn])] == [(0.1, 3.0), (1.0, 4.0)]
     assert points_of("deep", [*made, *cnn]) == points_of("deep", made)
 
 
@@ -82,7 +84,7 @@ def test_what_varies_beside_norm_and_axes_is_never_pooled() -> None:
 
 
 def test_a_map_has_a_point_for_each_place_in_the_order_of_the_runs() -> None:
-    series = {"learning_rates": (0.1, 1.0), "scales": (0.5, 1.0, 2.0), "error": (1.0, 2.0, 3.0, 4.0, 5.0, math.inf)}
+    series = {"learning_rates": (0.1, 1.0), "scales": (0.5, 1.0, 2.0), "error": (1.0, 2.0, 3.0, 4.0, 5.0, UNDEFINED)}
     found = [Measurement("E28", conditions(norm="batch", batch=100), seed, series=series) for seed in range(2)]
     points = {(p["scale"], p["lr"]): p for p in points_of("map", found)}
     assert {place: p["mean"] for place, p in points.items()} == {
@@ -91,12 +93,31 @@ def test_a_map_has_a_point_for_each_place_in_the_order_of_the_runs() -> None:
     assert points[2.0, 1.0]["diverged"] == 2
 
 
+def test_runs_that_tuned_are_shown_once_and_only_at_the_rates_that_were_tried() -> None:
+    tuned = {"val_nll_of_1000": (0.5, 0.25, UNDEFINED), "val_nll_of_1001": (1.5, 0.75, UNDEFINED)}
+    found = [
+        Measurement(
+            "E05", conditions(design="batch", norm=norm, batch=2), seed, series={"learning_rates": rates, **tuned}
+        )
+        for norm, rates in (("batch", (0.1, 0.3, 1.0)), ("layer", (0.01, 0.03, 0.1)))
+        for seed in range(5)
+    ]
+    points = {(p["norm"], p["lr"]): (p["mean"], p["n"], p["diverged"]) for p in points_of("rates-mlp", found)}
+    assert points == {
+        ("batch", 0.1): (1.0, 2, 0), ("batch", 0.3): (0.5, 2, 0), ("batch", 1.0): (None, 2, 2),
+        ("layer", 0.01): (1.0, 2, 0), ("layer", 0.03): (0.5, 2, 0), ("layer", 0.1): (None, 2, 2),
+    }  # fmt: skip
+
+
 def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms(ours: Verdicts) -> None:
     drawn = {chart["id"]: chart for chart in charts(ours.measurements)}
     assert list(drawn) == [spec.id for spec in SPECS]
     for chart in drawn.values():
         assert {"none", "batch", "layer"} <= set(chart["norms"])
-        assert {point["n"] for point in chart["points"]} == {12}
+        tuned = chart["id"] in TUNED
+        # Where a run that diverged counts as nothing, the rest are fewer.
+        left = {p["n"] + p["diverged"] if tuned and p["mean"] is not None else p["n"] for p in chart["points"]}
+        assert left == {3 if tuned else 12}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +127,10 @@ def test_charts_of_the_shipped_runs_have_each_seed_once_and_both_norms(ours: Ver
         ("cnn", {"batch"}),
         ("rnn", {"batch"}),
         ("deep", {"batch", "depth", "lr"}),
-        ("rates-cnn", {"lr"}),
+        ("rates-mlp", {"batch", "lr"}),
+        ("rates-cnn", {"batch", "lr"}),
+        ("rates-rnn", {"batch", "lr"}),
+        ("usable-cnn", {"lr"}),
         ("sigmoid", {"depth"}),
         ("map", {"batch", "lr", "scale"}),
     ],

@@ -20,6 +20,11 @@ class UnclearError(Exception):
     """A hypothesis cannot be judged by these measurements, and why."""
 
 
+def concerned(sides: Sequence[Mapping[str, Condition]], measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The measurements, failed or not, that meet the conditions of any side: all that a hypothesis is about."""
+    return [m for m in measurements if any(_meets(dict(m.conditions), side) for side in sides)]
+
+
 def select(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> list[Measurement]:
@@ -144,7 +149,11 @@ def _of(
 
 
 def _meets(actual: Mapping[str, Condition], wanted: Mapping[str, Condition]) -> bool:
-    return all(name in actual and _same(actual[name], condition) for name, condition in wanted.items())
+    # A plain loop: every side of every hypothesis asks this of every measurement.
+    for name, condition in wanted.items():  # noqa: SIM110
+        if name not in actual or not _same(actual[name], condition):
+            return False
+    return True
 
 
 def _same(one: Condition, other: Condition) -> bool:

@@ -16,6 +16,7 @@ Kind = Literal[
     "value",  # the mean of the metric lies within the margin of ``target``
     "trend",  # the metric rises with ``along`` (Spearman within each seed)
     "interaction",  # (these - those) exceeds (these_without - those_without) by more than the margin
+    "no interaction",  # (these - those) and (these_without - those_without) differ by less than the margin, either way
 ]
 
 

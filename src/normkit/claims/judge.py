@@ -45,7 +45,7 @@ def judge(
         by_experiment[measurement.experiment].append(measurement)
     for hypothesis in hypotheses:
         sides = _sides(hypothesis)
-        own = by_experiment[hypothesis.experiment]
+        own = cells.concerned(sides, by_experiment[hypothesis.experiment])
         chosen = [cells.select(hypothesis, side, own) for side in sides]
         n_diverged = sum(cells.has_no_value(hypothesis, m) for side in chosen for m in side)
         blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)
@@ -83,7 +83,7 @@ def _adjusted(p: Mapping[str, float], families: Sequence[Collection[str]]) -> di
 
 def _sides(hypothesis: Hypothesis) -> list[dict[str, Condition]]:
     """The conditions that choose measurements; a kind that compares has two or four."""
-    n = {"difference": 2, "equivalence": 2, "interaction": 4}.get(hypothesis.kind, 1)
+    n = {"difference": 2, "equivalence": 2, "interaction": 4, "no interaction": 4}.get(hypothesis.kind, 1)
     sides = (hypothesis.these, hypothesis.those, hypothesis.these_without, hypothesis.those_without)
     return [dict(side) for side in sides[:n]]
 
@@ -136,11 +136,12 @@ def _trial(hypothesis: Hypothesis, measurements: Sequence[Measurement]) -> Trial
             found = cells.by_seed(hypothesis, hypothesis.these, measurements)
             return trials.within([value - hypothesis.target for _, value in sorted(found.items())], margin)
     here = _gaps(hypothesis, measurements, without=False, is_ratio=is_ratio)
-    if hypothesis.kind == "interaction":
+    if hypothesis.kind in ("interaction", "no interaction"):
         there = _gaps(hypothesis, measurements, without=True, is_ratio=is_ratio)
         here = trials.differences(here, there, is_ratio=False)
     values = [gap for _, gap in sorted(here.items())]
-    return trials.within(values, margin) if hypothesis.kind == "equivalence" else trials.exceeds(values, margin)
+    is_likeness = hypothesis.kind in ("equivalence", "no interaction")
+    return trials.within(values, margin) if is_likeness else trials.exceeds(values, margin)
 
 
 def _gaps(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-TUNING_SEEDS_FROM = 1000  # tuning seeds are 1000, 1001, ...; evaluation seeds 0, 1, ...
+TUNING_SEEDS_FROM = 1000  # tuning seeds are 1000, 1001, ...; evaluation seeds are below
 MAX_EXTENSIONS = 2
 POINTS_PER_EXTENSION = 2
 

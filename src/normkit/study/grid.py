@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from normkit.claims.experiment import Condition, Measurement
+from normkit.claims.experiment import UNDEFINED, Condition, Measurement
 from normkit.lab.statistics import interval
 
 AXES = ("batch", "depth", "lr", "scale")
@@ -24,7 +23,17 @@ NAMES = {
     "batch_renorm": "BatchRenorm",
     "filter_response": "FRN",
 }
+TUNED_BY = "val_nll_of_"  # with a seed: its validation loss at each learning rate by which an arm was tuned
 CHANCE = 90.0  # per cent wrong, by guessing one of ten digits
+
+BY_NORM: Mapping[str, Mapping[str, Condition]] = {norm: {"norm": norm} for norm in NAMES}
+DIGITS: Mapping[str, Condition] = {"task": "digits"}
+RECURRENT: Mapping[str, Mapping[str, Condition]] = {
+    "none": {"norm": "none", "weight": 1.0},
+    "batch": {"norm": "batch_separate", "weight": 0.1},
+    "layer": {"norm": "layer_sum", "weight": 1.0},
+    "rms": {"norm": "rms_sum", "weight": 1.0},
+}
 
 Place = tuple[Any, ...]  # a norm, then a value of each axis, None where there is none
 
@@ -39,6 +48,7 @@ class ChartSpec:
             out: it is of another design.
         arms: norm -> the conditions by which the experiment's measurements with it are told.
         metric: the name of a metric; of a series where the chart has axes ``along``.
+        of_tuning: whether the runs shown are those by which learning rates were chosen, of seeds of their own.
         along: axes along which that series runs, the last one fastest.
         diverged_as: what a run that diverged counts as; None: the point is left out, and the divergence told.
         limits: between which the metric lies, so that no interval is drawn beyond.
@@ -51,10 +61,9 @@ class ChartSpec:
     words: str
     note: str
     where: Mapping[str, Condition]
-    arms: Mapping[str, Mapping[str, Condition]] = field(
-        default_factory=lambda: {norm: {"norm": norm} for norm in NAMES}
-    )
+    arms: Mapping[str, Mapping[str, Condition]] = field(default_factory=lambda: BY_NORM)
     along: tuple[str, ...] = ()
+    of_tuning: bool = False
     diverged_as: float | None = None
     log: bool = False
     limits: tuple[float | None, float | None] = (0.0, None)
@@ -99,14 +108,29 @@ SPECS = (
         "test loss in nats",
         "A recurrent network that reads the pixels of a digit in a fixed, scrambled order, two at a step. LayerNorm of "
         "the sum of input and state; BatchNorm of each apart, with statistics of each step, its weight 0.1 at first.",
-        {"task": "digits"},
-        arms={
-            "none": {"norm": "none", "weight": 1.0},
-            "batch": {"norm": "batch_separate", "weight": 0.1},
-            "layer": {"norm": "layer_sum", "weight": 1.0},
-            "rms": {"norm": "rms_sum", "weight": 1.0},
-        },
+        DIGITS,
+        arms=RECURRENT,
         log=True,
+    ),
+    *(
+        ChartSpec(
+            f"rates-{of}",
+            f"Learning rate, {name}",
+            experiment,
+            "val_nll",
+            "validation loss in nats",
+            f"{what} at every learning rate by which each norm was tuned, on seeds of their own.",
+            where,
+            arms=arms,
+            along=("lr",),
+            of_tuning=True,
+            log=True,
+        )
+        for of, name, experiment, what, where, arms in (
+            ("mlp", "MLP", "E05", "The multilayer perceptron of two layers", {"design": "batch"}, BY_NORM),
+            ("cnn", "CNN", "E06", "The residual convolutional network", {"design": "batch"}, BY_NORM),
+            ("rnn", "recurrent network", "E16", "The network that reads two pixels a step", DIGITS, RECURRENT),
+        )
     ),
     ChartSpec(
         "deep",
@@ -122,8 +146,8 @@ SPECS = (
         limits=(0.0, 100.0),
     ),
     ChartSpec(
-        "rates-cnn",
-        "Learning rate, CNN",
+        "usable-cnn",
+        "Usable learning rates, CNN",
         "E10",
         "val_error",
         "validation error in per cent",
@@ -170,8 +194,9 @@ def charts(measurements: Iterable[Measurement], specs: Sequence[ChartSpec] = SPE
 
 
 def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, Any]:
+    if spec.of_tuning:
+        measurements = _tuning_runs(measurements)
     shown = [(norm, one) for one in measurements if (norm := spec.norm_of(dict(one.conditions)))]
-    grid = list(product(*(_levels(axis, shown) for axis in spec.along)))
     values: dict[Place, list[float]] = defaultdict(list)
     diverged: dict[Place, int] = defaultdict(int)
     seen: set[Place] = set()
@@ -180,7 +205,7 @@ def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, An
         if (norm, arm.get("batch"), arm.get("depth"), one.seed) in seen:
             raise ValueError(f"chart {spec.id}: seed {one.seed} is there twice for {norm} in {arm}")
         seen.add((norm, arm.get("batch"), arm.get("depth"), one.seed))
-        for where, value in _observed(spec, one, grid):
+        for where, value in _observed(spec, one):
             at = {**arm, **where}
             key = (norm, *(at.get(axis) for axis in AXES))
             if value is None:
@@ -202,25 +227,27 @@ def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, An
     }
 
 
-def _levels(axis: str, shown: Iterable[tuple[str, Measurement]]) -> list[float]:
-    return sorted({level for _, one in shown for level in one.series.get(SERIES_OF[axis], ())})
+def _tuning_runs(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
+    """The runs that tuned each arm, a measurement a seed; every measurement of the arm has them all."""
+    for one in {one.conditions: one for one in measurements if "learning_rates" in one.series}.values():
+        for name, losses in one.series.items():
+            if name.startswith(TUNED_BY):
+                series = {"learning_rates": one.series["learning_rates"], "val_nll": losses}
+                yield replace(one, seed=int(name.removeprefix(TUNED_BY)), status="done", series=series)
 
 
-def _observed(
-    spec: ChartSpec, one: Measurement, grid: Sequence[tuple[float, ...]]
-) -> Iterator[tuple[dict[str, float], float | None]]:
+def _observed(spec: ChartSpec, one: Measurement) -> Iterator[tuple[dict[str, float], float | None]]:
     """(where along the axes of its series, value) of a measurement; no value where the run diverged."""
     if not spec.along:
         yield {}, _finite(one.metrics.get(spec.metric)) if one.status == "done" else None
         return
-    own = product(*(one.series.get(SERIES_OF[axis], ()) for axis in spec.along))
-    found = dict(zip(own, one.series.get(spec.metric, ()), strict=True))
-    for place in grid:
-        yield dict(zip(spec.along, place, strict=True)), _finite(found.get(place))
+    places = product(*(one.series.get(SERIES_OF[axis], ()) for axis in spec.along))
+    for place, value in zip(places, one.series.get(spec.metric, ()), strict=True):
+        yield dict(zip(spec.along, place, strict=True)), _finite(value)
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return value if value is not None and abs(value) < UNDEFINED else None
 
 
 def _point(key: Place, values: Sequence[float], diverged: int) -> dict[str, Any]:

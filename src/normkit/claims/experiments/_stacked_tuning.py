@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from normkit.claims.experiment import Job, Measurement, Tier
+from normkit.claims.experiment import UNDEFINED, Job, Measurement, Tier
 from normkit.claims.experiments._stacked_data import StackedData, stacked_data
 from normkit.claims.experiments._stacked_models import Build
 from normkit.claims.experiments._stacked_training import (
@@ -36,8 +36,8 @@ CURVE_POINTS = 40
 LEARNED_BELOW = 0.9  # of the loss of guessing among equally likely classes
 EVALUATION_SEEDS: Mapping[Tier, tuple[int, ...]] = {
     "instant": (),
-    "quick": tuple(range(5)),
-    "full": tuple(range(12)),
+    "quick": tuple(range(100, 105)),
+    "full": tuple(range(100, 112)),
 }
 
 
@@ -136,7 +136,8 @@ def measure_cell(job: Job, study: Study) -> list[Measurement]:
     training set), val_nll, train_nll (mean of the last tenth of the steps), learning_rate, not_learned (see there),
     tuning_incomplete (1 if the best learning rate is at an edge of the grid that grew twice), share_of_rates_diverged,
     steps.
-    Series: the loss over the steps; the tuning seeds' mean validation loss over the learning rates.
+    Series: the loss over the steps; each tuning seed's validation loss ("val_nll_of_1000") over the learning rates that
+    were tried, ``UNDEFINED`` where it diverged.
     """
     cell = Cell(study, job.seeds)
     return measurements(job, cell, metrics_of(cell))
@@ -164,9 +165,12 @@ def metrics_of(cell: Cell) -> Mapping[int, dict[str, float]]:
 
 def measurements(job: Job, cell: Cell, metrics: Mapping[int, Mapping[str, float]]) -> list[Measurement]:
     """One measurement a seed, "diverged" where the run at the chosen learning rate did, or a metric is not finite."""
-    tried = {rate: mean_loss(losses) for rate, losses in sorted(cell.tuning_losses.items())}
-    finite = {rate: loss for rate, loss in tried.items() if math.isfinite(loss)}
-    tuning = {"learning_rates": tuple(finite), "val_nll_by_learning_rate": tuple(finite.values())}
+    tried = sorted(cell.tuning_losses)
+    n_diverged = sum(not math.isfinite(mean_loss(cell.tuning_losses[rate])) for rate in tried)
+    tuning = {"learning_rates": tuple(tried)}
+    for i in range(cell.study.n_tuning_seeds):
+        losses_of = (cell.tuning_losses[rate][i] for rate in tried)
+        tuning[f"val_nll_of_{TUNING_SEEDS_FROM + i}"] = tuple(x if math.isfinite(x) else UNDEFINED for x in losses_of)
     found = []
     for i, seed in enumerate(job.seeds):
         if cell.chosen is None:
@@ -187,7 +191,7 @@ def measurements(job: Job, cell: Cell, metrics: Mapping[int, Mapping[str, float]
             "learning_rate": cell.chosen,
             **not_learned(stack.validation[i], stack.data.train.targets),
             "tuning_incomplete": float(not cell.tuning.complete),
-            "share_of_rates_diverged": 1 - len(finite) / len(tried),
+            "share_of_rates_diverged": n_diverged / len(tried),
             "steps": float(len(losses)),
         }
         found.append(Measurement(job.experiment, job.conditions, seed, metrics={**own, **metrics[seed]}, series=series))

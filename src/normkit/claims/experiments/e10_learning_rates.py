@@ -51,7 +51,8 @@ def jobs(tier: Tier) -> Sequence[Job]:
 def measure(job: Job) -> list[Measurement]:
     """Metrics: log10_max_lr, usable_decades (from the smallest to the largest usable learning rate), share_usable and
     share_diverged of all learning rates, grid_too_short, and val_error_best.
-    Series: learning_rates, val_error and val_nll where none diverged, and the training loss at each."""
+    Series: learning_rates, val_error and val_nll at each, ``UNDEFINED`` where it diverged, and the training loss where
+    it did not."""
     arm = job.arm
     is_mlp = arm["network"] == "mlp"
     grid = _grid(job)
@@ -71,9 +72,9 @@ def measure(job: Job) -> list[Measurement]:
         alive = [i for i in own if not diverged[i]]
         usable = [rates[i] for i in alive if found["error"][i] <= USABLE_ERROR]
         series = {
-            "learning_rates": tuple(rates[i] for i in alive),
-            "val_error": tuple(float(found["error"][i]) for i in alive),
-            "val_nll": tuple(float(found["nll"][i]) for i in alive),
+            "learning_rates": tuple(rates[i] for i in own),
+            "val_error": tuple(UNDEFINED if diverged[i] else float(found["error"][i]) for i in own),
+            "val_nll": tuple(UNDEFINED if diverged[i] else float(found["nll"][i]) for i in own),
         }
         for i in alive:
             series["steps"], series[f"train_loss_{rates[i]:g}"] = curve(history.losses[:, i])
@@ -86,7 +87,7 @@ def measure(job: Job) -> list[Measurement]:
                     **usable_range(usable, grid[-1]),
                     "share_usable": len(usable) / len(own),
                     "share_diverged": 1 - len(alive) / len(own),
-                    "val_error_best": min(series["val_error"], default=90.0),
+                    "val_error_best": min((float(found["error"][i]) for i in alive), default=90.0),
                 },
                 series=series,
             )

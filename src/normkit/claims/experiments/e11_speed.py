@@ -15,7 +15,7 @@ from normkit.claims.experiment import Experiment, Job, Measurement, Tier, condit
 from normkit.claims.experiments._digits import flat_digits
 from normkit.claims.experiments._stacked_models import mlp
 from normkit.claims.experiments._stacked_training import Recipe
-from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Study, half_decades
+from normkit.claims.experiments._stacked_tuning import EVALUATION_SEEDS, Cell, Study, half_decades, not_learned
 from normkit.claims.experiments._target import target_of, to_target, validations
 
 BATCH, STEPS, VALIDATE_EVERY = 100, 150, 3
@@ -49,7 +49,8 @@ def tuned(norm: str, depth: int, steps: int, seeds: tuple[int, ...]) -> Cell:
 
 
 def measure(job: Job) -> list[Measurement]:
-    """Metrics: steps_to_target, reached, target_nll, learning_rate, tuning_incomplete. Series: steps and val_nll."""
+    """Metrics: steps_to_target, reached, target_nll, learning_rate, tuning_incomplete, not_learned (of the lowest
+    validation loss). Series: steps and val_nll."""
     arm = job.arm
     depth = int(arm["depth"])
     plain = tuned("none", depth, job.steps, job.seeds)
@@ -60,12 +61,14 @@ def measure(job: Job) -> list[Measurement]:
     target = target_of(validations(plain.at(plain.chosen)))
     incomplete = not (cell.tuning.complete and plain.tuning.complete)
     measured = []
-    for seed, losses in zip(job.seeds, validations(cell.at(rate)), strict=True):
+    stack = cell.at(rate)
+    for seed, losses in zip(job.seeds, validations(stack), strict=True):
         metrics = {
             **to_target(losses, target, job.steps),
             "target_nll": target,
             "learning_rate": rate,
             "tuning_incomplete": float(incomplete),
+            **not_learned(min(losses.values()), stack.data.train.targets),
         }
         finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
         series = {"steps": tuple(map(float, finite)), "val_nll": tuple(finite.values())}

@@ -10,8 +10,9 @@ over the channels of a pixel that a convolution without bias makes of them: Laye
 1 / sqrt(eps), some 300, what little the bias gives, and does not learn. Photographs have no such pixels. A larger eps
 mends it, too, but is another norm than the one people use, and none of the other norms needs it.
 
-On the shapes LayerNorm at each pixel learns slowly, with noise and all: there the steps are more. A reason may be that
-it does not see how bright an even patch is, only which way its channels point, and the shapes are even within.
+On the shapes there is no ConvNeXt-like network. LayerNorm at each pixel learns slowly there, with noise and all: after
+500 steps 42 % of the test images were still told wrongly, so that a comparison would be of how far it had come. A
+reason may be that it does not see how bright an even patch is, only which way its channels point.
 
 Beside the test data, how many steps each arm needs to the loss of the network without norm, where there is one
 (``_target``).
@@ -49,12 +50,9 @@ ON_SHAPES = (
     ("plain-shapes", "layer"),
     ("residual-shapes", "batch"),
     ("residual-shapes", "layer"),
-    ("next-shapes", "batch"),
-    ("next-shapes", "layer_pixel"),
 )
 WITH_TARGET = (*ARCHITECTURES, "plain-shapes")  # those that have an arm without norm
 BATCH, STEPS, VALIDATE_EVERY = 32, 300, 10
-MORE_STEPS = {"next-shapes": 500}  # where 300 leave a network near chance
 
 
 def jobs(tier: Tier) -> Sequence[Job]:
@@ -62,12 +60,7 @@ def jobs(tier: Tier) -> Sequence[Job]:
         return ()
     on_digits = [(architecture, norm) for architecture in ARCHITECTURES for norm in NORMS]
     return [
-        Job(
-            "E20",
-            conditions(architecture=architecture, norm=norm),
-            EVALUATION_SEEDS[tier],
-            MORE_STEPS.get(architecture, STEPS),
-        )
+        Job("E20", conditions(architecture=architecture, norm=norm), EVALUATION_SEEDS[tier], STEPS)
         for architecture, norm in (*on_digits, *ON_SHAPES)
     ]
 
@@ -125,7 +118,7 @@ def shifted(images: Tensor, step: int) -> Tensor:
 
 def seconds(job: Job) -> float:
     costs = {"plain": 2e-3, "residual": 1.6e-3, "next": 5e-3}
-    costs |= {"plain-shapes": 8e-3, "residual-shapes": 2.6e-3, "next-shapes": 4.5e-3}
+    costs |= {"plain-shapes": 8e-3, "residual-shapes": 2.6e-3}
     return 0.5 + job.steps * (12.0 + 12.0) * costs[str(job.arm["architecture"])]
 
 

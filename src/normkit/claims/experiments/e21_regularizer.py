@@ -34,6 +34,7 @@ from normkit.claims.experiments._stacked_tuning import (
     is_full,
     measurements,
     metrics_of,
+    not_learned,
 )
 from normkit.lab.data import stream
 from normkit.lab.task import Data, Split
@@ -61,8 +62,8 @@ def jobs(tier: Tier) -> Sequence[Job]:
 
 
 def measure(job: Job) -> list[Measurement]:
-    """As ``measure_cell``, where with random labels validation is of the training images; "best" has best_dropout and
-    test_nll alone."""
+    """As ``measure_cell``, where with random labels validation is of the training images; "best" has best_dropout,
+    test_nll, tuning_incomplete (of any dropout) and not_learned alone."""
     if job.arm["design"] == "best":
         return _best(job)
     cell = _tuned(job)
@@ -75,16 +76,22 @@ def _best(job: Job) -> list[Measurement]:
         p: _tuned(replace(job, conditions=conditions(design="dropout", norm=norm, batch=batch, dropout=p)))
         for p in DROPOUTS["full"]
     }
-    trained = {p: cell.at(cell.chosen).validation for p, cell in cells.items() if cell.chosen is not None}
+    trained = {p: cell.at(cell.chosen) for p, cell in cells.items() if cell.chosen is not None}
     metrics = {p: metrics_of(cells[p]) for p in trained}
+    incomplete = float(any(not cell.tuning.complete for cell in cells.values()))
     found = []
     for i, seed in enumerate(job.seeds):
-        losses = {p: validation[i] for p, validation in trained.items() if math.isfinite(validation[i])}
+        losses = {p: stack.validation[i] for p, stack in trained.items() if math.isfinite(stack.validation[i])}
         if not losses:
             found.append(Measurement("E21", job.conditions, seed, "diverged", message="with every dropout"))
             continue
         best = min(losses, key=lambda p: losses[p])
-        own = {"best_dropout": best, "test_nll": metrics[best][seed]["test_nll"]}
+        own = {
+            "best_dropout": best,
+            "test_nll": metrics[best][seed]["test_nll"],
+            "tuning_incomplete": incomplete,
+            **not_learned(losses[best], trained[best].data.train.targets),
+        }
         found.append(Measurement("E21", job.conditions, seed, metrics=own))
     return found
 

@@ -56,8 +56,8 @@ def pilots() -> tuple[Pilot, ...]:
 
 @cache
 def evidence_hash(experiment: str | None = None) -> str:
-    """SHA-256 of what decides which claim, in canonical JSON: all, or the conditions that ask an experiment's rules."""
-    evidence = _read("evidence")
+    """SHA-256 of what decides which claim and pilot, in canonical JSON: all, or what asks an experiment's rules."""
+    evidence = {**_read("evidence"), **{pilot["id"]: pilot["conditions"] for pilot in _read("pilots")}}
     if experiment is None:
         return hash_of(evidence)
     own = {id_: [rule for rule in rules if f"{experiment}-" in rule["expression"]] for id_, rules in evidence.items()}

@@ -27,7 +27,7 @@
   const controls = make("div", { class: "controls" });
   const drawing = make("div", { class: "tensor", role: "group", "aria-label": "The tensor, one button a number" });
   const summary = make("p", { class: "shares", "aria-live": "polite" });
-  const arithmetic = make("div", { class: "arithmetic", "aria-live": "polite" });
+  const arithmetic = make("div", { class: "arithmetic" }); // the cell that has the focus says its own name, value and group
   const neurons = make("div", { class: "neurons" });
   const moved = make("p", { class: "moved", "aria-live": "polite" });
   host.append(controls, make("div", { class: "stage" }, make("div", { class: "left" }, drawing, summary, neurons, moved), arithmetic));
@@ -150,7 +150,8 @@
       cell.tabIndex = at === chosen ? 0 : -1;
     });
     const size = groups.get(label[chosen]).places.length;
-    summary.textContent = `${groups.size} ${groups.size === 1 ? "pair" : "pairs"} of mean and variance, each of ${size} ${size === 1 ? "number" : "numbers"}: ${NORMS[State.get("norm")].words}.`;
+    const words = `${groups.size} ${groups.size === 1 ? "pair" : "pairs"} of mean and variance, each of ${size} ${size === 1 ? "number" : "numbers"}: ${NORMS[State.get("norm")].words}.`;
+    if (summary.textContent !== words) summary.textContent = words; // read aloud where it changes, not at each key
     showMoved(y);
   }
 
