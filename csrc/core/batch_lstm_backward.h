@@ -56,16 +56,16 @@ class BatchLstmBackwardLoop {
     const float* dm = dh_;
     if (r_.w_hr != nullptr) {
       copy_values(r_.dh + at * n_out_, dh_, n * n_out_);
-      each_units(r_.parallel_for, n_hidden_, n * n_out_ * kLanes,
-                 [&](int64_t j, auto) { w_hr_.multiply_panel(j, dh_, n_out_, n, dm_, n_hidden_); });
+      each_product(r_.parallel_for, n_hidden_, n * n_out_,
+                   [&](int64_t j) { w_hr_.multiply_panels(j, dh_, n_out_, n, dm_, n_hidden_); });
       dm = dm_;
     }
     const float* const c = t > 0 ? r_.cells + (at - r_.sizes[t - 1]) * n_hidden_ : r_.c0;
-    each_units(r_.parallel_for, n_hidden_, n * 1024 * kLanes,
+    each_units(r_.parallel_for, n_hidden_, n * 1024,
                [&](int64_t j, auto columns) { units(j, columns, t, n, at, c, dm); });
     const float* const dz = r_.dz + at * gates_;
-    each_units(r_.parallel_for, n_out_, n * gates_ * kLanes,
-               [&](int64_t j, auto) { w_hh_.multiply_panel(j, dz, gates_, n, dh_, n_out_); });
+    each_product(r_.parallel_for, n_out_, n * gates_,
+                 [&](int64_t j) { w_hh_.multiply_panels(j, dz, gates_, n, dh_, n_out_); });
   }
 
   // From the gradient of what is projected to those of u, q and the cell before, for the units from j on.

@@ -31,64 +31,7 @@ struct ColumnStats {
   Vec<float> m0, dm, rstd, var;
 };
 
-// The sum of value(i) over n rows.
-template <class Value>
-NK_INLINE Vec<float> sum_of_rows(int64_t n, const Value& value) {
-  Vec<float> total = zeros<float>();
-  for (int64_t first = 0; first < n; first += kRowsAtOnce) {
-    const int64_t last = first + kRowsAtOnce < n ? first + kRowsAtOnce : n;
-    Vec<float> part = zeros<float>();
-    for (int64_t i = first; i < last; ++i) part = part + value(i);
-    total = total + part;
-  }
-  return total;
-}
-
-// 1 / sqrt(var + eps), and whether every lane of the first `few` is where squares have neither over- nor underflowed.
-NK_INLINE bool rstd_of_columns(Vec<float> var, double eps, int few, Vec<float>& rstd) {
-  float lanes[kLanes];
-  store(lanes, var);
-  bool in_range = true;
-  for (int i = 0; i < kLanes; ++i) {
-    const double shifted = double(lanes[i]) + eps;
-    if (i < few) in_range &= shifted >= SlabLimits<float>::kSmall && shifted <= SlabLimits<float>::kLarge;
-    lanes[i] = float(1.0 / square_root(shifted));
-  }
-  rstd = load(lanes);
-  return in_range;
-}
-
-// Of the columns x[i * step] of n rows.
-template <bool kWhole>
-NK_INLINE ColumnStats stats_of_columns(const Columns<kWhole>& columns, const float* x, int64_t step, int64_t n) {
-  const Vec<float> per_row = splat(1.0f / float(n));
-  ColumnStats stats;
-  stats.m0 = sum_of_rows(n, [&](int64_t i) NK_LAMBDA { return columns.at(x + i * step); }) * per_row;
-  Vec<float> s1 = zeros<float>(), s2 = zeros<float>();
-  for (int64_t first = 0; first < n; first += kRowsAtOnce) {
-    const int64_t last = first + kRowsAtOnce < n ? first + kRowsAtOnce : n;
-    Vec<float> part1 = zeros<float>(), part2 = zeros<float>();
-    for (int64_t i = first; i < last; ++i) {
-      const Vec<float> d = columns.at(x + i * step) - stats.m0;
-      part1 = part1 + d;
-      part2 = fma(d, d, part2);
-    }
-    s1 = s1 + part1;
-    s2 = s2 + part2;
-  }
-  stats.dm = s1 * per_row;
-  const Vec<float> var = s2 * per_row - stats.dm * stats.dm;
-  stats.var = where_greater(zeros<float>(), var, zeros<float>(), var);
-  stats.rstd = zeros<float>();
-  return stats;
-}
-
 NK_INLINE Vec<float> x_hat_of(const ColumnStats& stats, Vec<float> x) { return (x - stats.m0 - stats.dm) * stats.rstd; }
-
-// Where the columns from `at` on are kept of a step.
-static float* kept_columns(const ColumnNorm& norm, int64_t step, int64_t n_cols, int64_t at) {
-  return norm.stats + step * kColumnStats * n_cols + at;
-}
 
 // A norm of up to 16 columns at one step, ready to be applied; does nothing where the place has none.
 struct ColumnsNormed {
@@ -97,6 +40,67 @@ struct ColumnsNormed {
   Vec<float> w, b;
   NK_MEMBER Vec<float> operator()(Vec<float> x) const { return is_there ? fma(x_hat_of(stats, x), w, b) : x; }
 };
+
+// work(first, last) for each stretch of the n rows whose sum a lane adds up.
+template <class Work>
+NK_INLINE void each_stretch(int64_t n, const Work& work) {
+  for (int64_t first = 0; first < n; first += kRowsAtOnce) work(first, first + kRowsAtOnce < n ? first + kRowsAtOnce : n);
+}
+
+// 1 / sqrt(var + eps), and whether every lane of the first `few` is where squares have neither over- nor underflowed.
+NK_INLINE bool rstd_of_columns(Vec<float> var, double eps, int few, Vec<float>& rstd) {
+  // Two loops, that the compiler makes vectors of them.
+  double shifted[kLanes];
+  float lanes[kLanes];
+  store(shifted, widen(var) + splat(eps));
+  for (int i = 0; i < kLanes; ++i) lanes[i] = float(1.0 / square_root(shifted[i]));
+  rstd = load(lanes);
+  int outside = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    outside |= (i < few) & !((shifted[i] >= SlabLimits<float>::kSmall) & (shifted[i] <= SlabLimits<float>::kLarge));
+  }
+  return outside == 0;
+}
+
+// Of the columns x[i * step] of n rows, and of those kCount - 1 times `apart` from them: side by side, since each is one long
+// chain of additions.
+template <int kCount, bool kWhole>
+NK_INLINE void stats_of_columns(const Columns<kWhole>& columns, const float* x, int64_t apart, int64_t step, int64_t n,
+                                ColumnsNormed* to) {
+  const Vec<float> per_row = splat(1.0f / float(n));
+  Vec<float> m0[kCount], s1[kCount], s2[kCount];
+  for (int k = 0; k < kCount; ++k) m0[k] = s1[k] = s2[k] = zeros<float>();
+  each_stretch(n, [&](int64_t first, int64_t last) NK_LAMBDA {
+    Vec<float> part[kCount];
+    for (int k = 0; k < kCount; ++k) part[k] = zeros<float>();
+    for (int64_t i = first; i < last; ++i) {
+      for (int k = 0; k < kCount; ++k) part[k] = part[k] + columns.at(x + i * step + k * apart);
+    }
+    for (int k = 0; k < kCount; ++k) m0[k] = m0[k] + part[k];
+  });
+  for (int k = 0; k < kCount; ++k) m0[k] = m0[k] * per_row;
+  each_stretch(n, [&](int64_t first, int64_t last) NK_LAMBDA {
+    Vec<float> part1[kCount], part2[kCount];
+    for (int k = 0; k < kCount; ++k) part1[k] = part2[k] = zeros<float>();
+    for (int64_t i = first; i < last; ++i) {
+      for (int k = 0; k < kCount; ++k) {
+        const Vec<float> d = columns.at(x + i * step + k * apart) - m0[k];
+        part1[k] = part1[k] + d;
+        part2[k] = fma(d, d, part2[k]);
+      }
+    }
+    for (int k = 0; k < kCount; ++k) s1[k] = s1[k] + part1[k], s2[k] = s2[k] + part2[k];
+  });
+  for (int k = 0; k < kCount; ++k) {
+    const Vec<float> dm = s1[k] * per_row, var = s2[k] * per_row - dm * dm;
+    to[k].stats = {m0[k], dm, zeros<float>(), where_greater(zeros<float>(), var, zeros<float>(), var)};
+  }
+}
+
+// Where the columns from `at` on are kept of a step.
+static float* kept_columns(const ColumnNorm& norm, int64_t step, int64_t n_cols, int64_t at) {
+  return norm.stats + step * kColumnStats * n_cols + at;
+}
 
 template <bool kWhole>
 NK_INLINE ColumnsNormed with_parameters(const Columns<kWhole>& columns, const ColumnNorm& norm, int64_t at) {
@@ -107,29 +111,32 @@ NK_INLINE ColumnsNormed with_parameters(const Columns<kWhole>& columns, const Co
   return normed;
 }
 
-// The norm for the columns from `at` on of x, n rows that are `x_step` apart: finds and keeps its statistics. `ok` is
-// cleared where they are out of range.
-template <bool kWhole>
-NK_INLINE ColumnsNormed norm_of_columns(const BatchLstm& a, const ColumnNorm& norm, const Columns<kWhole>& columns,
-                                        int64_t n_cols, int64_t at, int64_t step, const float* x, int64_t x_step,
-                                        int64_t n, bool& ok) {
-  if (norm.w == nullptr) return {};
-  ColumnsNormed normed = with_parameters(columns, norm, at);
+// The norm for the columns from j on of x [n, n_cols], and kCount - 1 times n_cols / kCount beyond: finds and keeps its
+// statistics. `ok` is cleared where they are out of range.
+template <int kCount, bool kWhole>
+NK_INLINE void norm_of_columns(const BatchLstm& a, const ColumnNorm& norm, const Columns<kWhole>& columns, int64_t n_cols,
+                               int64_t j, int64_t step, const float* x, int64_t n, bool& ok, ColumnsNormed* to) {
+  if (norm.w == nullptr) return;
+  const int64_t apart = n_cols / kCount;
+  for (int k = 0; k < kCount; ++k) to[k] = with_parameters(columns, norm, j + k * apart);
   if (a.by_batch && n > 1) {
-    normed.stats = stats_of_columns(columns, x + at, x_step, n);
+    stats_of_columns<kCount>(columns, x + j, apart, n_cols, n, to);
   } else {
     const int64_t place = step < a.n_places ? step : a.n_places - 1;
-    normed.stats.m0 = columns.at(norm.running_mean + place * n_cols + at);
-    normed.stats.dm = zeros<float>();
-    normed.stats.var = columns.at(norm.running_var + place * n_cols + at);
+    for (int k = 0; k < kCount; ++k) {
+      const int64_t at = place * n_cols + j + k * apart;
+      to[k].stats = {columns.at(norm.running_mean + at), zeros<float>(), zeros<float>(), columns.at(norm.running_var + at)};
+    }
   }
-  ok &= rstd_of_columns(normed.stats.var, a.eps, columns.few, normed.stats.rstd);
-  float* const kept = kept_columns(norm, step, n_cols, at);
-  columns.put(kept, normed.stats.m0);
-  columns.put(kept + n_cols, normed.stats.dm);
-  columns.put(kept + 2 * n_cols, normed.stats.rstd);
-  columns.put(kept + 3 * n_cols, normed.stats.var);
-  return normed;
+  for (int k = 0; k < kCount; ++k) {
+    ColumnStats& stats = to[k].stats;
+    ok &= rstd_of_columns(stats.var, a.eps, columns.few, stats.rstd);
+    float* const kept = kept_columns(norm, step, n_cols, j + k * apart);
+    columns.put(kept, stats.m0);
+    columns.put(kept + n_cols, stats.dm);
+    columns.put(kept + 2 * n_cols, stats.rstd);
+    columns.put(kept + 3 * n_cols, stats.var);
+  }
 }
 
 // The same from what was kept.
@@ -158,9 +165,16 @@ template <bool kWhole>
 NK_INLINE void columns_backward(const ColumnsNormed& normed, bool by_batch, const Columns<kWhole>& columns, int64_t at,
                                 const float* x, int64_t x_step, const float* dy, int64_t dy_step, float* dx,
                                 int64_t dx_step, int64_t n, ColumnTotals totals) {
-  const Vec<float> db = sum_of_rows(n, [&](int64_t i) NK_LAMBDA { return columns.at(dy + i * dy_step + at); });
-  const Vec<float> dw = sum_of_rows(n, [&](int64_t i) NK_LAMBDA {
-    return columns.at(dy + i * dy_step + at) * x_hat_of(normed.stats, columns.at(x + i * x_step + at));
+  Vec<float> dw = zeros<float>(), db = zeros<float>();
+  each_stretch(n, [&](int64_t first, int64_t last) NK_LAMBDA {
+    Vec<float> of_w = zeros<float>(), of_b = zeros<float>();
+    for (int64_t i = first; i < last; ++i) {
+      const Vec<float> d = columns.at(dy + i * dy_step + at);
+      of_b = of_b + d;
+      of_w = of_w + d * x_hat_of(normed.stats, columns.at(x + i * x_step + at));
+    }
+    dw = dw + of_w;
+    db = db + of_b;
   });
   float lanes[2][kLanes];
   store(lanes[0], dw);
@@ -182,13 +196,26 @@ NK_INLINE void columns_backward(const ColumnsNormed& normed, bool by_batch, cons
   }
 }
 
+// How many blocks of units are worth a thread, of this much work each: multiply-adds, some 10 us.
+static int64_t grain_of_units(int64_t work_each) {
+  constexpr int64_t kWorthAThread = int64_t(1) << 18;
+  return work_each >= kWorthAThread ? 1 : ceil_div(kWorthAThread, work_each > 0 ? work_each : 1);
+}
+
+// body(j) for the first of each of n columns that a product takes at once.
+template <class Body>
+static void each_product(ParallelFor parallel_for, int64_t n, int64_t work_each, const Body& body) {
+  constexpr int64_t kAtOnce = kProductPanels * kLanes;
+  for_range(parallel_for, 0, ceil_div(n, kAtOnce), grain_of_units(kAtOnce * work_each), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) body(block * kAtOnce);
+  });
+}
+
 // body(j, columns) for all units [0, n), 16 at a time: a thread computes everything of a step for its units, all
 // sequences, so that only the product with the recurrent weight waits for other threads.
 template <class Body>
 static void each_units(ParallelFor parallel_for, int64_t n, int64_t work_each, const Body& body) {
-  constexpr int64_t kWorthAThread = int64_t(1) << 18;  // multiply-adds, some 10 us
-  const int64_t grain = work_each >= kWorthAThread ? 1 : ceil_div(kWorthAThread, work_each > 0 ? work_each : 1);
-  for_range(parallel_for, 0, ceil_div(n, kLanes), grain, [&](int64_t begin, int64_t end) {
+  for_range(parallel_for, 0, ceil_div(n, kLanes), grain_of_units(kLanes * work_each), [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t j = block * kLanes;
       if (j + kLanes <= n) {
@@ -199,9 +226,3 @@ static void each_units(ParallelFor parallel_for, int64_t n, int64_t work_each, c
     }
   });
 }
-
-// The recurrent weight by gates, so that each gate's columns begin with a panel.
-struct GatePanels {
-  Panels i, f, g, o;
-  const Panels& operator[](int gate) const { return gate == 0 ? i : gate == 1 ? f : gate == 2 ? g : o; }
-};

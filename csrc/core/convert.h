@@ -31,9 +31,6 @@ NK_INLINE void store_register(double* p, DoubleValues v) { *(DoublesInMemory*)p 
 NK_INLINE UnsignedBits load_halves(const void* p) {
   return (UnsignedBits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
 }
-NK_INLINE void store_halves(void* p, UnsignedBits bits) {
-  *(HalvesInMemory*)p = (HalvesInMemory)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bits);
-}
 #elif defined(__AVX2__)
 NK_INLINE UnsignedBits load_halves(const void* p) {
   return (UnsignedBits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
@@ -78,7 +75,9 @@ NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) {
 #else
 NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(load_halves(p) << 16); }
 NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) { return bits >> 16; }
+#if !defined(__AVX512F__)
 NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) { store_halves(p, bits >> 16); }
+#endif
 #endif
 #if defined(__AVX512F__)
 // Upper halves by one shuffle, and NaN by a mask.

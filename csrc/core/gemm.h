@@ -9,6 +9,9 @@ constexpr int64_t kDepth = 128;
 // to leave a register for each panel and one for a. A block of 16 sequences is whole tiles under AVX-512.
 constexpr int kProductRows = NK_REGISTER_BYTES == 64 ? 8 : NK_REGISTER_BYTES == 32 ? 6 : 3;
 constexpr int kProductPanels = NK_REGISTER_BYTES == 64 ? 2 : 1;
+// The same where the panels are those of an LSTM's four gates.
+constexpr int kGateRows = NK_REGISTER_BYTES == 64 ? 4 : kProductRows;
+constexpr int kGatePanels = NK_REGISTER_BYTES == 64 ? 4 : 1;
 
 // to[k * 16 + j] = from[j * step + k] for j, k < 4.
 NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
@@ -21,27 +24,13 @@ NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
   }
 }
 
-// b [n_deep, n_cols], read at from[k * k_step + j * j_step], as panels [n_cols / 16][n_deep][16], zeros past the end.
+// b [n_deep, n_cols], read at from[k * k_step + j * j_step], as panels [n_cols / 16][n_deep][16], zeros past the end; or `gates` of
+// them, which lie n_cols * j_step apart, one after the other.
 class Panels {
  public:
-  Panels(const float* from, int64_t n_deep, int64_t n_cols, int64_t k_step, int64_t j_step)
-      : n_deep_(n_deep), n_cols_(n_cols), memory_(ceil_div(n_cols, kLanes) * n_deep * kLanes) {
-    for (int64_t first = 0; first < n_cols; first += kLanes) {
-      float* to = memory_.data() + first * n_deep;
-      const float* const panel = from + first * j_step;
-      const int64_t n = n_cols - first < kLanes ? n_cols - first : kLanes;
-      int64_t k = 0;
-      if (n == kLanes && j_step == 1) {
-        for (; k < n_deep; ++k) store(to + k * kLanes, load(panel + k * k_step));
-      } else if (n == kLanes && k_step == 1) {
-        for (; k + 4 <= n_deep; k += 4) {
-          for (int64_t j = 0; j < kLanes; j += 4) transpose_four(panel + k + j * j_step, j_step, to + k * kLanes + j);
-        }
-      }
-      for (; k < n_deep; ++k) {
-        for (int64_t j = 0; j < kLanes; ++j) to[k * kLanes + j] = j < n ? panel[k * k_step + j * j_step] : 0.0f;
-      }
-    }
+  Panels(const float* from, int64_t n_deep, int64_t n_cols, int64_t k_step, int64_t j_step, int64_t gates = 1)
+      : n_deep_(n_deep), n_cols_(n_cols), gate_size_(round_up(n_cols, kLanes) * n_deep), memory_(gates * gate_size_) {
+    for (int64_t g = 0; g < gates; ++g) lay_out(from + g * n_cols * j_step, k_step, j_step, memory_.data() + g * gate_size_);
   }
 
   // out[n_rows, n_cols], `out_step` apart, from rows of a that are `a_step` apart; or added to out.
@@ -52,15 +41,48 @@ class Panels {
     rest<kProductRows - 1>(rows.from(whole), int(n_rows - whole));
   }
 
-  // The columns of one panel alone, those from `first` on.
-  void multiply_panel(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
+  // The columns from `first` on of kProductPanels panels alone, or of those that there are.
+  void multiply_panels(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
     const Rows rows = {a, a_step, out, out_step, false};
-    const int64_t whole = n_rows - n_rows % kProductRows;
-    depths<kProductRows, 1>(rows, whole, first);
-    rest_of_panel<kProductRows - 1>(rows.from(whole), first, int(n_rows - whole));
+    if (first + kProductPanels * kLanes <= n_cols_) return panels_of<kProductRows, kProductPanels>(rows, n_rows, first, beside());
+    for (; first < n_cols_; first += kLanes) panels_of<kProductRows, 1>(rows, n_rows, first, beside());
+  }
+
+  // Of four gates the columns of one panel of each, those from `first` on; out has a gate's columns behind those of the one before.
+  void multiply_gates(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
+    for (int64_t g = 0; g < 4; g += kGatePanels) {
+      const Rows rows = {a, a_step, out + g * n_cols_, out_step, false};
+      panels_of<kGateRows, kGatePanels>(rows, n_rows, first, {g * gate_size_, gate_size_, n_cols_});
+    }
   }
 
  private:
+  void lay_out(const float* from, int64_t k_step, int64_t j_step, float* panels) const {
+    for (int64_t first = 0; first < n_cols_; first += kLanes) {
+      float* to = panels + first * n_deep_;
+      const float* const panel = from + first * j_step;
+      const int64_t n = n_cols_ - first < kLanes ? n_cols_ - first : kLanes;
+      int64_t k = 0;
+      if (n == kLanes && j_step == 1) {
+        for (; k < n_deep_; ++k) store(to + k * kLanes, load(panel + k * k_step));
+      } else if (n == kLanes && k_step == 1) {
+        for (; k + 4 <= n_deep_; k += 4) {
+          for (int64_t j = 0; j < kLanes; j += 4) transpose_four(panel + k + j * j_step, j_step, to + k * kLanes + j);
+        }
+      }
+      for (; k < n_deep_; ++k) {
+        for (int64_t j = 0; j < kLanes; ++j) to[k * kLanes + j] = j < n ? panel[k * k_step + j * j_step] : 0.0f;
+      }
+    }
+  }
+
+  // Where the panels lie that are taken at once, and what comes of them: the first so far from its own place in the first matrix,
+  // each other one so far from the one before.
+  struct Beside {
+    int64_t from, panel, out;
+  };
+  Beside beside() const { return {0, n_deep_ * kLanes, kLanes}; }
+
   struct Rows {
     const float* a;
     int64_t a_step;
@@ -80,11 +102,13 @@ class Panels {
     }
   }
 
-  template <int kRows>
-  void rest_of_panel(const Rows& rows, int64_t first, int count) const {
-    if constexpr (kRows > 0) {
-      if (count != kRows) return rest_of_panel<kRows - 1>(rows, first, count);
-      depths<kRows, 1>(rows, kRows, first);
+  // Some panels beside one another, of any number of rows.
+  template <int kRows, int kPanels>
+  void panels_of(const Rows& rows, int64_t n_rows, int64_t first, const Beside& at) const {
+    const int64_t whole = n_rows - n_rows % kRows;
+    depths<kRows, kPanels>(rows, whole, first, at);
+    if constexpr (kRows > 1) {
+      if (whole < n_rows) panels_of<kRows / 2, kPanels>(rows.from(whole), n_rows - whole, first, at);
     }
   }
 
@@ -93,20 +117,23 @@ class Panels {
   void columns(const Rows& rows, int64_t n_rows) const {
     if (n_rows == 0) return;
     int64_t first = 0;
-    for (; first + kPanels * kLanes <= n_cols_; first += kPanels * kLanes) depths<kRows, kPanels>(rows, n_rows, first);
-    for (; first < n_cols_; first += kLanes) depths<kRows, 1>(rows, n_rows, first);
+    for (; first + kPanels * kLanes <= n_cols_; first += kPanels * kLanes) {
+      depths<kRows, kPanels>(rows, n_rows, first, beside());
+    }
+    for (; first < n_cols_; first += kLanes) depths<kRows, 1>(rows, n_rows, first, beside());
   }
 
   template <int kRows, int kPanels>
-  void depths(const Rows& rows, int64_t n_rows, int64_t first) const {
+  void depths(const Rows& rows, int64_t n_rows, int64_t first, const Beside& at) const {
     for (int64_t k = 0; k < n_deep_; k += kDepth) {
-      for (int64_t i = 0; i < n_rows; i += kRows) tile<kRows, kPanels>(rows.from(i), first, k);
+      for (int64_t i = 0; i < n_rows; i += kRows) tile<kRows, kPanels>(rows.from(i), first, k, at);
     }
   }
 
-  // kRows rows of the kPanels panels from column `first` on, the products from k on; only a single panel may lack columns.
+  // kRows rows of the kPanels panels from column `first` on, the products from k on. Of a matrix that has more than one of
+  // these, none lacks columns.
   template <int kRows, int kPanels>
-  __attribute__((noinline)) void tile(const Rows& rows, int64_t first, int64_t k) const {
+  __attribute__((noinline)) void tile(const Rows& rows, int64_t first, int64_t k, const Beside& at) const {
     const int64_t depth = n_deep_ - k < kDepth ? n_deep_ - k : kDepth;
     Vec<float> sums[kPanels][kRows];
 #pragma GCC unroll 4
@@ -114,11 +141,11 @@ class Panels {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sums[p][r] = zeros<float>();
     }
-    const float* b = memory_.data() + first * n_deep_ + k * kLanes;
+    const float* b = memory_.data() + at.from + first * n_deep_ + k * kLanes;
     for (int64_t d = k; d < k + depth; ++d, b += kLanes) {
       Vec<float> bd[kPanels];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) bd[p] = load(b + p * n_deep_ * kLanes);
+      for (int p = 0; p < kPanels; ++p) bd[p] = load(b + p * at.panel);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec<float> ar = splat(rows.a[r * rows.a_step + d]);
@@ -132,7 +159,7 @@ class Panels {
     for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        float* const to = rows.out + r * rows.out_step + first + p * kLanes;
+        float* const to = rows.out + r * rows.out_step + first + p * at.out;
         if (n == kLanes) {
           store(to, add ? load(to) + sums[p][r] : sums[p][r]);
         } else {
@@ -144,5 +171,6 @@ class Panels {
 
   int64_t n_deep_;
   int64_t n_cols_;
+  int64_t gate_size_;
   Memory<float> memory_;
 };

@@ -1,17 +1,15 @@
 // Which positions of a batch count, as the masked kernels ask for it: of planes a byte for each, of which all bits are set or
-// none; of pixels a list of those that do.
+// none; of pixels the mask itself.
 // Included by isa/*.cpp.
 
 // The lanes whose byte is set, of 16.
 template <class A>
 NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
-  Lanes<A> lanes;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(A) == 4) {
-    lanes.r[0] = (typename Lanes<A>::Bits)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)bytes));
-    return lanes;
-  }
-#elif defined(__AVX2__)
+  return {_mm_movepi8_mask(_mm_loadu_si128((const __m128i*)bytes))};
+#else
+  Lanes<A> lanes;
+#if defined(__AVX2__)
   if constexpr (sizeof(A) == 4) {
     NK_EACH_REGISTER lanes.r[i] = (typename Lanes<A>::Bits)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(bytes + 8 * i)));
     return lanes;
@@ -24,8 +22,10 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
     lanes.r[i] = __builtin_convertvector(some, typename Lanes<A>::Bits);
   }
   return lanes;
+#endif
 }
 
+#if !defined(__AVX512F__)
 // The same where each has a word.
 template <class A>
 NK_INLINE Lanes<A> lanes_of(const int32_t* words) {
@@ -38,6 +38,7 @@ NK_INLINE Lanes<A> lanes_of(const int32_t* words) {
   }
   return lanes;
 }
+#endif
 
 // Some positions that follow one another in a sample. None counts but in [first, last); both are multiples of 16, or the end.
 struct KeptRun {
@@ -62,7 +63,7 @@ class KeptPositions {
   // Of a mask [samples, positions], whose bytes are 0 where a position does not count. Each sample takes whole vectors, and
   // there is one after the last.
   KeptPositions(const uint8_t* mask, int64_t samples, int64_t positions)
-      : bytes_(samples * round_up(positions, kLanes) + kLanes), n_samples_(samples), samples_(samples) {
+      : bytes_(samples * round_up(positions, kLanes) + kLanes), n_samples_(samples), n_positions_(positions), samples_(samples) {
     const int64_t stride = round_up(positions, kLanes);
     for (int64_t i = 0; i < samples; ++i) {
       int8_t* const to = bytes_.data() + i * stride;
@@ -81,6 +82,7 @@ class KeptPositions {
   NK_MEMBER const KeptRun& run(int64_t sample) const { return samples_.data()[sample].all; }
   NK_MEMBER KeptRun run(int64_t sample, int64_t begin, int64_t length) const {
     const KeptRun& all = run(sample);
+    if (length == n_positions_) return all;  // and begin is 0
     return {all.bytes + begin, within(all.first - begin, length), within(all.last - begin, length)};
   }
 
@@ -138,27 +140,41 @@ class KeptPositions {
   static constexpr int64_t kWorthSkipping = 4 * kLanes;
 
   Memory<int8_t> bytes_;
-  int64_t n_samples_;
+  int64_t n_samples_, n_positions_;
   Memory<Sample> samples_;
   int64_t count_ = 0;
 };
 
-// The rows of a batch of pixels that count.
+// The rows of a batch of pixels that count. All are walked over; what is computed in one that does not count is taken away bit by
+// bit, but where four together do not count they are passed by.
 class KeptRows {
  public:
-  KeptRows(const uint8_t* mask, int64_t pixels) : rows_(pixels) {
-    int64_t count = 0;  // not count_, which what is stored here could be, for all that the compiler knows
-    for (int64_t i = 0; i < pixels; ++i) {
-      rows_.data()[count] = i;
-      count += mask[i] != 0;
-    }
+  KeptRows(const uint8_t* mask, int64_t pixels) : mask_(mask), pixels_(pixels) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < pixels; ++i) count += mask[i] != 0;
     count_ = count;
   }
   static constexpr bool kAll = false;
+  int64_t walked() const { return pixels_; }
   int64_t count() const { return count_; }
-  NK_MEMBER int64_t at(int64_t i) const { return rows_.data()[i]; }
+  NK_MEMBER bool counts(int64_t i) const { return mask_[i] != 0; }
+  NK_MEMBER bool none_of_four(int64_t i) const {
+    uint32_t four;
+    __builtin_memcpy(&four, mask_ + i, sizeof four);
+    return four == 0;
+  }
+  template <class A>
+  NK_MEMBER Lanes<A> lanes(int64_t i) const {
+    return all_lanes<A>(counts(i));
+  }
+  // One that counts, at `i` or soon after it.
+  int64_t near(int64_t i) const {
+    while (!counts(i)) i = i + 1 < pixels_ ? i + 1 : 0;
+    return i;
+  }
 
  private:
-  Memory<int64_t> rows_;
+  const uint8_t* mask_;
+  int64_t pixels_;
   int64_t count_ = 0;
 };

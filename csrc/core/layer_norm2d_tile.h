@@ -54,9 +54,7 @@ struct Tile {
   // Of the last 16, those that the ones before do not hold already.
   template <class A>
   Lanes<A> fresh_lanes() const {
-    Lanes<A> chosen = first_lanes<A>(int(slots - columns));
-    for (auto& bits : chosen.r) bits = ~bits;
-    return chosen;
+    return lanes_from<A>(int(slots - columns));
   }
 
   int64_t channels;

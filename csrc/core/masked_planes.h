@@ -2,8 +2,10 @@
 //
 // What is computed at a position that does not count is taken away bit by bit, so NaN ends there. Which count is told by
 // bytes, of which what lies well before the first position of a sample that counts, or well after its last, is never read; or,
-// where that is nothing and words stay in the first cache, by words, of which nothing has to be made.
+// where that is nothing and words stay in the first cache, by words, of which nothing has to be made. (AVX-512 makes lanes of
+// bytes in one step.)
 
+#if !defined(__AVX512F__)
 // A word for each position, of which all bits are set or none.
 class KeptWords {
  public:
@@ -45,6 +47,7 @@ class KeptWords {
   int64_t stride_;
   Memory<int32_t> words_;
 };
+#endif
 
 // flags: KeptPositions or KeptWords.
 template <class Flags>
@@ -66,17 +69,24 @@ class KeptPlanes {
     NK_MEMBER auto run(int64_t r) const { return flags.run(first + r, offset, length); }
   };
   static constexpr bool kAll = false;
-  NK_MEMBER Of of(const Runs& runs) const { return {flags_, runs.first, runs.begin % plane_, runs.length}; }
+  NK_MEMBER Of of(const Runs& runs) const {
+    return {flags_, runs.first, runs.length == plane_ ? 0 : runs.begin % plane_, runs.length};
+  }
 
   int64_t slab_size() const { return count_; }
 
-  // The mean of 16 values that count; of equal ones it is that value exactly.
-  template <class T>
-  NK_MEMBER Compute<T> sample_mean(const T* x, const Runs& slab) const {
-    T values[kSamples];
-    for (int i = 0; i < kSamples; ++i) values[i] = x[slab.begin + samples_[i]];
-    return sum(load(values)) * (Compute<T>(1) / Compute<T>(kSamples));
-  }
+  // 16 values that count.
+  struct Samples {
+    const int64_t* places;
+    // Their mean in the channel that begins at x; of equal ones it is that value exactly.
+    template <class T>
+    NK_MEMBER Compute<T> mean(const T* x) const {
+      T values[kSamples];
+      for (int i = 0; i < kSamples; ++i) values[i] = x[places[i]];
+      return sum(load(values)) * (Compute<T>(1) / Compute<T>(kSamples));
+    }
+  };
+  Samples samples(const Runs&) const { return {samples_}; }
 
  private:
   static constexpr int kSamples = kLanes;
@@ -89,10 +99,11 @@ class KeptPlanes {
 // work(positions) for those of a batch.
 template <class Work>
 static void with_kept_planes(const KeptPositions& kept, const ChannelShape& shape, const Work& work) {
+#if !defined(__AVX512F__)
   if (KeptWords::serve(kept, shape)) {
     const KeptWords words(kept, shape);
-    work(KeptPlanes<KeptWords>(kept, words, shape));
-  } else {
-    work(KeptPlanes<KeptPositions>(kept, kept, shape));
+    return work(KeptPlanes<KeptWords>(kept, words, shape));
   }
+#endif
+  work(KeptPlanes<KeptPositions>(kept, kept, shape));
 }

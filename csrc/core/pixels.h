@@ -2,8 +2,7 @@
 // columns. BatchNorm sees the whole batch as one image. Included by isa/*.cpp.
 //
 // Narrow rows are folded: `fold` of them are taken as one, so that it is a number of whole vectors. What is left over
-// of an image is a shorter row (`rest`). Where some pixels do not count (KeptRows) a row is one pixel, and the rows are those
-// that do.
+// of an image is a shorter row (`rest`). Where some pixels do not count (KeptRows) a row is one pixel.
 
 struct Pixels {
   template <class Rows>
@@ -15,8 +14,8 @@ struct Pixels {
         n_pixels(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions),
         fold(Rows::kAll ? fold_of(s.n_channels) : 1),
         n_cols(fold * s.n_channels),
-        n_rows(rows.count() / fold),
-        rest(rows.count() % fold * s.n_channels),
+        n_rows(rows.walked() / fold),
+        rest(rows.walked() % fold * s.n_channels),
         chunks(chunks_of(n_rows, chunk_rows(n_cols))),
         columns(ceil_div(n_cols, kColumns)) {}
 
@@ -37,7 +36,6 @@ struct Pixels {
     int64_t first_row, last_row;
     int64_t first_col, last_col;
     bool last;  // the rest of the image comes after it
-    int64_t end() const { return last_row + last; }
   };
   int64_t parts() const { return chunks.count * columns; }
   Part part(int64_t i) const {
@@ -67,9 +65,18 @@ class EveryRow {
   explicit EveryRow(const ChannelShape& s) : count_(s.over_batch() ? s.n_samples * s.n_positions : s.n_positions) {}
   static constexpr bool kAll = true;
 
-  // How many pixels there are; and which pixel, or folded row, is number i of them.
+  // How many pixels are walked over, and how many count.
+  int64_t walked() const { return count_; }
   int64_t count() const { return count_; }
-  NK_MEMBER int64_t at(int64_t i) const { return i; }
+  NK_MEMBER bool counts(int64_t) const { return true; }
+  NK_MEMBER bool none_of_four(int64_t) const { return false; }
+  // The lanes to keep of row i: chosen where it counts.
+  struct Every {};
+  template <class A>
+  NK_MEMBER Every lanes(int64_t) const {
+    return {};
+  }
+  NK_MEMBER int64_t near(int64_t i) const { return i; }
 
  private:
   int64_t count_;
@@ -87,72 +94,54 @@ NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
   for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
 }
 
-// Where four rows begin, from number i of those that count, and what comes after them.
-template <class Rows>
+template <class A>
+NK_INLINE Vec<A> keep(Vec<A> v, EveryRow::Every) {
+  return v;
+}
+template <class A, class Kept>
+NK_INLINE Pair<A> keep(Pair<A> v, Kept kept) {
+  return {keep(v.p, kept), keep(v.q, kept)};
+}
+
+// Four rows from number i on: where they begin, and which of them are kept.
+template <class A, class Rows>
 struct FourRows {
-  int64_t begin[5];
-  int64_t share;  // of all between, but of long gaps, for each vector of a row
+  int64_t begin[4];
+  decltype(static_cast<const Rows*>(nullptr)->template lanes<A>(0)) kept[4];
   NK_MEMBER FourRows(const Pixels& pixels, const Rows& rows, int64_t i) {
-    for (int r = 0; r < 4; ++r) begin[r] = rows.at(i + r) * pixels.n_cols;
-    begin[4] = i + 4 < pixels.n_rows ? rows.at(i + 4) * pixels.n_cols : begin[3] + pixels.n_cols;
-    const int64_t most = 8 * pixels.n_cols, between = begin[4] - begin[0] < most ? begin[4] - begin[0] : most;
-    share = Rows::kAll ? 4 * kLanes : between / ceil_div(pixels.n_cols, kLanes);
+    for (int r = 0; r < 4; ++r) begin[r] = (i + r) * pixels.n_cols, kept[r] = rows.template lanes<A>(i + r);
   }
 };
 
 // Asks for memory as it lies, line by line, so many items after some: narrow rows, four at a time, defeat the processor's own
-// foresight, and so do short gaps between them.
+// foresight.
 constexpr int64_t kAhead = 1024;
 template <class Op>
 NK_INLINE void ask_ahead(int64_t begin, int64_t end, const Op& op) {
   for (int64_t at = begin; at < end; at += Op::kLine) op.fetch(at + kAhead);
 }
 
-// one(at, column, n) for the items of a part but its rows before `i` up to column `whole`, n <= 16 at a time.
-template <class Rows, class One>
+// one(kept, at, column, n) for the items of a part but its rows before `i` up to column `whole`, n <= 16 at a time.
+template <class A, class Rows, class One>
 NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, int64_t whole, int64_t i,
                                 const One& one) {
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
-    const int64_t begin = rows.at(row) * pixels.n_cols;
+    const int64_t begin = row * pixels.n_cols;
+    const auto kept = rows.template lanes<A>(row);
     for (int64_t j = row < i ? whole : part.first_col; j < part.last_col; j += kLanes) {
-      one(begin + j, j, part.last_col - j < kLanes ? int(part.last_col - j) : kLanes);
+      one(kept, begin + j, j, part.last_col - j < kLanes ? int(part.last_col - j) : kLanes);
     }
   }
-  if (!part.last) return;
-  const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
-  for (int64_t j = part.first_col; j < end; j += kLanes) {
-    one(pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
-  }
-}
-
-// The same for all items of a part, but four(rows, column) for whole vectors of four rows.
-template <class Rows, class Four, class One>
-NK_INLINE void each_vector_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Four& four,
-                                   const One& one) {
-  const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  int64_t i = part.first_row;
-  for (; i + 4 <= part.last_row; i += 4) {
-    const FourRows<Rows> these(pixels, rows, i);
-    for (int64_t j = part.first_col; j < whole; j += kLanes) four(these, j);
-  }
-  each_vector_left(pixels, rows, part, whole, i, one);
-}
-
-// 0 in the rows that do not count and lie before those that do from number i up to `end`, in the columns of a part; number
-// n_rows is the end of the image.
-template <class T, class Rows>
-NK_INLINE void clear_before(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, int64_t i, int64_t end, T* to) {
-  if constexpr (!Rows::kAll) {
-    for (; i < end; ++i) {
-      const int64_t next = i < pixels.n_rows ? rows.at(i) : pixels.n_pixels;
-      for (int64_t row = i == 0 ? 0 : rows.at(i - 1) + 1; row < next; ++row) {
-        clear(to + row * pixels.n_cols + part.first_col, part.last_col - part.first_col);
-      }
+  if constexpr (Rows::kAll) {
+    if (!part.last) return;
+    const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
+    for (int64_t j = part.first_col; j < end; j += kLanes) {
+      one(rows.template lanes<A>(pixels.n_rows), pixels.n_rows * pixels.n_cols + j, j, end - j < kLanes ? int(end - j) : kLanes);
     }
   }
 }
 
-// to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows between that do not count;
+// to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows that do not count;
 // k = op.at(j) is what a column has in common.
 // op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
 // likes it; of wide ones four together, since what all their columns have in common does not stay in the first cache.
@@ -160,41 +149,41 @@ template <class T, class Rows, class Op>
 static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
   const bool narrow = pixels.n_cols <= 1024;
-  const auto put = [&](const auto& k, int64_t at, int64_t j) NK_LAMBDA {
+  const auto put = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
     prefetch(to + at + 512);
-    store(to + at, op(k, at, j, kLanes));
+    store(to + at, keep(op(k, at, j, kLanes), kept));
   };
   int64_t i = part.first_row;
   for (; i + 4 <= part.last_row; i += 4) {
-    const FourRows<Rows> these(pixels, rows, i);
-    clear_before(pixels, rows, part, i, i + 4, to);
-    if (narrow) {
+    const FourRows<Compute<T>, Rows> these(pixels, rows, i);
+    if (rows.none_of_four(i)) {
+      for (int r = 0; r < 4; ++r) clear(to + these.begin[r] + part.first_col, whole - part.first_col);
+    } else if (narrow) {
       for (int r = 0; r < 4; ++r) {
-        const int64_t begin = these.begin[r];
         for (int64_t j = part.first_col; j < whole; j += kLanes) {
-          op.fetch(begin + j + kAhead);
-          put(op.at(j), begin + j, j);
+          op.fetch(these.begin[r] + j + kAhead);
+          put(these.kept[r], op.at(j), these.begin[r] + j, j);
         }
-        if (these.begin[r + 1] - begin <= 2 * pixels.n_cols) ask_ahead(begin + pixels.n_cols, these.begin[r + 1], op);
       }
     } else {
       for (int64_t j = part.first_col; j < whole; j += kLanes) {
         const auto k = op.at(j);
-        for (int r = 0; r < 4; ++r) put(k, these.begin[r] + j, j);
+        for (int r = 0; r < 4; ++r) put(these.kept[r], k, these.begin[r] + j, j);
       }
     }
   }
-  clear_before(pixels, rows, part, i, part.end(), to);
-  each_vector_left(pixels, rows, part, whole, i, [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-    store_some(to + at, op(op.at(j), at, j, n), n);
+  each_vector_left<Compute<T>>(pixels, rows, part, whole, i, [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
+    store_some(to + at, keep(op(op.at(j), at, j, n), kept), n);
   });
 }
 
-// work(at, n) for each row of a part, and for what is left over after the last.
-template <class Rows, class Work>
-NK_INLINE void each_row_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Work& work) {
+// work(at, n) for each row of a part that counts, and for what is left over after the last; gap(at, n) for one that does not.
+template <class Rows, class Work, class Gap>
+NK_INLINE void each_row_of_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, const Work& work,
+                                const Gap& gap) {
   for (int64_t row = part.first_row; row < part.last_row; ++row) {
-    work(rows.at(row) * pixels.n_cols + part.first_col, part.last_col - part.first_col);
+    const int64_t at = row * pixels.n_cols + part.first_col, n = part.last_col - part.first_col;
+    rows.counts(row) ? work(at, n) : gap(at, n);
   }
   const int64_t end = pixels.rest < part.last_col ? pixels.rest : part.last_col;
   if (part.last && end > part.first_col) work(pixels.n_rows * pixels.n_cols + part.first_col, end - part.first_col);
@@ -204,8 +193,8 @@ NK_INLINE void each_row_of_part(const Pixels& pixels, const Rows& rows, const Pi
 template <class Rows, class Visit>
 NK_INLINE void each_item(const Pixels& pixels, const Rows& rows, int64_t s, const Visit& visit) {
   const int64_t channels = pixels.shape.n_channels, group = pixels.group;
-  for (int64_t i = 0; i < rows.count(); ++i) {
-    for (int64_t c = s * group; c < (s + 1) * group; ++c) visit(rows.at(i) * channels + c, c);
+  for (int64_t i = 0; i < pixels.n_pixels; ++i) {
+    for (int64_t c = s * group; rows.counts(i) && c < (s + 1) * group; ++c) visit(i * channels + c, c);
   }
 }
 
@@ -230,28 +219,32 @@ static __attribute__((noinline)) void sum_columns(const Pixels& pixels, const Ro
       block.last_col = first + kBlock < part.last_col ? first + kBlock : part.last_col;
       const int64_t padded = round_up(block.last_col - first, kLanes);
       for (int64_t j = 0; j < padded; ++j) sums1[j] = sums2[j] = A(0);
-      each_vector_of_part(
-          pixels, rows, block,
-          [&](const FourRows<Rows>& these, int64_t j) NK_LAMBDA {
-            const auto k = term.at(j);
-            if (narrow) {
-              const int64_t at = these.begin[0] + j / kLanes * these.share;
-              ask_ahead(at, at + these.share, term);
-            } else {
-              for (int r = 0; r < 4; ++r) term.fetch(these.begin[r] + j + 256);
-            }
-            const Pair<A> a = term(k, these.begin[0] + j), b = term(k, these.begin[1] + j);
-            const Pair<A> c = term(k, these.begin[2] + j), d = term(k, these.begin[3] + j);
-            A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
-            store(to1, load(to1) + ((a.p + b.p) + (c.p + d.p)));
-            store(to2, load(to2) + (fma(b.p, b.q, a.p * a.q) + fma(d.p, d.q, c.p * c.q)));
-          },
-          [&](int64_t at, int64_t j, int n) NK_LAMBDA {
-            const Pair<A> t = term(term.at(j), at, n);
-            A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
-            store(to1, load(to1) + t.p);
-            store(to2, fma(t.p, t.q, load(to2)));
-          });
+      const int64_t whole = first + (block.last_col - first) / kLanes * kLanes;
+      int64_t i = block.first_row;
+      for (; i + 4 <= block.last_row; i += 4) {
+        if (rows.none_of_four(i)) continue;
+        const FourRows<A, Rows> these(pixels, rows, i);
+        for (int64_t j = first; j < whole; j += kLanes) {
+          const auto k = term.at(j);
+          if (narrow) {
+            const int64_t at = these.begin[0] + 4 * j;
+            ask_ahead(at, at + 4 * kLanes, term);
+          } else {
+            for (int r = 0; r < 4; ++r) term.fetch(these.begin[r] + j + 256);
+          }
+          const auto of = [&](int r) NK_LAMBDA { return keep(term(k, these.begin[r] + j), these.kept[r]); };
+          const Pair<A> a = of(0), b = of(1), c = of(2), d = of(3);
+          A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
+          store(to1, load(to1) + ((a.p + b.p) + (c.p + d.p)));
+          store(to2, load(to2) + (fma(b.p, b.q, a.p * a.q) + fma(d.p, d.q, c.p * c.q)));
+        }
+      }
+      each_vector_left<A>(pixels, rows, block, whole, i, [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
+        const Pair<A> t = keep(term(term.at(j), at, n), kept);
+        A *to1 = sums1 + (j - first), *to2 = sums2 + (j - first);
+        store(to1, load(to1) + t.p);
+        store(to2, fma(t.p, t.q, load(to2)));
+      });
       for (int64_t j = 0; j < padded; j += kLanes) {
         double *to1 = total1 + first + j, *to2 = total2 + first + j;
         store(to1, load(to1) + widen(load(sums1 + j)));

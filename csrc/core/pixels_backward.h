@@ -91,7 +91,7 @@ struct PixelsBackward {
       A* const z = memory.data();
       for (int64_t i = first; i < last; ++i) {
         const Pixels::Part part = pixels.part(i);
-        each_row_of_part(pixels, rows, part, [&](int64_t at, int64_t n) {
+        const auto slopes = [&](int64_t at, int64_t n) {
           each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
             const int64_t j = part.first_col + i;
             const Vec<A> d = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);
@@ -101,7 +101,8 @@ struct PixelsBackward {
           each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
             store_at(to + at + i, load_at(dy + at + i) * load_at(z + i));
           });
-        });
+        };
+        each_row_of_part(pixels, rows, part, slopes, [&](int64_t at, int64_t n) { clear(to + at, n); });
       }
     });
   }

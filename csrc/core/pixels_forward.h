@@ -34,7 +34,7 @@ struct PixelsForward {
     const Memory<A> memory(round_up(channels, kLanes));
     A* const of_channel = memory.data();
     int64_t from[kLanes];
-    for (int64_t i = 0; i < n; ++i) from[i] = rows.at(rows.count() * (2 * i + 1) / (2 * n)) * channels;
+    for (int64_t i = 0; i < n; ++i) from[i] = rows.near(rows.walked() * (2 * i + 1) / (2 * n)) * channels;
     for (int64_t j = 0; j < channels; j += kLanes) {
       const int few = channels - j < kLanes ? int(channels - j) : kLanes;
       Vec<A> v[kLanes];
@@ -138,8 +138,7 @@ struct PixelsForward {
   void curve_part(const T* x, T* y, const Columns& k, const Pixels::Part& part) const {
     const Memory<A> memory(pixels.padded());
     A* const z = memory.data();
-    clear_before(pixels, rows, part, part.first_row, part.end(), y);
-    each_row_of_part(pixels, rows, part, [&](int64_t at, int64_t n) {
+    const auto normalized = [&](int64_t at, int64_t n) {
       each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
         const int64_t j = part.first_col + i;
         const Vec<A> v = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);
@@ -147,7 +146,8 @@ struct PixelsForward {
       });
       activated.values(z, n);
       each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + i, load_at(z + i)); });
-    });
+    };
+    each_row_of_part(pixels, rows, part, normalized, [&](int64_t at, int64_t n) { clear(y + at, n); });
   }
 
   void normalize(int64_t image, ParallelFor parallel_for) const {

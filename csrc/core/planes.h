@@ -148,19 +148,26 @@ class EveryPosition {
   // How many values of a slab count.
   int64_t slab_size() const { return slab_size_; }
 
-  // The mean of up to 64 of them in 4 places. Of equal values it is that value exactly: their number is a power of 2.
-  template <class T>
-  NK_MEMBER Compute<T> sample_mean(const T* x, const Runs& slab) const {
-    using A = Compute<T>;
+  // Up to 64 of them in 4 places of each slab.
+  struct Samples {
     int n = kLanes;
-    while (n > slab.length) n /= 2;
-    Vec<A> v[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t run = slab.count * (2 * i + 1) / 8, offset = (slab.length - n) * (2 * i + 1) / 8;
-      v[i] = load_some(x + slab.begin + run * slab.stride + offset, n);
+    int64_t places[4];
+    float share;
+    explicit Samples(const Runs& slab) {
+      while (n > slab.length) n /= 2;
+      for (int i = 0; i < 4; ++i) {
+        places[i] = slab.count * (2 * i + 1) / 8 * slab.stride + (slab.length - n) * (2 * i + 1) / 8;
+      }
+      share = 0.25f / float(n);
     }
-    return sum((v[0] + v[1]) + (v[2] + v[3])) * (A(0.25) / A(n));
-  }
+    // Their mean in the slab that begins at x. Of equal values it is that value exactly: their number is a power of 2.
+    template <class T>
+    NK_MEMBER Compute<T> mean(const T* x) const {
+      const auto some = [&](int i) NK_LAMBDA { return load_some(x + places[i], n); };
+      return sum((some(0) + some(1)) + (some(2) + some(3))) * Compute<T>(share);
+    }
+  };
+  Samples samples(const Runs& slab) const { return Samples(slab); }
 
  private:
   int64_t slab_size_;

@@ -15,6 +15,7 @@ struct PlanesForward {
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
+  typename Positions::Samples samples;
   double per_n;
   bool own_stats;
 
@@ -29,6 +30,7 @@ struct PlanesForward {
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
+        samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr) {}
 
@@ -174,12 +176,16 @@ struct PlanesForward {
   // Up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
   void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
     A shift[kBatch];
-    Sums sums[kBatch];
-    for (int64_t i = 0; i < count; ++i) shift[i] = positions.sample_mean(x, planes.joined.all(planes.begin(first + i)));
-    for (int64_t i = 0; i < count; ++i) sums[i] = sums_about(shift[i], first + i, parallel_for);
+    double s1[kBatch], s2[kBatch];  // not Sums: as a pair they would go through memory
+    for (int64_t i = 0; i < count; ++i) shift[i] = samples.mean(x + planes.begin(first + i));
+    for (int64_t i = 0; i < count; ++i) {
+      const Sums sums = sums_about(shift[i], first + i, parallel_for);
+      s1[i] = sums.s1;
+      s2[i] = sums.s2;
+    }
     for (int64_t i = 0; i < count; ++i) {
       SlabStats<A> stats;
-      if (!finish_stats(per_n, shift[i], sums[i], args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
+      if (!finish_stats(per_n, shift[i], Sums{s1[i], s2[i]}, args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
       put_slab_stats(args.stats, first + i, stats);
     }
     for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);

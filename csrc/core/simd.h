@@ -54,12 +54,19 @@ struct Pair {
   Vec<A> q;
 };
 
-// A choice of lanes: all bits set where chosen.
+// A choice of lanes.
+#if defined(__AVX512F__)
+template <class A>
+struct Lanes {
+  __mmask16 chosen;
+};
+#else
 template <class A>
 struct Lanes {
   using Bits = typename RegisterOf<A>::Bits;
-  Bits r[Vec<A>::kRegisters];
+  Bits r[Vec<A>::kRegisters];  // all bits set where chosen
 };
+#endif
 
 using FloatValues = RegisterOf<float>::Values;
 using DoubleValues = RegisterOf<double>::Values;
@@ -154,6 +161,29 @@ NK_INLINE Vec<A> zeros() {
   return v;
 }
 
+#if defined(__AVX512F__)
+// Lanes 0 .. n-1.
+template <class A>
+NK_INLINE Lanes<A> first_lanes(int n) {
+  return {__mmask16((1u << n) - 1)};
+}
+// Lanes n .. 15.
+template <class A>
+NK_INLINE Lanes<A> lanes_from(int n) {
+  return {__mmask16(0xffffu << n)};
+}
+// All or none.
+template <class A>
+NK_INLINE Lanes<A> all_lanes(bool chosen) {
+  return {__mmask16(-int(chosen))};
+}
+
+// The chosen lanes of v, 0 elsewhere.
+NK_INLINE Vec<float> keep(Vec<float> v, Lanes<float> lanes) { return {_mm512_maskz_mov_ps(lanes.chosen, v.r[0])}; }
+NK_INLINE Vec<double> keep(Vec<double> v, Lanes<double> lanes) {
+  return {_mm512_maskz_mov_pd(__mmask8(lanes.chosen), v.r[0]), _mm512_maskz_mov_pd(__mmask8(lanes.chosen >> 8), v.r[1])};
+}
+#else
 // Lanes 0 .. n-1.
 template <class A>
 NK_INLINE Lanes<A> first_lanes(int n) {
@@ -161,6 +191,21 @@ NK_INLINE Lanes<A> first_lanes(int n) {
   static constexpr Bit kBits[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
   Lanes<A> lanes;
   __builtin_memcpy(&lanes, kBits + kLanes - n, sizeof lanes);
+  return lanes;
+}
+// Lanes n .. 15.
+template <class A>
+NK_INLINE Lanes<A> lanes_from(int n) {
+  Lanes<A> lanes = first_lanes<A>(n);
+  NK_EACH_REGISTER lanes.r[i] = ~lanes.r[i];
+  return lanes;
+}
+// All or none.
+template <class A>
+NK_INLINE Lanes<A> all_lanes(bool chosen) {
+  using Bit = decltype(typename Lanes<A>::Bits{}[0] + 0);
+  Lanes<A> lanes;
+  NK_EACH_REGISTER lanes.r[i] = typename Lanes<A>::Bits{} - Bit(chosen);
   return lanes;
 }
 
@@ -172,12 +217,13 @@ NK_INLINE Vec<A> keep(Vec<A> v, Lanes<A> lanes) {
   NK_EACH_REGISTER v.r[i] = (Values)((Bits)v.r[i] & lanes.r[i]);
   return v;
 }
+#endif
 
 // -|v|.
 template <class A>
 NK_INLINE Vec<A> minus_magnitude(Vec<A> v) {
   using Values = typename Vec<A>::Values;
-  using Bits = typename Lanes<A>::Bits;
+  using Bits = typename RegisterOf<A>::Bits;
   const Bits sign = (Bits)(-Values{});
   NK_EACH_REGISTER v.r[i] = (Values)((Bits)v.r[i] | sign);
   return v;
