@@ -24,6 +24,7 @@ NAMES = {
     "filter_response": "FRN",
 }
 TUNED_BY = "val_nll_of_"  # with a seed: its validation loss at each learning rate by which an arm was tuned
+MOST_NATS = 10.0  # guessing one of ten digits has 2.3
 CHANCE = 90.0  # per cent wrong, by guessing one of ten digits
 
 BY_NORM: Mapping[str, Mapping[str, Condition]] = {norm: {"norm": norm} for norm in NAMES}
@@ -119,12 +120,14 @@ SPECS = (
             experiment,
             "val_nll",
             "validation loss in nats",
-            f"{what} at every learning rate by which each norm was tuned, on seeds of their own.",
+            f"{what} at every learning rate by which each norm was tuned, on seeds of their own. A loss above "
+            f"{MOST_NATS:g} nats, which is far worse than guessing, is drawn at the edge.",
             where,
             arms=arms,
             along=("lr",),
             of_tuning=True,
             log=True,
+            limits=(0.0, MOST_NATS),
         )
         for of, name, experiment, what, where, arms in (
             ("mlp", "MLP", "E05", "The multilayer perceptron of two layers", {"design": "batch"}, BY_NORM),

@@ -82,7 +82,7 @@ function chart(host, { label, x, y, lines, mark = null, horizontal = [], height 
 // Round ticks between two values: decades on a log axis, parts of them where those are too few.
 function ticks(low, high, log = false) {
   if (log) {
-    for (const parts of high / low > 300 ? [[1]] : [[1, 3], [1, 2, 3, 5, 7]]) {
+    for (const parts of high / low > 300 ? [[1], [1, 3]] : [[1, 3], [1, 2, 3, 5, 7]]) {
       const out = [];
       for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
         for (const m of parts) {
