@@ -102,7 +102,8 @@ template <class T>
 ChannelShape channel_shape_of(const T& x, bool together, int64_t n_groups) {
   ChannelShape shape{ChannelLayout::kPlanes, *kernel_dtype(x.scalar_type()), x.size(0), x.size(1), 1, n_groups};
   for (int64_t i = 2; i < x.dim(); ++i) shape.n_positions *= x.size(i);
-  if (together || shape.n_positions == 1) shape.layout = ChannelLayout::kPixels;
+  // With one position both lie alike: BatchNorm goes down the columns, GroupNorm along the rows.
+  if (shape.n_positions == 1 ? n_groups == 0 : together) shape.layout = ChannelLayout::kPixels;
   return shape;
 }
 

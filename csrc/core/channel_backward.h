@@ -6,13 +6,15 @@ static void put_parameter_gradients(const ChannelBackward& a, const Sums* sums) 
   const Memory<double> memory(2 * channels);
   double* const dw = memory.data();
   double* const db = dw + channels;
-  for (int64_t c = 0; c < channels; ++c) dw[c] = db[c] = 0.0;
-  for (int64_t i = 0; i < samples; ++i) {
-    for (int64_t c = 0; c < channels; ++c) {
-      dw[c] += sums[i * channels + c].s2;
-      db[c] += sums[i * channels + c].s1;
+  for_range(a.parallel_for, 0, channels, grain_for(2 * samples), [&](int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) dw[c] = db[c] = 0.0;
+    for (int64_t i = 0; i < samples; ++i) {
+      for (int64_t c = first; c < last; ++c) {
+        dw[c] += sums[i * channels + c].s2;
+        db[c] += sums[i * channels + c].s1;
+      }
     }
-  }
+  });
   if (a.dw.data != nullptr) store_sums(dw, a.dw, 0, channels);
   if (a.db.data != nullptr) store_sums(db, a.db, 0, channels);
 }

@@ -103,6 +103,30 @@ struct Planes {
   Blocks of_one_channel;  // the part of a slab that belongs to one channel
 };
 
+// The weight and bias of each value of GroupNorm's slabs, where planes are shorter than a vector: a slab is then mapped as one
+// run.
+template <class A>
+class ShortPlanes {
+ public:
+  ShortPlanes(const Planes& planes, const Param<A>& w, const Param<A>& b)
+      : plane_(planes.shape.n_positions),
+        size_(!planes.shape.over_batch() && planes.channels_per_slab > 1 && plane_ < kLanes ? planes.shape.n_channels * plane_ : 0),
+        memory_(2 * size_ + 1) {
+    for (int64_t i = 0; i < size_; ++i) {
+      memory_.data()[i] = w.values()[i / plane_ * w.step()];
+      memory_.data()[size_ + i] = b.values()[i / plane_ * b.step()];
+    }
+  }
+  bool are_there() const { return size_ != 0; }
+  // From channel c on.
+  const A* w(int64_t c) const { return memory_.data() + c * plane_; }
+  const A* b(int64_t c) const { return w(c) + size_; }
+
+ private:
+  int64_t plane_, size_;
+  Memory<A> memory_;
+};
+
 // Calls work.some_slabs(first, count, parallel_for) for all slabs.
 template <class T, class Work>
 NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor parallel_for) {

@@ -18,6 +18,7 @@ struct PlanesBackward {
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
+  ShortPlanes<A> short_planes;
   double per_n;
   bool one_channel;
   bool wants_sums;
@@ -34,6 +35,7 @@ struct PlanesBackward {
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
+        short_planes(planes, w, b),
         per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
@@ -117,6 +119,24 @@ struct PlanesBackward {
     });
   }
 
+  // The sums of channels of one value each.
+  template <class G>
+  void sums_of_values(const Gradient<G>& g, const SlabStats<A>& stats, int64_t begin, int64_t c, Sums* of_channel) const {
+    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
+    const A *const wc = short_planes.w(c), *const bc = short_planes.b(c);
+    const bool relu = activated.is_relu();
+    each_vector(planes.slab_size, [&](int64_t j, auto load_at, auto) NK_LAMBDA {
+      const Vec<A> d = (load_at(x + begin + j) - m0) - dm;
+      Vec<A> dy = load_at(g.at(begin) + j);
+      if (relu) dy = where_above_zero(fma(d, rstd * load_at(wc + j), load_at(bc + j)), dy);
+      A of_b[kLanes], of_w[kLanes];
+      store(of_b, dy);
+      store(of_w, dy * (d * rstd));
+      const int64_t n = planes.slab_size - j < kLanes ? planes.slab_size - j : kLanes;
+      for (int64_t i = 0; i < n; ++i) of_channel[j + i] = {double(of_b[i]), double(of_w[i])};
+    });
+  }
+
   // The sums of every channel of a slab.
   template <class G>
   void sum_channels(const Gradient<G>& g, int64_t slab, ParallelFor parallel_for) const {
@@ -124,6 +144,7 @@ struct PlanesBackward {
     const int64_t channels = planes.channels_per_slab, plane = args.shape.n_positions;
     const int64_t begin = planes.begin(slab), blocks = planes.of_one_channel.count();
     Sums* const of_channel = sums + slab * channels;
+    if (short_planes.are_there() && plane == 1) return sums_of_values(g, stats, begin, planes.first_channel(slab), of_channel);
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; ++c) {
@@ -166,6 +187,30 @@ struct PlanesBackward {
       const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
       dx_of_run(g, runs.begin + r * runs.stride, planes.ahead(k, runs, 2 * sizeof(T)), runs.length, kept.run(r), stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
+    }
+  }
+
+  // Of a slab of planes shorter than a vector, as one run.
+  template <class G>
+  void dx_of_short(const Gradient<G>& g, int64_t begin, const SlabStats<A>& stats, Sums mean, int64_t c) const {
+    const GradientTerms<A> terms = gradient_terms(stats, 1.0, one_channel, mean);
+    const Vec<A> of_d = splat(terms.of_d), rest = splat(terms.rest);
+    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
+    const auto all = EveryPosition::Run{planes.slab_size};
+    const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
+    if (!activated.is_relu()) {
+      map_run<T>(
+          dx + begin, 512, planes.slab_size, all,
+          [&](Vec<A> dy, Vec<A> v, Vec<A> wv) NK_LAMBDA { return dx_at(dy, (v - m0) - dm, rstd * wv); }, g.at(begin), x + begin,
+          short_planes.w(c));
+    } else {
+      map_run<T>(
+          dx + begin, 512, planes.slab_size, all,
+          [&](Vec<A> dy, Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
+            const Vec<A> d = (v - m0) - dm, scale = rstd * wv;
+            return dx_at(where_above_zero(fma(d, scale, bv), dy), d, scale);
+          },
+          g.at(begin), x + begin, short_planes.w(c), short_planes.b(c));
     }
   }
 
@@ -246,6 +291,10 @@ struct PlanesBackward {
       }
       if (dx == nullptr) continue;
       const Sums mean = means(slab);
+      if (short_planes.are_there()) {
+        dx_of_short(g, planes.begin(slab), stats, mean, planes.first_channel(slab));
+        continue;
+      }
       const Blocks& blocks = planes.by_channel;
       for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t from, int64_t to) {
         for (int64_t i = to - 1; i >= from; --i) {

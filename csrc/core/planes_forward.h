@@ -15,6 +15,7 @@ struct PlanesForward {
   Param<A> w;
   Param<A> b;
   Activated<A> activated;
+  ShortPlanes<A> short_planes;
   typename Positions::Samples samples;
   double per_n;
   bool own_stats;
@@ -30,6 +31,7 @@ struct PlanesForward {
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
+        short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr) {}
@@ -124,6 +126,19 @@ struct PlanesForward {
     }
   }
 
+  // A slab of planes shorter than a vector, as one run.
+  void normalize_short(int64_t begin, int64_t c, const SlabStats<A>& stats) const {
+    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
+    const Vec<A> least = splat(least_of<A>(args.activation));
+    map_run<T>(
+        y + begin, 512, planes.slab_size, EveryPosition::Run{planes.slab_size},
+        [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
+          const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
+          return where_greater(least, z, least, z);
+        },
+        x + begin, short_planes.w(c), short_planes.b(c));
+  }
+
   __attribute__((noinline)) void normalize_exactly(int64_t slab) const {
     const ExactStats stats = exact(slab);
     const Runs runs = planes.by_channel.all(planes.begin(slab));
@@ -146,6 +161,7 @@ struct PlanesForward {
     if (!within_range(stats)) return normalize_exactly(slab);
     const Blocks& blocks = planes.by_channel;
     const int64_t begin = planes.begin(slab), c = planes.first_channel(slab), step = planes.channel_step();
+    if (short_planes.are_there() && residual == nullptr && !activated.is_curve()) return normalize_short(begin, c, stats);
     for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
         const Runs runs = blocks.at(begin, i);

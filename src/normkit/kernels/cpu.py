@@ -178,7 +178,6 @@ def channel_norm(
     dtype = x.dtype
     n, c, *rest = x.shape
     positions = math.prod(rest)
-    layout = 1 if positions == 1 or not x.is_contiguous() else 0
     y = torch.empty_like(x) if out is None else out
     stats = torch.empty(n * n_groups or c, 4, dtype=STATS_DTYPES[dtype])
     w_address, w_code = (0, 0) if w is None else (w.data_ptr(), DTYPE_CODES[w.dtype])
@@ -189,8 +188,8 @@ def channel_norm(
     if running is not None:
         running_mean, running_var = _array(running[0]), _array(running[1])
     LIBRARY.channel_norm_forward(
-        layout, DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(), address(residual),
-        w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
+        _layout(x, positions, n_groups), DTYPE_CODES[dtype], n, c, positions, n_groups, eps, x.data_ptr(),
+        address(residual), w_address, w_code, b_address, b_code, ACTIVATION_CODES[activation], *mean, *var,
         y.data_ptr(), stats.data_ptr(), *running_mean, *running_var, momentum, address(mask),
     )  # fmt: skip
     return y, stats
@@ -266,8 +265,12 @@ def _channel_shape(x: Tensor, n_groups: int) -> tuple[int, int, int, int, int, i
     """Layout (0 planes, 1 pixels), dtype, and the sizes; x is contiguous or in a channels_last format."""
     n, c = x.shape[:2]
     positions = x.numel() // (n * c) if x.numel() else 0
-    pixels = positions == 1 or not x.is_contiguous()
-    return int(pixels), DTYPE_CODES[x.dtype], n, c, positions, n_groups
+    return _layout(x, positions, n_groups), DTYPE_CODES[x.dtype], n, c, positions, n_groups
+
+
+def _layout(x: Tensor, positions: int, n_groups: int) -> int:
+    """As ``channel_shape_of`` in ``csrc/arguments.h``."""
+    return int(n_groups == 0 if positions == 1 else not x.is_contiguous())
 
 
 def address(t: Tensor | None) -> int:
