@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from playwright.sync_api import Browser
@@ -14,6 +15,7 @@ from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit, wait_unti
 from claims.made_up import arm, arms, noise, rule
 from normkit.claims import Verdicts, register
 from normkit.claims.experiment import Measurement, conditions
+from normkit.claims.hypothesis import Kind
 from normkit.claims.judge import judge
 from normkit.claims.rulebook import rulebook
 from normkit.claims.run import provenance
@@ -199,6 +201,25 @@ def test_a_strip_shows_the_seeds_the_interval_and_the_margin_where_they_are() ->
     ticks = {tick.label: tick.x for tick in drawn.ticks}
     assert ticks["2"] == pytest.approx(zone, abs=0.2)
     assert drawn.label.endswith("12 seeds; it holds above 2 points")
+
+
+@pytest.mark.parametrize("place", [-9.0, -1.0, 0.5, 1.0, 9.0])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind not in ("exact", "slope", "trend")])
+def test_the_tinted_part_of_a_strip_is_where_the_judge_says_that_it_holds(kind: Kind, place: float) -> None:
+    means = {("batch", True): place, ("layer", True): 0.0, ("batch", False): 0.0, ("layer", False): 0.0}
+    found = [
+        measurement
+        for n, ((norm, small), mean) in enumerate(means.items())
+        for measurement in arm([mean + x / 50 for x in noise(n, 12)], norm=norm, small=small)
+    ]
+    names = ("these", "those", "these_without", "those_without")
+    sides = {name: {"norm": norm, "small": small} for name, (norm, small) in zip(names, means, strict=True)}
+    hypothesis = rule(kind=kind, margin=2.0, unit="points", **sides)
+    finding = judge([hypothesis], found)["E05-H1"]
+    drawn = strip(hypothesis, finding)
+    assert drawn is not None
+    ((low, high),) = drawn.zones
+    assert finding.outcome == ("holds" if low <= drawn.dot <= high else "fails")
 
 
 def test_an_exact_strip_is_on_a_scale_of_decades() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from normkit.claims.experiment import Job, conditions
 from normkit.claims.experiments import experiment, files
-from normkit.claims.planning import cuts, fit, reduced
+from normkit.claims.experiments._stacked_tuning import is_full
+from normkit.claims.planning import Plan, cuts, fit, reduced
 from normkit.claims.run import BUDGETS
 from normkit.lab.planning import parse_duration
 
@@ -40,7 +41,7 @@ def test_without_a_limit_nothing_is_cut() -> None:
     assert cuts(WANTED, plan, "to fit") == ()
 
 
-@pytest.mark.parametrize(("budget", "n_seeds"), [(96, None), (95, 11), (64, 8), (41, 5), (40, 5)])
+@pytest.mark.parametrize(("budget", "n_seeds"), [(96, None), (95, 11), (64, 8), (49, 6), (48, 6)])
 def test_seeds_go_first_in_every_experiment_alike(budget: float, n_seeds: int | None) -> None:
     plan = fit(WANTED, a_second_a_seed, budget)
     assert (plan.most_seeds, plan.left_out) == (n_seeds, ())
@@ -50,18 +51,32 @@ def test_seeds_go_first_in_every_experiment_alike(budget: float, n_seeds: int | 
 
 
 def test_then_whole_experiments_from_the_end_and_what_still_fits_stays() -> None:
-    plan = fit(WANTED, a_second_a_seed, 39)
-    assert (plan.most_seeds, plan.left_out) == (5, ("E16",))
+    plan = fit(WANTED, a_second_a_seed, 47)
+    assert (plan.most_seeds, plan.left_out) == (6, ("E16",))
     assert "Left out to fit: E16." in cuts(WANTED, plan, "to fit")
     tight = fit({"E16": WANTED["E16"], "E05": WANTED["E05"]}, a_second_a_seed, 12)
     assert tight.left_out == ("E16",)
     assert list(tight.jobs) == ["E05"]
 
 
-def test_never_fewer_than_five_seeds() -> None:
+def test_never_so_few_seeds_that_nothing_is_decided_or_grids_are_those_of_another_tier() -> None:
     plan = fit(WANTED, a_second_a_seed, 0.5)
     assert plan.left_out == ("E08", "E05", "E16")
-    assert plan.most_seeds == 5
+    assert plan.most_seeds == 6
+    assert fit({"E05": jobs("E05", 5)}, a_second_a_seed, 0.5) == Plan({}, None, ("E05",))
+    assert is_full(reduced(WANTED["E05"], 6)[0])
+    assert not is_full(reduced(WANTED["E05"], 5)[0])
+
+
+def test_seeds_are_those_of_each_condition() -> None:
+    """E26's exact part has seeds of its own, and they are no reason to take those of its networks away."""
+    mixed = [
+        Job("E26", conditions(what="exact"), tuple(range(5))),
+        *(Job("E26", conditions(arm=k), tuple(range(200, 212))) for k in range(2)),
+    ]
+    assert [job.seeds for job in reduced(mixed, 6)] == [tuple(range(5)), *[tuple(range(200, 206))] * 2]
+    plan = fit({"E26": mixed}, a_second_a_seed, 27)
+    assert cuts({"E26": mixed}, plan, "to fit 27s") == ("At most 11 seeds instead of 12, to fit 27s.",)
 
 
 def test_an_experiment_of_fewer_seeds_keeps_its_own() -> None:

@@ -90,6 +90,18 @@ def test_a_page_must_have_its_ending() -> None:
         check_page(Path("my.py"), "--report")
 
 
+def test_a_page_that_somebody_else_made_is_not_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    for ours in ("", "<title>BatchNorm 3 : 2 · normkit compare</title>"):
+        page.write_text(ours, "utf-8")
+        check_page(page, "--report")
+    for foreign in ("<title>On normkit</title>", "no page at all"):
+        page.write_text(foreign, "utf-8")
+        with pytest.raises(ArgumentError, match="--report: expected a new file or a page that normkit made, got"):
+            check_page(page, "--report")
+        assert page.read_text("utf-8") == foreign
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(
         ArgumentError, match=r"--task: expected readable text, got 'bad\\udcff\.py'; rename what it names"

@@ -56,3 +56,8 @@ class Hypothesis:
     scale: Literal["plain", "ratio"] = "plain"
     is_about_learning: bool = False
     diverged_as: float | None = None  # None: a hypothesis over a diverged run is judged by ranks, as the worst
+
+    @property
+    def is_likeness(self) -> bool:
+        """Whether it says that two things differ by less than the margin, either way."""
+        return self.kind in ("equivalence", "no interaction")

@@ -140,8 +140,7 @@ def _trial(hypothesis: Hypothesis, measurements: Sequence[Measurement]) -> Trial
         there = _gaps(hypothesis, measurements, without=True, is_ratio=is_ratio)
         here = trials.differences(here, there, is_ratio=False)
     values = [gap for _, gap in sorted(here.items())]
-    is_likeness = hypothesis.kind in ("equivalence", "no interaction")
-    return trials.within(values, margin) if is_likeness else trials.exceeds(values, margin)
+    return trials.within(values, margin) if hypothesis.is_likeness else trials.exceeds(values, margin)
 
 
 def _gaps(

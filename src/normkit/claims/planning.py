@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from normkit.claims.experiment import Job
+from normkit.claims.experiment import Condition, Job
 from normkit.claims.trials import FEWEST_SEEDS
+
+# Of more seeds than the quick tier has not so few are kept: with them experiments would take its coarser grids, too.
+_FEWEST_OF_MORE = FEWEST_SEEDS + 1
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ def fit(
         most_seeds: a reduction decided on before, which is never taken back, so that no work is begun in vain.
         begun: experiments that are not left out any more.
     """
-    most = max((len(_seeds(jobs)) for jobs in wanted.values()), default=0)
-    least = min(FEWEST_SEEDS, most)
+    most = _most_seeds(wanted)
+    least = _FEWEST_OF_MORE if most > FEWEST_SEEDS else most
     for n_seeds in range(min(most, most_seeds or most), least - 1, -1):
         jobs = {id_: reduced(some, n_seeds) for id_, some in wanted.items()}
         if math.fsum(cost_s(job) for some in jobs.values() for job in some) <= seconds or n_seeds == least:
@@ -61,9 +65,9 @@ def fit(
 
 
 def reduced(jobs: Sequence[Job], n_seeds: int) -> tuple[Job, ...]:
-    """The same jobs with the first seeds only: the same ones for every condition, so that pairs stay pairs."""
-    kept = _seeds(jobs)[:n_seeds]
-    fewer = (replace(job, seeds=tuple(seed for seed in job.seeds if seed in kept)) for job in jobs)
+    """The same jobs with the first seeds of each condition only: the same ones for all, so that pairs stay pairs."""
+    kept = {conditions: sorted(seeds)[:n_seeds] for conditions, seeds in _seeds_of(jobs).items()}
+    fewer = (replace(job, seeds=tuple(seed for seed in job.seeds if seed in kept[job.conditions])) for job in jobs)
     return tuple(job for job in fewer if job.seeds)
 
 
@@ -71,12 +75,18 @@ def cuts(wanted: Mapping[str, Sequence[Job]], plan: Plan, why: str) -> tuple[str
     """What a plan leaves out, a sentence each."""
     sentences = []
     if plan.most_seeds is not None:
-        full = max(len(_seeds(jobs)) for jobs in wanted.values())
-        sentences.append(f"At most {plan.most_seeds} seeds instead of {full}, {why}.")
+        sentences.append(f"At most {plan.most_seeds} seeds instead of {_most_seeds(wanted)}, {why}.")
     if plan.left_out:
         sentences.append(f"Left out {why}: {', '.join(plan.left_out)}.")
     return tuple(sentences)
 
 
-def _seeds(jobs: Sequence[Job]) -> list[int]:
-    return sorted({seed for job in jobs for seed in job.seeds})
+def _seeds_of(jobs: Sequence[Job]) -> Mapping[tuple[tuple[str, Condition], ...], set[int]]:
+    found: dict[tuple[tuple[str, Condition], ...], set[int]] = defaultdict(set)
+    for job in jobs:
+        found[job.conditions].update(job.seeds)
+    return found
+
+
+def _most_seeds(wanted: Mapping[str, Sequence[Job]]) -> int:
+    return max((len(seeds) for jobs in wanted.values() for seeds in _seeds_of(jobs).values()), default=0)

@@ -89,9 +89,22 @@ def check_different(files: Mapping[str, Path]) -> None:
 
 
 def check_page(path: Path, option: str) -> None:
-    """Refuse to replace what is no page."""
+    """Refuse to replace what is no page, or one that somebody else made."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"{option}: expected a file that ends in .html, got {str(path)!r}; change its name.")
+    if path.is_file() and path.stat().st_size and not _is_ours(path):
+        raise ArgumentError(
+            f"{option}: expected a new file or a page that normkit made, got {str(path)!r}; choose another name, or "
+            "remove it."
+        )
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether its title ends as those of our pages do."""
+    with page.open("rb") as file:
+        _, _, rest = file.read(1 << 16).partition(b"<title>")
+    title, _, _ = rest.partition(b"</title>")
+    return title.rpartition(" · ".encode())[2].startswith(b"normkit ")
 
 
 def check_new_file(path: Path, option: str, suffixes: Sequence[str], *, may_replace: bool) -> None:

@@ -183,14 +183,22 @@ def _ship(verdicts: Verdicts, folder: Path | None) -> list[str]:
     """The records written as the package ships them; what went wrong."""
     if folder is None:
         return []
+    from normkit.claims.experiments import files
+    from normkit.claims.shipped import write
+
+    if verdicts.tier != "full" or len(verdicts.experiments) < len(files()):
+        return ["--ship: expected the full tier and every claim; leave out --claim and add --tier full."]
+    if folder.exists() and not folder.is_dir():
+        return [f"--ship: expected a folder, got the file {str(folder)!r}; choose another name."]
     if lacking := (*verdicts.cut, *verdicts.failures):
         return [
             f"--ship: expected a whole run, got one that lacks something ({lacking[0]}); run the same command again."
         ]
-    from normkit.claims.shipped import write
-
-    for path in write(verdicts, folder):
-        complain(f"Shipped {path}")
+    try:
+        for path in write(verdicts, folder):
+            complain(f"Shipped {path}")
+    except (OSError, NormkitError) as error:
+        return [f"--ship: {folder} could not be written ({error}); run the same command again."]
     return []
 
 

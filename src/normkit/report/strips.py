@@ -105,7 +105,7 @@ def _turning_points(hypothesis: Hypothesis) -> tuple[float, ...]:
     margin = hypothesis.margin
     if hypothesis.kind in ("value", "slope"):
         return hypothesis.target - margin, hypothesis.target + margin
-    if hypothesis.kind == "equivalence":
+    if hypothesis.is_likeness:
         return (math.expm1(-math.log1p(margin)), margin) if hypothesis.scale == "ratio" else (-margin, margin)
     return (0.0 if hypothesis.kind == "trend" else margin,)
 

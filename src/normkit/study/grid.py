@@ -121,7 +121,8 @@ SPECS = (
             "val_nll",
             "validation loss in nats",
             f"{what} at every learning rate by which each norm was tuned, on seeds of their own. A loss above "
-            f"{MOST_NATS:g} nats, which is far worse than guessing, is drawn at the edge.",
+            f"{MOST_NATS:g} nats, which is far worse than guessing, is drawn at the edge. A mean is of the runs that "
+            "did not diverge, and those that did are told beside it; the tuning took no rate at which any did.",
             where,
             arms=arms,
             along=("lr",),
@@ -225,6 +226,7 @@ def _chart(spec: ChartSpec, measurements: Iterable[Measurement]) -> dict[str, An
         "log": spec.log,
         "limits": spec.limits,
         "map": len(spec.along) > 1,
+        "survivors": spec.diverged_as is None,
         "norms": [norm for norm in NAMES if any(point["norm"] == norm for point in points)],
         "points": points,
     }

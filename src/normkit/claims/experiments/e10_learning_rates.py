@@ -104,15 +104,18 @@ def _grid(job: Job) -> tuple[float, ...]:
 def usable_range(usable: Sequence[float], highest: float) -> dict[str, float]:
     """The logarithm of the largest learning rate that trains, ``UNDEFINED`` if none does, and the width.
 
+    In whole steps of half a decade, as the grid means them: from 0.1 to 0.3 and from 0.3 to 1 it is as far.
+
     Args:
         usable: learning rates that train.
         highest: of all that were tried.
     """
     if not usable:
         return {"log10_max_lr": UNDEFINED, "usable_decades": 0.0, "grid_too_short": 0.0}
+    lowest_usable, highest_usable = (round(2 * math.log10(rate)) / 2 for rate in (min(usable), max(usable)))
     return {
-        "log10_max_lr": math.log10(max(usable)),
-        "usable_decades": math.log10(max(usable) / min(usable)),
+        "log10_max_lr": highest_usable,
+        "usable_decades": highest_usable - lowest_usable,
         "grid_too_short": float(max(usable) == highest),
     }
 

@@ -47,8 +47,9 @@ def _arm(
 
 
 def measure(job: Job) -> list[Measurement]:
-    """Metrics: gradient_decades, how many powers of ten the gradient is larger at the first step than at the last, its
-    absolute value gradient_decades_off, and explained, 1 - the last training loss: 0 for who guesses the mean."""
+    """Metrics: gradient_decades, how many powers of ten the gradient is larger at the first step than at the last;
+    gradient_decades_lost, by how many it is smaller, 0 where it is larger; and explained, 1 - the last training loss: 0
+    for who guesses the mean."""
     with one_thread():
         network = Recurrence(job.arm, job.seeds)
         explained = _train(network, job.seeds, int(job.arm["trained"]))
@@ -61,7 +62,7 @@ def measure(job: Job) -> list[Measurement]:
             seed,
             metrics={
                 "gradient_decades": decades[i],
-                "gradient_decades_off": abs(decades[i]),
+                "gradient_decades_lost": max(0.0, -decades[i]),
                 **({"explained": float(explained[i])} if explained is not None else {}),
             },
             series={"log10_gradient": tuple((logs[::5, i] - logs[-1, i]).tolist())},

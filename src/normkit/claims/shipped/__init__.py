@@ -96,7 +96,12 @@ def write(verdicts: Verdicts, folder: Path) -> list[Path]:
 
     Returns:
         The files.
+
+    Raises:
+        StoreError: what the folder has of experiments is damaged; nothing is written.
+        OSError: the folder cannot be written.
     """
+    about = _experiments(folder) | dict(verdicts.experiments)
     by_experiment: dict[str, list[str]] = {}
     for record in verdicts.records:
         by_experiment.setdefault(record.spec.task, []).append(encode_record(record) + "\n")
@@ -106,7 +111,6 @@ def write(verdicts: Verdicts, folder: Path) -> list[Path]:
         path = folder / f"{id_}.jsonl.gz"
         path.write_bytes(gzip.compress("".join(sorted(lines)).encode(), mtime=0))
         written.append(path)
-    about = _experiments(folder) | dict(verdicts.experiments)
     (folder / ABOUT).write_text(json.dumps(dict(sorted(about.items())), indent=1, ensure_ascii=False) + "\n", "utf-8")
     return written
 

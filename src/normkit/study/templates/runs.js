@@ -154,7 +154,12 @@
   }
 
   const value = (point) => (point.mean === null ? "diverged" : measured(point.mean));
-  const between = (point) => (point.low === null ? "" : `${measured(point.low)} to ${measured(point.high)}`);
+  // No further than the metric can lie, or is drawn.
+  function between(point, [least, most]) {
+    if (point.low === null) return "";
+    const [low, high] = [Math.max(point.low, least ?? -Infinity), Math.min(point.high, most ?? Infinity)];
+    return low > high ? "" : `${measured(low)} to ${high < point.high ? "more than " : ""}${measured(high)}`;
+  }
 
   function draw() {
     const one = of(State.get("run"));
@@ -167,7 +172,9 @@
     else drawLines(one, way, here);
 
     const now = one.points.filter((point) => drawn(one).includes(point.norm) && open(one).every((axis) => point[axis] === level(one, axis)));
-    now.sort((a, b) => (a.mean ?? Infinity) - (b.mean ?? Infinity));
+    // Where a run that diverged counts as nothing, a mean of the rest beats none that has them all.
+    const rank = (point) => (one.survivors && point.diverged ? Infinity : point.mean ?? Infinity);
+    now.sort((a, b) => (rank(a) === rank(b) ? (a.mean ?? Infinity) - (b.mean ?? Infinity) : rank(a) - rank(b)));
     const missing = drawn(one).filter((norm) => !now.some((point) => point.norm === norm));
     const mine = now.find((point) => point.norm === front(one));
     const where = axes(one).map((axis) => `${AXES[axis]} ${short(level(one, axis))}`).join(", ");
@@ -177,7 +184,7 @@
       make("p", { class: "place" }, `At ${where}`),
       mine
         ? make("p", { class: "front-number" }, `${names[mine.norm]} `, make("strong", { "data-exact": mine.mean }, value(mine)),
-          make("span", { class: "soft" }, between(mine) && ` ${between(mine)}`))
+          make("span", { class: "soft" }, between(mine, one.limits) && ` ${between(mine, one.limits)}`))
         : make("p", { class: "front-number" }, `${names[front(one)]} was not run here.`));
     words.replaceChildren(
       make("table", { class: "numbers" },
@@ -185,7 +192,7 @@
         make("tbody", {}, ...now.map((point) => make("tr", { "data-norm": point.norm, class: point.norm === front(one) ? "front" : null },
           make("th", { scope: "row" }, key(looks[point.norm].hue, { kind: looks[point.norm].marker }), names[point.norm]),
           make("td", { "data-exact": point.mean }, value(point)),
-          make("td", { class: "soft" }, between(point)),
+          make("td", { class: "soft" }, between(point, one.limits)),
           make("td", { class: "soft" }, seeds(point)))),
         ...missing.map((norm) => make("tr", { "data-norm": norm },
           make("th", { scope: "row" }, key(looks[norm].hue, { kind: looks[norm].marker }), names[norm]),
