@@ -148,18 +148,28 @@ def test_seeds_that_the_budget_cuts_were_not_to_be_measured() -> None:
 
 
 def test_a_search_that_was_interrupted_does_not_hold(world: World, store: Path) -> None:
-    """Of 12 seeds 5 are known, from the smaller tier: no counterexample so far."""
+    """Of two arms one is known: no counterexample so far."""
     world.write(outcome="level = 0.0")
     exact = rule(id="E05-B2", kind="exact", these={"norm": "layer"}, margin=2.0)
     world.rules([exact, rule(id="E05-B50", kind="exact", these={"norm": "batch"}, margin=2.0)])
-    assert claims.run("quick", store=store).findings["E05-B2"].outcome == "holds"
-    world.interrupt_after = len(world.ran)
+    world.interrupt_after = 3
     verdicts = claims.run("full", store=store)
     assert verdicts.interrupted
     assert verdicts.findings["E05-B2"].outcome == "inconclusive"
-    assert verdicts.findings["E05-B2"].reason == "14 of the search were not measured"
+    assert verdicts.findings["E05-B2"].reason == "12 of the search were not measured"
     world.interrupt_after = None
     assert claims.run("full", store=store).findings["E05-B2"].outcome == "holds"
+
+
+def test_a_full_run_takes_nothing_of_a_quick_one_whose_grids_are_coarser(world: World, store: Path) -> None:
+    assert claims.run("quick", store=store).findings["E05-B2"].outcome == "holds"
+    world.interrupt_after = len(world.ran)
+    interrupted = claims.run("full", store=store)
+    assert (interrupted.findings["E05-B2"].outcome, interrupted.measurements) == ("not run", ())
+    world.interrupt_after = None
+    verdicts = claims.run("full", store=store)
+    assert {len(record.spec.job.seeds) for record in verdicts.records} == {12}
+    assert len(verdicts.measurements) == 4 * 12
 
 
 def test_rules_changed_after_the_measurement_are_told(world: World, store: Path) -> None:

@@ -9,6 +9,7 @@ from normkit.claims.experiment import Condition, Job, Measurement
 from normkit.claims.records import JobRecord
 from normkit.claims.register import evidence_hash
 from normkit.claims.rulebook import rules_hash
+from normkit.claims.trials import FEWEST_SEEDS
 
 _Arm = tuple[str, tuple[tuple[str, Condition], ...], int]
 
@@ -16,33 +17,41 @@ _Arm = tuple[str, tuple[tuple[str, Condition], ...], int]
 class Archive:
     """Records, asked by job. A job of fewer seeds is answered by one of more: the arm is the same.
 
+    Not the other way round where the fewer are as few as the quick tier's, since its learning rates are coarser.
+
     Args:
         records: those of this code.
     """
 
     def __init__(self, records: Iterable[JobRecord] = ()) -> None:
-        # Of several records of a seed the one with most seeds stays.
         self._records: dict[_Arm, dict[int, JobRecord]] = defaultdict(dict)
-        for record in sorted(records, key=lambda record: -len(record.spec.job.seeds)):
+        for record in records:
             self.add(record)
 
     def add(self, record: JobRecord) -> None:
-        """Take in a finished job."""
+        """Take in a finished job. Of several records of a seed the one with most seeds stays."""
         seeds = self._records[_arm(record.spec.job)]
         for seed in record.spec.job.seeds:
-            seeds.setdefault(seed, record)
+            if seed not in seeds or len(seeds[seed].spec.job.seeds) < len(record.spec.job.seeds):
+                seeds[seed] = record
 
     def covers(self, job: Job) -> bool:
         """Whether every seed of a job is known."""
-        return self._records[_arm(job)].keys() >= set(job.seeds)
+        return self._known(job).keys() >= set(job.seeds)
+
+    def _known(self, job: Job) -> dict[int, JobRecord]:
+        return {
+            seed: record
+            for seed, record in sorted(self._records[_arm(job)].items())
+            if seed in job.seeds and (_has_many_seeds(record.spec.job) or not _has_many_seeds(job))
+        }
 
     def measurements(self, jobs: Iterable[Job]) -> tuple[Measurement, ...]:
         """Everything known of the seeds of these jobs, each once."""
         return tuple(
             m
             for job in jobs
-            for seed, record in sorted(self._records[_arm(job)].items())
-            if seed in job.seeds
+            for seed, record in self._known(job).items()
             for m in record.measurements
             if m.seed == seed
         )
@@ -59,7 +68,7 @@ class Archive:
 
     def records(self, jobs: Iterable[Job]) -> list[JobRecord]:
         """The records behind :meth:`measurements`, each once."""
-        found = (record for job in jobs for seed, record in self._records[_arm(job)].items() if seed in job.seeds)
+        found = (record for job in jobs for record in self._known(job).values())
         return list({record.spec.key: record for record in found}.values())
 
 
@@ -74,6 +83,10 @@ def changed_rules(records: Sequence[JobRecord]) -> tuple[str, ...]:
         "what it decides was not fixed before."
         for id_ in sorted(rules | decides)
     )
+
+
+def _has_many_seeds(job: Job) -> bool:
+    return len(job.seeds) > FEWEST_SEEDS
 
 
 def _arm(job: Job) -> _Arm:
