@@ -203,6 +203,13 @@ def test_a_strip_shows_the_seeds_the_interval_and_the_margin_where_they_are() ->
     assert drawn.label.endswith("12 seeds; it holds above 2 points")
 
 
+def test_how_hypotheses_make_up_a_condition_is_told_where_not_all_are_to_hold() -> None:
+    page = render_claims(example())
+    for expression in ("E03-H11 and not E03-H12", "E20-H1 or E20-H2", "not E18-H25"):
+        assert f"Judged by <code>{expression}" in page
+    assert "Judged by <code>E03-H2 and E03-H4" not in page
+
+
 @pytest.mark.parametrize("place", [-9.0, -1.0, 0.5, 1.0, 9.0])
 @pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind not in ("exact", "slope", "trend")])
 def test_the_tinted_part_of_a_strip_is_where_the_judge_says_that_it_holds(kind: Kind, place: float) -> None:

@@ -29,6 +29,7 @@ class ConditionVerdict:
     hypotheses: tuple[str, ...]
     axis: str = ""
     at: float | None = None
+    expression: str = ""  # how the hypotheses make up the condition
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _in_condition(rule: ConditionRule, findings: Mapping[str, Finding]) -> Condi
     if outcome == "holds":  # still, if what is not a number, and so breaks a sentence, does not show its opposite
         unshown: dict[str, Outcome] = {id_: "inconclusive" for id_, finding in findings.items() if finding.is_undefined}
         outcome = evaluate(rule.expression, {**outcomes, **unshown})
-    return ConditionVerdict(rule.name, outcome, names(rule.expression), rule.axis, rule.at)
+    return ConditionVerdict(rule.name, outcome, names(rule.expression), rule.axis, rule.at, rule.expression)
 
 
 def where_it_turns(conditions: Sequence[ConditionVerdict]) -> str:

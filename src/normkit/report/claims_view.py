@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,8 +68,15 @@ class HypothesisView:
 
 @dataclass(frozen=True)
 class ConditionView:
+    """What a claim comes to in a condition.
+
+    Attributes:
+        made_up_of: how the hypotheses make it up; "" where all are to hold.
+    """
+
     name: str
     outcome: str
+    made_up_of: str
     hypotheses: tuple[HypothesisView, ...]
 
 
@@ -215,6 +223,7 @@ def _conditions(
         ConditionView(
             condition.name,
             condition.outcome,
+            condition.expression if {"not", "or"} & set(re.findall(r"[a-z]+", condition.expression)) else "",
             tuple(
                 _hypothesis(rules[id_], findings[id_], measurements) for id_ in condition.hypotheses if id_ in findings
             ),
