@@ -20,11 +20,6 @@ class UnclearError(Exception):
     """A hypothesis cannot be judged by these measurements, and why."""
 
 
-def concerned(sides: Sequence[Mapping[str, Condition]], measurements: Iterable[Measurement]) -> list[Measurement]:
-    """The measurements, failed or not, that meet the conditions of any side: all that a hypothesis is about."""
-    return [m for m in measurements if any(_meets(dict(m.conditions), side) for side in sides)]
-
-
 def select(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> list[Measurement]:

@@ -45,7 +45,7 @@ def judge(
         by_experiment[measurement.experiment].append(measurement)
     for hypothesis in hypotheses:
         sides = _sides(hypothesis)
-        own = cells.concerned(sides, by_experiment[hypothesis.experiment])
+        own = by_experiment[hypothesis.experiment]
         chosen = [cells.select(hypothesis, side, own) for side in sides]
         n_diverged = sum(cells.has_no_value(hypothesis, m) for side in chosen for m in side)
         blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)

@@ -238,7 +238,7 @@ def _tuning_runs(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
         for name, losses in one.series.items():
             if name.startswith(TUNED_BY):
                 series = {"learning_rates": one.series["learning_rates"], "val_nll": losses}
-                yield replace(one, seed=int(name.removeprefix(TUNED_BY)), status="done", series=series)
+                yield replace(one, seed=int(name.removeprefix(TUNED_BY)), series=series)
 
 
 def _observed(spec: ChartSpec, one: Measurement) -> Iterator[tuple[dict[str, float], float | None]]:

@@ -172,9 +172,9 @@
     else drawLines(one, way, here);
 
     const now = one.points.filter((point) => drawn(one).includes(point.norm) && open(one).every((axis) => point[axis] === level(one, axis)));
-    // Where a run that diverged counts as nothing, a mean of the rest beats none that has them all.
-    const rank = (point) => (one.survivors && point.diverged ? Infinity : point.mean ?? Infinity);
-    now.sort((a, b) => (rank(a) === rank(b) ? (a.mean ?? Infinity) - (b.mean ?? Infinity) : rank(a) - rank(b)));
+    // A mean of survivors alone comes after those of all runs.
+    const isOfAll = (point) => !(one.survivors && point.diverged);
+    now.sort((a, b) => isOfAll(b) - isOfAll(a) || (a.mean ?? Infinity) - (b.mean ?? Infinity));
     const missing = drawn(one).filter((norm) => !now.some((point) => point.norm === norm));
     const mine = now.find((point) => point.norm === front(one));
     const where = axes(one).map((axis) => `${AXES[axis]} ${short(level(one, axis))}`).join(", ");
