@@ -249,8 +249,11 @@ PyObject* plain_sum_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
+PyObject* stream_bytes_py(PyObject*, PyObject*) { return PyLong_FromLongLong(stream_bytes()); }
+
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
+    {"stream_bytes", stream_bytes_py, METH_NOARGS, "From how many bytes on outputs are written past the caches."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
     {"plain_channels", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_channels_py)), METH_FASTCALL,

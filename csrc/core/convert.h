@@ -1,6 +1,6 @@
-// One register of compute values from and to memory, for each storage type. Rounding is to nearest even, by
-// integer arithmetic where the processor has no instruction that treats subnormals and NaN the same everywhere.
-// Included by simd.h.
+// One register of compute values from memory, and as it is kept in memory (`packed`), for each storage type. Rounding is to
+// nearest even, by integer arithmetic where the processor has no instruction that treats subnormals and NaN the same
+// everywhere. Included by simd.h.
 
 // What stores write, at any address. Vectors alias what their elements do and nothing else: after a memcpy, which may
 // write anything, the compiler would read every pointer and size again.
@@ -12,19 +12,39 @@ typedef uint32_t UnsignedBits __attribute__((vector_size(NK_REGISTER_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(NK_REGISTER_BYTES / 2)));
 typedef uint16_t HalvesInMemory __attribute__((vector_size(NK_REGISTER_BYTES / 2), aligned(alignof(uint16_t))));
 
+NK_INLINE void write_register(void* p, FloatValues v) { *(FloatsInMemory*)p = v; }
+NK_INLINE void write_register(void* p, DoubleValues v) { *(DoublesInMemory*)p = v; }
+NK_INLINE void write_register(void* p, HalfBits v) { *(HalvesInMemory*)p = (HalvesInMemory)v; }
+
+// The same past the caches, to an address that is a multiple of the register's size.
+#if defined(__AVX512F__)
+NK_INLINE void stream_register(void* p, FloatValues v) { _mm512_stream_ps((float*)p, (__m512)v); }
+NK_INLINE void stream_register(void* p, DoubleValues v) { _mm512_stream_pd((double*)p, (__m512d)v); }
+NK_INLINE void stream_register(void* p, HalfBits v) { _mm256_stream_si256((__m256i*)p, (__m256i)v); }
+#elif defined(__AVX2__)
+NK_INLINE void stream_register(void* p, FloatValues v) { _mm256_stream_ps((float*)p, (__m256)v); }
+NK_INLINE void stream_register(void* p, DoubleValues v) { _mm256_stream_pd((double*)p, (__m256d)v); }
+NK_INLINE void stream_register(void* p, HalfBits v) { _mm_stream_si128((__m128i*)p, (__m128i)v); }
+#else
+template <class Values>
+NK_INLINE void stream_register(void* p, Values v) {
+  write_register(p, v);
+}
+#endif
+
 NK_INLINE FloatValues load_register(const float* p) {
   FloatValues v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-NK_INLINE void store_register(float* p, FloatValues v) { *(FloatsInMemory*)p = v; }
+NK_INLINE FloatValues packed(const float*, FloatValues v) { return v; }
 
 NK_INLINE DoubleValues load_register(const double* p) {
   DoubleValues v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-NK_INLINE void store_register(double* p, DoubleValues v) { *(DoublesInMemory*)p = v; }
+NK_INLINE DoubleValues packed(const double*, DoubleValues v) { return v; }
 
 // 16-bit items as 32-bit lanes and back (values fit). The generic form is two shuffles a register slower.
 #if defined(__AVX512F__)
@@ -35,9 +55,9 @@ NK_INLINE UnsignedBits load_halves(const void* p) {
 NK_INLINE UnsignedBits load_halves(const void* p) {
   return (UnsignedBits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
 }
-NK_INLINE void store_halves(void* p, UnsignedBits bits) {
+NK_INLINE HalfBits halves(UnsignedBits bits) {
   const __m256i v = (__m256i)bits;
-  *(HalvesInMemory*)p = (HalvesInMemory)_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  return (HalfBits)_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 #else
 NK_INLINE UnsignedBits load_halves(const void* p) {
@@ -45,9 +65,7 @@ NK_INLINE UnsignedBits load_halves(const void* p) {
   __builtin_memcpy(&h, p, sizeof h);
   return __builtin_convertvector(h, UnsignedBits);
 }
-NK_INLINE void store_halves(void* p, UnsignedBits bits) {
-  *(HalvesInMemory*)p = __builtin_convertvector(bits, HalfBits);
-}
+NK_INLINE HalfBits halves(UnsignedBits bits) { return __builtin_convertvector(bits, HalfBits); }
 #endif
 
 // ---- bfloat16: the upper half of a float32 ----
@@ -65,36 +83,35 @@ NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) {
       (__m256i)bits, _mm256_setr_epi8(2, 3, -1, -1, 6, 7, -1, -1, 10, 11, -1, -1, 14, 15, -1, -1,  //
                                       2, 3, -1, -1, 6, 7, -1, -1, 10, 11, -1, -1, 14, 15, -1, -1));
 }
-NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) {
-  const __m256i packed = _mm256_shuffle_epi8(
+NK_INLINE HalfBits packed_upper_halves(UnsignedBits bits) {
+  const __m256i both = _mm256_shuffle_epi8(
       (__m256i)bits, _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                       2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1));
-  *(HalvesInMemory*)p =
-      (HalvesInMemory)_mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
+  return (HalfBits)_mm_unpacklo_epi64(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
 #else
 NK_INLINE FloatValues load_register(const BFloat16* p) { return (FloatValues)(load_halves(p) << 16); }
 NK_INLINE UnsignedBits upper_halves(UnsignedBits bits) { return bits >> 16; }
 #if !defined(__AVX512F__)
-NK_INLINE void store_upper_halves(void* p, UnsignedBits bits) { store_halves(p, bits >> 16); }
+NK_INLINE HalfBits packed_upper_halves(UnsignedBits bits) { return halves(bits >> 16); }
 #endif
 #endif
 #if defined(__AVX512F__)
 // Upper halves by one shuffle, and NaN by a mask.
-NK_INLINE void store_register(BFloat16* p, FloatValues v) {
+NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
   const __m512i odd = _mm512_broadcast_i64x4(_mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
   const __m256i halves = _mm512_castsi512_si256(_mm512_permutexvar_epi16(odd, (__m512i)nearest_even));
   const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-  *(HalvesInMemory*)p = (HalvesInMemory)_mm256_mask_set1_epi16(halves, nan, -1);
+  return (HalfBits)_mm256_mask_set1_epi16(halves, nan, -1);
 }
 #else
-NK_INLINE void store_register(BFloat16* p, FloatValues v) {
+NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
   const UnsignedBits if_nan = (UnsignedBits)(v != v);  // all bits: a NaN again, which rounding might have left
-  store_upper_halves(p, nearest_even | if_nan);
+  return packed_upper_halves(nearest_even | if_nan);
 }
 #endif
 
@@ -104,15 +121,15 @@ NK_INLINE void store_register(BFloat16* p, FloatValues v) {
 NK_INLINE FloatValues load_register(const Float16* p) {
   return (FloatValues)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
 }
-NK_INLINE void store_register(Float16* p, FloatValues v) {
-  *(HalvesInMemory*)p = (HalvesInMemory)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
+NK_INLINE HalfBits packed(const Float16*, FloatValues v) {
+  return (HalfBits)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #elif defined(__F16C__)
 NK_INLINE FloatValues load_register(const Float16* p) {
   return (FloatValues)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 }
-NK_INLINE void store_register(Float16* p, FloatValues v) {
-  *(HalvesInMemory*)p = (HalvesInMemory)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+NK_INLINE HalfBits packed(const Float16*, FloatValues v) {
+  return (HalfBits)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #else
 NK_INLINE FloatValues load_register(const Float16* p) {
@@ -128,7 +145,7 @@ NK_INLINE FloatValues load_register(const Float16* p) {
   bits = (FloatBits)magnitude >= 0x0f800000 ? quiet : bits;
   return (FloatValues)(bits | ((h & 0x8000u) << 16));
 }
-NK_INLINE void store_register(Float16* p, FloatValues v) {
+NK_INLINE HalfBits packed(const Float16*, FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits magnitude = bits & 0x7fffffffu;
   const UnsignedBits normal = (magnitude + (((magnitude >> 13) & 1u) + (0xfffu - (112u << 23)))) >> 13;
@@ -139,6 +156,6 @@ NK_INLINE void store_register(Float16* p, FloatValues v) {
   UnsignedBits h = (FloatBits)magnitude < 0x38800000 ? subnormal : normal;
   h = (FloatBits)magnitude >= 0x47800000 ? UnsignedBits{} + 0x7c00u : h;
   h = (FloatBits)magnitude > 0x7f800000 ? nan : h;
-  store_halves(p, h | ((bits >> 16) & 0x8000u));
+  return halves(h | ((bits >> 16) & 0x8000u));
 }
 #endif

@@ -164,6 +164,8 @@ class KeptRows {
     return four == 0;
   }
   template <class A>
+  using RowLanes = Lanes<A>;
+  template <class A>
   NK_MEMBER Lanes<A> lanes(int64_t i) const {
     return all_lanes<A>(counts(i));
   }

@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -35,6 +36,31 @@ const Kernels& choose() {
   return chosen != nullptr ? *chosen : *find_kernels(nullptr);
 }
 
+// What the last cache of this processor holds; 0 where the system does not say. (glibc's sysconf gives that of all of a
+// processor's caches together on some.)
+int64_t last_cache_bytes() {
+#if defined(__linux__)
+  std::FILE* const file = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
+  if (file == nullptr) return 0;
+  long long size = 0;
+  char unit = 0;
+  const int n_read = std::fscanf(file, "%lld%c", &size, &unit);
+  std::fclose(file);
+  if (n_read == 2 && size > 0) return size << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0);
+#endif
+  return 0;
+}
+
+int64_t choose_stream_bytes() {
+  const char* const wanted = std::getenv("NORMKIT_STREAM_BYTES");
+  if (wanted != nullptr && *wanted != '\0') {
+    const int64_t least = std::atoll(wanted);
+    return least > 0 ? least : INT64_MAX;
+  }
+  const int64_t cache = last_cache_bytes();
+  return cache > 0 ? cache / 2 + 1 : INT64_MAX;
+}
+
 }  // namespace
 
 const Kernels* find_kernels(const char* wanted) {
@@ -49,6 +75,11 @@ const Kernels* find_kernels(const char* wanted) {
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
+  return chosen;
+}
+
+int64_t stream_bytes() {
+  static const int64_t chosen = choose_stream_bytes();
   return chosen;
 }
 

@@ -45,6 +45,11 @@ const Kernels* find_kernels(const char* wanted);
 // otherwise most of a kernel's time. A hint; does nothing where the system has none.
 void advise_huge_pages(void* data, int64_t bytes);
 
+// From how many bytes on an output is written past the caches: where it is more than half of the last of them, little of it would be
+// found there by what reads it, while every line would be read from memory before it is written. The environment variable
+// NORMKIT_STREAM_BYTES, read at the first call, says another number (0: never). The values written are the same.
+int64_t stream_bytes();
+
 // Memory for a kernel's own use; throws std::bad_alloc, which parallel_for hands to the caller.
 void* allocate(int64_t bytes);
 void release(void* memory);

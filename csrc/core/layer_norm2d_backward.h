@@ -21,6 +21,7 @@ struct LayerNorm2dBackwardTiles {
   A* minus_c1;  // c1 = mean(g * x_hat)
   A* c2;        // mean(g)
   ColumnSums<A> sums;
+  bool past;  // whether dx is written past the caches
 
   LayerNorm2dBackwardTiles(const LayerNorm2dBackward& a, const Tiles& t)
       : args(a),
@@ -36,7 +37,8 @@ struct LayerNorm2dBackwardTiles {
         rstd(dm + t.width),
         minus_c1(rstd + t.width),
         c2(minus_c1 + t.width),
-        sums{c2 + t.width, c2 + 2 * t.width, totals.data(), totals.data() + t.width} {}
+        sums{c2 + t.width, c2 + 2 * t.width, totals.data(), totals.data() + t.width},
+        past(past_caches<T>(size_of(a.shape))) {}
 
   // Of a tile: its first.
   struct Items {
@@ -78,20 +80,23 @@ struct LayerNorm2dBackwardTiles {
   NK_MEMBER void one_channel(const Tile& tile, int64_t c, T* dx, double& dw, double& db) const {
     const A *const h_row = x_hat + c * tile.width, *const g_row = dy + c * tile.width;
     const Vec<A> wc = splat(w.values()[c * w.step()]);
-    const auto put_dx = [&](int64_t j, Vec<A> h, Vec<A> g) NK_LAMBDA {
+    const auto put_dx = [&](int64_t j, Vec<A> h, Vec<A> g, auto where) NK_LAMBDA {
       const Vec<A> inner = fma(h, load(minus_c1 + j), g * wc - load(c2 + j));
-      store(dx + tile.column(j), inner * load(rstd + j));
+      put(dx + tile.column(j), inner * load(rstd + j), where);
     };
+    const bool in_lines = past && tile.whole_lines(dx);
     const int64_t last = tile.slots - kLanes;
     for (int64_t first = 0; first < last; first += 16 * kLanes) {
       const int64_t stop = first + 16 * kLanes < last ? first + 16 * kLanes : last;
       Vec<A> s1 = zeros<A>(), s2 = s1;
-      for (int64_t j = first; j < stop; j += kLanes) {
-        const Vec<A> h = load(h_row + j), g = load(g_row + j);
-        s1 = s1 + g;
-        s2 = fma(g, h, s2);
-        if (dx != nullptr) put_dx(j, h, g);
-      }
+      by_past(in_lines, [&](auto where) NK_LAMBDA {
+        for (int64_t j = first; j < stop; j += kLanes) {
+          const Vec<A> h = load(h_row + j), g = load(g_row + j);
+          s1 = s1 + g;
+          s2 = fma(g, h, s2);
+          if (dx != nullptr) put_dx(j, h, g, where);
+        }
+      });
       db += double(sum(s1));
       dw += double(sum(s2));
     }
@@ -99,7 +104,7 @@ struct LayerNorm2dBackwardTiles {
     const Vec<A> h = load(h_row + last), g = load(g_row + last);
     db += double(sum(keep(g, fresh)));
     dw += double(sum(keep(g * h, fresh)));
-    if (dx != nullptr) put_dx(last, h, g);
+    if (dx != nullptr) put_dx(last, h, g, Past<false>());
   }
 
   // A position whose rstd has left the range of A, in double.

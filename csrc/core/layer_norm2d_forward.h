@@ -19,6 +19,7 @@ struct LayerNorm2dForwardTiles {
   A* dm;
   A* rstd;
   ColumnSums<A> sums;
+  bool past;  // whether y is written past the caches
 
   LayerNorm2dForwardTiles(const LayerNorm2dForward& a, const Tiles& t)
       : args(a),
@@ -32,7 +33,8 @@ struct LayerNorm2dForwardTiles {
         m0(packed + t.items()),
         dm(m0 + t.width),
         rstd(dm + t.width),
-        sums{rstd + t.width, rstd + 2 * t.width, totals.data(), totals.data() + t.width} {}
+        sums{rstd + t.width, rstd + 2 * t.width, totals.data(), totals.data() + t.width},
+        past(past_caches<T>(size_of(a.shape))) {}
 
   struct Nothing {};
 
@@ -95,14 +97,17 @@ struct LayerNorm2dForwardTiles {
   }
 
   void normalize(const Tile& tile, T* y) const {
+    const bool in_lines = past && tile.whole_lines(y);
     for (int64_t c = 0; c < tile.channels; ++c) {
       const Vec<A> wc = splat(w.values()[c * w.step()]), bc = splat(b.values()[c * b.step()]);
       const A* const from = packed + c * tile.width;
       T* const to = y + c * tile.plane;
-      for (int64_t j = 0; j < tile.slots; j += kLanes) {
-        const Vec<A> d = (load(from + j) - load(m0 + j)) - load(dm + j);
-        store(to + tile.column(j), fma(d, load(rstd + j) * wc, bc));
-      }
+      by_past(in_lines, [&](auto where) NK_LAMBDA {
+        for (int64_t j = 0; j < tile.slots; j += kLanes) {
+          const Vec<A> d = (load(from + j) - load(m0 + j)) - load(dm + j);
+          put(to + tile.column(j), fma(d, load(rstd + j) * wc, bc), where);
+        }
+      });
     }
     for (int64_t j = 0; j < tile.slots; ++j) {
       if (!within_range(SlabStats<A>{m0[j], dm[j], rstd[j], A(0)})) normalize_exactly(tile, j, y);

@@ -48,6 +48,11 @@ struct Tile {
     return tile;
   }
   bool narrow() const { return columns < kLanes; }
+  // Whether its rows in a tensor, of which it begins at p, are whole lines of memory.
+  template <class T>
+  bool whole_lines(const T* p) const {
+    return normkit::NK_ISA::whole_lines(p, columns) && normkit::NK_ISA::whole_lines(p, plane);
+  }
 
   // The column that a place in the packed row begins at.
   NK_MEMBER int64_t column(int64_t slot) const { return slot + kLanes <= columns ? slot : columns - kLanes; }

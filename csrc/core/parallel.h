@@ -1,5 +1,12 @@
 // parallel_for over a lambda or not at all, and memory of its own for each part. Included by isa/*.cpp.
 
+// What this thread wrote past the caches is written before what it writes next, such as that it is done.
+NK_INLINE void end_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 template <class Body>
 static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
   if (begin >= end) return;
@@ -9,7 +16,10 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
   }
   parallel_for(
       begin, end, grain,
-      [](int64_t first, int64_t last, void* context) { (*static_cast<const Body*>(context))(first, last); },
+      [](int64_t first, int64_t last, void* context) {
+        (*static_cast<const Body*>(context))(first, last);
+        end_streams();
+      },
       const_cast<Body*>(&body));
 }
 

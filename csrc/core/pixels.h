@@ -44,6 +44,7 @@ struct Pixels {
             chunk + 1 == chunks.count};
   }
   int64_t padded() const { return round_up(n_cols, kLanes); }
+  bool narrow() const { return n_cols <= 1024; }
 
   static constexpr int64_t kColumns = 4096;
   ChannelShape shape;
@@ -72,6 +73,8 @@ class EveryRow {
   NK_MEMBER bool none_of_four(int64_t) const { return false; }
   // The lanes to keep of row i: chosen where it counts.
   struct Every {};
+  template <class A>
+  using RowLanes = Every;
   template <class A>
   NK_MEMBER Every lanes(int64_t) const {
     return {};
@@ -107,7 +110,7 @@ NK_INLINE Pair<A> keep(Pair<A> v, Kept kept) {
 template <class A, class Rows>
 struct FourRows {
   int64_t begin[4];
-  decltype(static_cast<const Rows*>(nullptr)->template lanes<A>(0)) kept[4];
+  typename Rows::template RowLanes<A> kept[4];
   NK_MEMBER FourRows(const Pixels& pixels, const Rows& rows, int64_t i) {
     for (int r = 0; r < 4; ++r) begin[r] = (i + r) * pixels.n_cols, kept[r] = rows.template lanes<A>(i + r);
   }
@@ -142,16 +145,16 @@ NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pi
 }
 
 // to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows that do not count;
-// k = op.at(j) is what a column has in common.
+// k = op.at(j) is what a column has in common. Or `past` the caches, where that serves.
 // op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
 // likes it; of wide ones four together, since what all their columns have in common does not stay in the first cache.
-template <class T, class Rows, class Op>
-static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, Op op) {
+template <bool kPast, class T, class Rows, class Op>
+static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  const bool narrow = pixels.n_cols <= 1024;
-  const auto put = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
-    prefetch(to + at + 512);
-    store(to + at, keep(op(k, at, j, kLanes), kept));
+  const bool narrow = pixels.narrow();
+  const auto put_at = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
+    if (!kPast) prefetch(to + at + 512);
+    put(to + at, keep(op(k, at, j, kLanes), kept), Past<kPast>());
   };
   int64_t i = part.first_row;
   for (; i + 4 <= part.last_row; i += 4) {
@@ -162,19 +165,26 @@ static __attribute__((noinline)) void map_part(const Pixels& pixels, const Rows&
       for (int r = 0; r < 4; ++r) {
         for (int64_t j = part.first_col; j < whole; j += kLanes) {
           op.fetch(these.begin[r] + j + kAhead);
-          put(these.kept[r], op.at(j), these.begin[r] + j, j);
+          put_at(these.kept[r], op.at(j), these.begin[r] + j, j);
         }
       }
     } else {
       for (int64_t j = part.first_col; j < whole; j += kLanes) {
         const auto k = op.at(j);
-        for (int r = 0; r < 4; ++r) put(these.kept[r], k, these.begin[r] + j, j);
+        for (int r = 0; r < 4; ++r) put_at(these.kept[r], k, these.begin[r] + j, j);
       }
     }
   }
   each_vector_left<Compute<T>>(pixels, rows, part, whole, i, [&](auto kept, int64_t at, int64_t j, int n) NK_LAMBDA {
     store_some(to + at, keep(op(op.at(j), at, j, n), kept), n);
   });
+}
+
+// Not several rows at once past the caches: too many lines are open then.
+template <class T, class Rows, class Op>
+NK_INLINE void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, bool past, const Op& op) {
+  past && pixels.narrow() && whole_lines(to, pixels.n_cols) ? map_rows<true>(pixels, rows, part, to, op)
+                                                            : map_rows<false>(pixels, rows, part, to, op);
 }
 
 // work(at, n) for each row of a part that counts, and for what is left over after the last; gap(at, n) for one that does not.

@@ -13,6 +13,7 @@ struct PixelsBackward {
   int64_t slab_size;  // values that count
   double per_n;
   bool one_channel;
+  bool past;   // whether dx is written past the caches: not where what a curve gave waits in it
   Sums* sums;  // s1 = db, s2 = dw of each channel of each image; null if nobody wants them
 
   PixelsBackward(const ChannelBackward& a, const Rows& which_count, Sums* channel_sums)
@@ -25,6 +26,7 @@ struct PixelsBackward {
         slab_size(rows.count() * pixels.group),
         per_n(1.0 / double(slab_size)),
         one_channel(a.shape.over_batch()),
+        past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
         sums(channel_sums) {}
 
   NK_MEMBER double bias(int64_t c) const { return double(b.values()[c * b.step()]); }
@@ -211,9 +213,9 @@ struct PixelsBackward {
       const auto part_of_dx = [&](const Pixels::Part& part) {
         if (dx == nullptr) return;
         if constexpr (kRelu) {
-          map_part(pixels, rows, part, dx, Gradient<kRelu, G>{dy, x, k});
+          map_part(pixels, rows, part, dx, past, Gradient<kRelu, G>{dy, x, k});
         } else {
-          map_part(pixels, rows, part, dx, Scaled<G>{dy, k});
+          map_part(pixels, rows, part, dx, past, Scaled<G>{dy, k});
         }
       };
       if (sums == nullptr) return each_part(parallel_for, part_of_dx);
@@ -223,7 +225,7 @@ struct PixelsBackward {
     if (dx == nullptr) return;
     fill_terms(image, of_channel, k);
     each_part(parallel_for, [&](const Pixels::Part& part) {
-      map_part(pixels, rows, part, dx, Gradient<kRelu, G>{dy, x, k});
+      map_part(pixels, rows, part, dx, past, Gradient<kRelu, G>{dy, x, k});
     });
   }
 

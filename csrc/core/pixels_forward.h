@@ -13,6 +13,7 @@ struct PixelsForward {
   Activated<A> activated;
   int64_t slab_size;  // values that count
   double per_n;
+  bool past;  // whether y is written past the caches
 
   PixelsForward(const ChannelForward& a, const Rows& which_count)
       : args(a),
@@ -22,7 +23,8 @@ struct PixelsForward {
         b(a.b, a.shape.n_channels, A(-0.0)),
         activated(a.activation, sizeof(T) < sizeof(A)),
         slab_size(rows.count() * pixels.group),
-        per_n(1.0 / double(slab_size)) {}
+        per_n(1.0 / double(slab_size)),
+        past(past_caches<T>(a.shape.size())) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.
@@ -131,7 +133,7 @@ struct PixelsForward {
   };
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
-    map_part(pixels, rows, pixels.part(i), y, Normalized<Finished>{x, k, finished});
+    map_part(pixels, rows, pixels.part(i), y, past, Normalized<Finished>{x, k, finished});
   }
 
   // By a curve, row by row.
@@ -145,6 +147,10 @@ struct PixelsForward {
         store_at(z + i, fma(v, load(k.scale + j), load(k.bias + j)));
       });
       activated.values(z, n);
+      if (past && whole_lines(y + at, n)) {
+        for (int64_t i = 0; i < n; i += kLanes) put(y + at + i, load(z + i), Past<true>());
+        return;
+      }
       each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA { store_at(y + at + i, load_at(z + i)); });
     };
     each_row_of_part(pixels, rows, part, normalized, [&](int64_t at, int64_t n) { clear(y + at, n); });

@@ -234,9 +234,15 @@ NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor pa
 
 // to[i] = fn(from[i]...) over a run, which may be where `to` is, or 0 where a value does not count. The last 16 items are
 // read before the first are written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next:
-// it is asked for.
+// it is asked for. Or `past` the caches, where that serves.
 template <class T, class Kept, class Fn, class... From>
-NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Kept& kept, const Fn& fn, const From*... from) {
+NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Kept& kept, bool past, const Fn& fn, const From*... from) {
+  if (past && whole_lines(to, length)) {
+    clear(to, kept.first);
+    for (int64_t i = kept.first; i < kept.last; i += kLanes) put(to + i, kept.keep(fn(load(from + i)...), i), Past<true>());
+    clear(to + kept.last, length - kept.last);
+    return;
+  }
   if (length < kLanes) {
     store_first(to, kept.keep(fn(load_first(from, int(length))...), 0), int(length));
     return;
@@ -279,17 +285,61 @@ NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t
 // Of n >= 0 values: the division of a signed number would cost three instructions more.
 NK_INLINE int64_t whole_vectors(int64_t n) { return int64_t(uint64_t(n) / kLanes); }
 
+// The next run is asked for while one is added, as the processor's own foresight ends with a run; of the last what lies so far on.
+constexpr int64_t kFetchAhead = 512;
+constexpr int64_t kVectors = 32;  // two chains of 16
+
+// A pair of terms into the sums of a lane.
+template <class A>
+NK_INLINE void add_terms(Vec<A> p, Vec<A> q, Vec<A>& s1, Vec<A>& s2) {
+  s1 = s1 + p;
+  s2 = fma(p, q, s2);
+}
+
+// How many terms a lane adds up of a run, at most: there are two chains of them.
+NK_INLINE int64_t chain_of(int64_t length) { return (ceil_div(length, kLanes) + 1) / 2; }
+
+// sum_over_runs() where no lane adds up more than 16 terms.
+template <class A, class Positions, class Term>
+NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const Term& term) {
+  Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
+  const int tail = int(uint64_t(runs.length) % kLanes);
+  const Lanes<A> tail_lanes = first_lanes<A>(tail);
+  const auto of_runs = positions.of(runs);
+  for (int64_t i = 0; i < runs.count; ++i) {
+    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : kFetchAhead);
+    const auto kept = of_runs.run(i);
+    const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
+      term.fetch(next + j);
+      const Pair<A> t = term(run + j);
+      add_terms(kept.keep(t.p, j), kept.keep(t.q, j), s1, s2);
+    };
+    const int64_t end = whole_vectors(kept.last) * kLanes;
+    int64_t j = kept.first;
+    for (; j + 2 * kLanes <= end; j += 2 * kLanes) {
+      add_vector(j, a1, a2);
+      add_vector(j + kLanes, b1, b2);
+    }
+    if (j < end) add_vector(j, a1, a2);
+    if (tail != 0 && kept.last == runs.length) {
+      const int64_t at = runs.length - tail;
+      const Pair<A> t = term(run + at, tail);
+      add_terms(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
+    }
+  }
+  return {double(sum(a1 + b1)), double(sum(a2 + b2))};
+}
+
 // s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset) gives for 16 values and
 // term(offset, n) for the n < 16 at the end of a run (and whatever beyond). A lane adds up to 17 terms in A before it
 // goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24. Where the lanes
 // take all terms so, their sums are added in A, too: five roundings more.
 template <class A, class Positions, class Term>
-NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const Term& term) {
-  constexpr int64_t kVectors = 32;  // two chains of 16
+static __attribute__((noinline)) Sums sum_over_many(const Runs& runs, const Positions& positions, const Term& term) {
   const int64_t vectors = runs.length / kLanes;
   const int tail = int(runs.length % kLanes);
   const Lanes<A> tail_lanes = first_lanes<A>(tail);
-  const int64_t chain = (vectors + (tail != 0) + 1) / 2;
+  const int64_t chain = chain_of(runs.length);
 
   Vec<double> total1 = zeros<double>(), total2 = total1;
   Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
@@ -300,20 +350,15 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
     total2 = total2 + widen(a2 + b2);
     a1 = a2 = b1 = b2 = zeros<A>();
   };
-  const auto add = [](Vec<A> p, Vec<A> q, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
-    s1 = s1 + p;
-    s2 = fma(p, q, s2);
-  };
   const auto of_runs = positions.of(runs);
   int64_t room = 16;
   for (int64_t i = 0; i < runs.count; ++i) {
-    // The next run is asked for while this one is added: the processor's own foresight ends with a run.
-    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : 512);
+    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : kFetchAhead);
     const auto kept = of_runs.run(i);
     const int64_t end = whole_vectors(kept.last);
     const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
       const Pair<A> t = term(run + j * kLanes);
-      add(kept.keep(t.p, j * kLanes), kept.keep(t.q, j * kLanes), s1, s2);
+      add_terms(kept.keep(t.p, j * kLanes), kept.keep(t.q, j * kLanes), s1, s2);
     };
     int64_t j = whole_vectors(kept.first);
     for (;;) {
@@ -334,10 +379,10 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
     if (tail != 0 && kept.last == runs.length) {
       const int64_t at = vectors * kLanes;
       const Pair<A> t = term(run + at, tail);
-      add(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
+      add_terms(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
     }
     room -= chain;
-    if (room < chain) {
+    if (room < chain && i + 1 < runs.count) {
       flush();
       room = 16;
     }
@@ -345,4 +390,11 @@ NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const
   if (!in_double) return {double(sum(a1 + b1)), double(sum(a2 + b2))};
   flush();
   return {sum(total1), sum(total2)};
+}
+
+// make() gives the term: few runs need it in no memory, many do.
+template <class A, class Positions, class Make>
+NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const Make& make) {
+  if (runs.count * chain_of(runs.length) <= kVectors / 2) return sum_over_few<A>(runs, positions, make());
+  return sum_over_many<A>(runs, positions, make());
 }

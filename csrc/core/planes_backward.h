@@ -22,6 +22,7 @@ struct PlanesBackward {
   double per_n;
   bool one_channel;
   bool wants_sums;
+  bool past;            // whether dx is written past the caches: not where what a curve gave waits in it
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
 
@@ -39,6 +40,7 @@ struct PlanesBackward {
         per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
+        past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
         sums(channel_sums) {}
 
   NK_MEMBER A weight(int64_t c) const { return w.values()[c * w.step()]; }
@@ -84,10 +86,12 @@ struct PlanesBackward {
 
   // The sums over runs of channel c.
   template <class G>
-  Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    const Channel k = channel(stats, c);
-    if (activated.is_relu()) return sum_over_runs<A>(runs, positions, Term<true, G>{*this, g, k, splat(stats.rstd)});
-    return sum_over_runs<A>(runs, positions, Term<false, G>{*this, g, k, splat(stats.rstd)});
+  NK_MEMBER Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
+    const A rstd = stats.rstd;
+    if (activated.is_relu()) {
+      return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term<true, G>{*this, g, channel(stats, c), splat(rstd)}; });
+    }
+    return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term<false, G>{*this, g, channel(stats, c), splat(rstd)}; });
   }
 
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
@@ -200,12 +204,12 @@ struct PlanesBackward {
     const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
     if (!activated.is_relu()) {
       map_run<T>(
-          dx + begin, 512, planes.slab_size, all,
+          dx + begin, 512, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv) NK_LAMBDA { return dx_at(dy, (v - m0) - dm, rstd * wv); }, g.at(begin), x + begin,
           short_planes.w(c));
     } else {
       map_run<T>(
-          dx + begin, 512, planes.slab_size, all,
+          dx + begin, 512, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
             const Vec<A> d = (v - m0) - dm, scale = rstd * wv;
             return dx_at(where_above_zero(fma(d, scale, bv), dy), d, scale);
@@ -220,7 +224,7 @@ struct PlanesBackward {
     const G* const from = g.at(begin);
     if (args.constant_stats && !activated.is_relu()) {
       const Vec<A> scale = splat(A(weight(c) * stats.rstd));
-      map_run<T>(dx + begin, ahead, length, kept, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
+      map_run<T>(dx + begin, ahead, length, kept, past, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
       return;
     }
     const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
@@ -228,13 +232,13 @@ struct PlanesBackward {
     const Channel k = channel(stats, c);
     if (!activated.is_relu()) {
       const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(dy, of_dy, rest)); };
-      map_run<T>(dx + begin, ahead, length, kept, dx_at, from, x + begin);
+      map_run<T>(dx + begin, ahead, length, kept, past, dx_at, from, x + begin);
     } else {
       const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA {
         const Vec<A> d = (v - k.m0) - k.dm;
         return fma(d, of_d, fma(where_above_zero(fma(d, k.scale, k.bias), dy), of_dy, rest));
       };
-      map_run<T>(dx + begin, ahead, length, kept, dx_at, from, x + begin);
+      map_run<T>(dx + begin, ahead, length, kept, past, dx_at, from, x + begin);
     }
   }
 

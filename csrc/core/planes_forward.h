@@ -19,6 +19,7 @@ struct PlanesForward {
   typename Positions::Samples samples;
   double per_n;
   bool own_stats;
+  bool past;  // whether y is written past the caches
 
   PlanesForward(const ChannelForward& a, const Positions& which_count)
       : args(a),
@@ -34,10 +35,11 @@ struct PlanesForward {
         short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
-        own_stats(a.mean.data == nullptr) {}
+        own_stats(a.mean.data == nullptr),
+        past(past_caches<T>(a.shape.size())) {}
 
   // s1, s2 about K of a block of a slab.
-  Sums sums_about(A shift, const Runs& runs) const {
+  NK_MEMBER Sums sums_about(A shift, const Runs& runs) const {
     struct Term {
       const T* x;
       const T* end;
@@ -52,7 +54,7 @@ struct PlanesForward {
         return {d, d};
       }
     };
-    return sum_over_runs<A>(runs, positions, Term{x, x_end, splat(shift)});
+    return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term{x, x_end, splat(shift)}; });
   }
 
   NK_MEMBER Sums sums_about(A shift, int64_t slab, ParallelFor parallel_for) const {
@@ -80,15 +82,15 @@ struct PlanesForward {
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_run<T>(
-          y + begin, ahead, length, kept,
+          y + begin, ahead, length, kept, past,
           [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
           residual + begin);
     } else if (args.activation == Activation::kNone) {
       map_run<T>(
-          y + begin, ahead, length, kept, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+          y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
     } else {
       map_run<T>(
-          y + begin, ahead, length, kept, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); },
+          y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); },
           x + begin);
     }
   }
@@ -103,9 +105,12 @@ struct PlanesForward {
       const Vec<A> scale = splat(A(stats.rstd * w.values()[at * w.step()])), bias = splat(b.values()[at * b.step()]);
       return [=](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); };
     };
+    const bool in_lines = past && whole_lines(y + begin, length);
     map_by_pieces<A>(
         x + begin, x_end, length, run_length, channel, [&](A* z, int64_t n) { activated.values(z, n); },
-        [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA { store_at(y + begin + at, kept.keep(v, at)); });
+        [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA {
+          in_lines ? put(y + begin + at, kept.keep(v, at), Past<true>()) : store_at(y + begin + at, kept.keep(v, at));
+        });
   }
 
   NK_MEMBER void normalize_runs(const Runs& runs, const SlabStats<A>& stats, int64_t c, int64_t step) const {
@@ -131,7 +136,7 @@ struct PlanesForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const Vec<A> least = splat(least_of<A>(args.activation));
     map_run<T>(
-        y + begin, 512, planes.slab_size, EveryPosition::Run{planes.slab_size},
+        y + begin, 512, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
         [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
           const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
           return where_greater(least, z, least, z);

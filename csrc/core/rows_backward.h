@@ -39,8 +39,14 @@ struct RowBackward {
   double eps;
   Param<A> w;
   Vec<A> w_tail;
+  bool past;  // whether dx is written past the caches: not where it is read again, nor by half lines of two rows in turn
 
-  explicit RowBackward(const RowNormBackward& a) : row(a.n_cols), eps(a.eps), w(a.w, a.n_cols, 1) {
+  explicit RowBackward(const RowNormBackward& a)
+      : row(a.n_cols),
+        eps(a.eps),
+        w(a.w, a.n_cols, 1),
+        past(kLanes * sizeof(T) >= 64 && a.dropped == nullptr && past_caches<T>(a.n_rows * a.n_cols) &&
+             whole_lines(static_cast<const T*>(a.dx), a.n_cols)) {
     w_tail = w.tail(row.vectors * kLanes, row.tail);
   }
 
@@ -135,12 +141,14 @@ struct RowBackward {
     const RowTile<T, kRows> t = given;
     const ParamSums<A> sums = given_sums;
     const int64_t end = row.vectors * kLanes, w_step = w.step() * kLanes;
-    const A* wj = w.values();
-    for (int64_t j = 0; j < end; j += kLanes, wj += w_step) {
-      tile_vector<kRows, kParams>(
-          t, j, load(wj), sums, [](const T* p) NK_LAMBDA { return load(p); },
-          [](T* p, Vec<A> v) NK_LAMBDA { store(p, v); });
-    }
+    by_past(past, [&](auto where) NK_LAMBDA {
+      const A* wj = w.values();
+      for (int64_t j = 0; j < end; j += kLanes, wj += w_step) {
+        tile_vector<kRows, kParams>(
+            t, j, load(wj), sums, [](const T* p) NK_LAMBDA { return load(p); },
+            [where](T* p, Vec<A> v) NK_LAMBDA { put(p, v, where); });
+      }
+    });
     if (row.tail == 0) return;
     const int n = row.tail;
     tile_vector<kRows, kParams>(

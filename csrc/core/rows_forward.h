@@ -19,8 +19,14 @@ struct RowForward {
   Param<A> b;
   Vec<A> w_tail;
   Vec<A> b_tail;
+  bool past;  // whether y is written past the caches
 
-  explicit RowForward(const RowNormForward& a) : row(a.n_cols), eps(a.eps), w(a.w, a.n_cols, 1), b(a.b, a.n_cols, A(-0.0)) {
+  explicit RowForward(const RowNormForward& a)
+      : row(a.n_cols),
+        eps(a.eps),
+        w(a.w, a.n_cols, 1),
+        b(a.b, a.n_cols, A(-0.0)),
+        past(past_caches<T>(a.n_rows * a.n_cols) && whole_lines(static_cast<const T*>(a.y), a.n_cols)) {
     w_tail = w.tail(row.vectors * kLanes, row.tail);
     b_tail = b.tail(row.vectors * kLanes, row.tail);
   }
@@ -32,12 +38,14 @@ struct RowForward {
 
   NK_MEMBER void apply(const T* x, Vec<A> tail, T* y, const RowStats<A>& stats) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
-    const A *wj = w.values(), *bj = b.values();
     const int64_t w_step = w.step() * kLanes, b_step = b.step() * kLanes;
     const int64_t end = row.vectors * kLanes;
-    for (int64_t j = 0; j < end; j += kLanes, wj += w_step, bj += b_step) {
-      store(y + j, normalized(load(x + j), m0, dm, rstd, load(wj), load(bj)));
-    }
+    by_past(past, [&](auto where) NK_LAMBDA {
+      const A *wj = w.values(), *bj = b.values();
+      for (int64_t j = 0; j < end; j += kLanes, wj += w_step, bj += b_step) {
+        put(y + j, normalized(load(x + j), m0, dm, rstd, load(wj), load(bj)), where);
+      }
+    });
     if (row.tail != 0) {
       store_first(y + end, normalized(tail, m0, dm, rstd, w_tail, b_tail), row.tail);
     }

@@ -189,8 +189,8 @@ template <class A>
 NK_INLINE Lanes<A> first_lanes(int n) {
   using Bit = decltype(typename Lanes<A>::Bits{}[0] + 0);
   static constexpr Bit kBits[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-  Lanes<A> lanes;
-  __builtin_memcpy(&lanes, kBits + kLanes - n, sizeof lanes);
+  Lanes<A> lanes;  // register by register: as a whole it would go through memory in smaller parts, for which its reader waits
+  NK_EACH_REGISTER __builtin_memcpy(&lanes.r[i], kBits + kLanes - n + i * Vec<A>::kPerRegister, NK_REGISTER_BYTES);
   return lanes;
 }
 // Lanes n .. 15.
@@ -272,7 +272,36 @@ NK_INLINE Vec<Compute<T>> load(const T* p) {
 template <class T>
 NK_INLINE void store(T* p, Vec<Compute<T>> v) {
   using A = Compute<T>;
-  NK_EACH_REGISTER store_register(p + i * Vec<A>::kPerRegister, v.r[i]);
+  NK_EACH_REGISTER write_register(p + i * Vec<A>::kPerRegister, packed(p, v.r[i]));
+}
+
+// Whether n items of an output are written past the caches.
+template <class T>
+NK_INLINE bool past_caches(int64_t n) {
+  return n * int64_t(sizeof(T)) >= stream_bytes();
+}
+// Where a loop writes: to the caches as always, or past them, to whole_lines() then. A type, so that there is a loop for each: a
+// choice in every step costs a tenth of the time.
+template <bool kPast>
+struct Past {};
+template <class T>
+NK_INLINE void put(T* p, Vec<Compute<T>> v, Past<false>) {
+  store(p, v);
+}
+template <class T>
+NK_INLINE void put(T* p, Vec<Compute<T>> v, Past<true>) {
+  using A = Compute<T>;
+  NK_EACH_REGISTER stream_register(p + i * Vec<A>::kPerRegister, packed(p, v.r[i]));
+}
+template <class Loop>
+NK_INLINE void by_past(bool past, const Loop& loop) {
+  past ? loop(Past<true>()) : loop(Past<false>());
+}
+// Whether n items from p are whole vectors and whole lines of memory: a line that is written past the caches in part costs more
+// than it saves.
+template <class T>
+NK_INLINE bool whole_lines(const T* p, int64_t n) {
+  return n % kLanes == 0 && (reinterpret_cast<uintptr_t>(p) | uint64_t(n) * sizeof(T)) % 64 == 0;
 }
 
 // Copies n < 16 items with moves of fixed size (a call to memcpy costs more than the rest of a short row).

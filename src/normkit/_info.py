@@ -25,8 +25,15 @@ def info() -> str:
             f"torch {torch.__version__} · numpy {numpy.__version__} · Python {platform.python_version()}",
             f"{platform.machine()} · {torch.get_num_threads()} threads · CUDA device: {device}",
             f"path: {_path()}",
+            *([] if cpu.LIBRARY is None else [f"outputs: {_outputs(cpu.LIBRARY.stream_bytes())}"]),
         ]
     )
+
+
+def _outputs(stream_bytes: int) -> str:
+    if stream_bytes > 2**60:
+        return "all written to the caches"
+    return f"written past the caches from {stream_bytes / 2**20:.4g} MiB on (NORMKIT_STREAM_BYTES)"
 
 
 def _path() -> str:

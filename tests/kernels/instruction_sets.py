@@ -7,6 +7,12 @@ import subprocess
 import sys
 
 
+def available() -> list[str]:
+    """The instruction sets that this processor has."""
+    script = "from normkit.kernels import cpu; print(cpu.LIBRARY.isa(), '-')"
+    return [isa for isa in ("portable", "avx2", "avx512") if _run(script, isa)[0] == isa]
+
+
 def assert_the_same_bits(script: str) -> None:
     """A script that prints the instruction set that runs and a digest of results prints one digest on each."""
     best, expected = _run(script, "")

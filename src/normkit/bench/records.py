@@ -27,6 +27,8 @@ TELLING_VARIABLES = (
     "MALLOC_TRIM_THRESHOLD_",
     "MALLOC_TOP_PAD_",
     "MKL_NUM_THREADS",
+    "NORMKIT_ISA",
+    "NORMKIT_STREAM_BYTES",
     "OMP_NUM_THREADS",
     "OMP_PROC_BIND",
     "OMP_WAIT_POLICY",
@@ -54,7 +56,7 @@ def provenance(environment: Mapping[str, Any], started_at: str, options: Mapping
         "free_huge_pages": _free_huge_pages(),
         "variables": {name: os.environ[name] for name in TELLING_VARIABLES if name in os.environ},
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "normkit": [line for line in info().splitlines() if line.startswith("path")],
+        "normkit": [line for line in info().splitlines() if line.startswith(("path", "outputs"))],
     }
 
 
