@@ -15,6 +15,10 @@ typedef uint16_t HalvesInMemory __attribute__((vector_size(NK_REGISTER_BYTES / 2
 NK_INLINE void write_register(void* p, FloatValues v) { *(FloatsInMemory*)p = v; }
 NK_INLINE void write_register(void* p, DoubleValues v) { *(DoublesInMemory*)p = v; }
 NK_INLINE void write_register(void* p, HalfBits v) { *(HalvesInMemory*)p = (HalvesInMemory)v; }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+typedef uint16_t WholeInMemory __attribute__((vector_size(NK_REGISTER_BYTES), aligned(alignof(uint16_t))));
+NK_INLINE void write_register(void* p, __m256i v) { *(WholeInMemory*)p = (WholeInMemory)v; }
+#endif
 
 // The same past the caches, to an address that is a multiple of the register's size.
 #if defined(__AVX512F__)
@@ -107,12 +111,20 @@ NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) {
   return (HalfBits)_mm256_mask_set1_epi16(halves, nan, -1);
 }
 #else
-NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) {
+// In the upper half of each.
+NK_INLINE UnsignedBits rounded_to_bfloat16(FloatValues v) {
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
-  const UnsignedBits if_nan = (UnsignedBits)(v != v);  // all bits: a NaN again, which rounding might have left
-  return packed_upper_halves(nearest_even | if_nan);
+  return nearest_even | (UnsignedBits)(v != v);  // all bits: a NaN again, which rounding might have left
 }
+NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) { return packed_upper_halves(rounded_to_bfloat16(v)); }
+#if defined(__AVX2__)
+NK_INLINE __m256i packed_pair(const BFloat16*, FloatValues v, FloatValues w) {
+  const __m256i a = _mm256_srli_epi32((__m256i)rounded_to_bfloat16(v), 16);
+  const __m256i both = _mm256_packus_epi32(a, _mm256_srli_epi32((__m256i)rounded_to_bfloat16(w), 16));
+  return _mm256_permute4x64_epi64(both, 0xd8);  // in each half of a register there are four of v, then four of w
+}
+#endif
 #endif
 
 // ---- float16 ----

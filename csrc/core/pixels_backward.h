@@ -94,6 +94,14 @@ struct PixelsBackward {
       for (int64_t i = first; i < last; ++i) {
         const Pixels::Part part = pixels.part(i);
         const auto slopes = [&](int64_t at, int64_t n) {
+          if (activated.is_silu_at_once()) {
+            each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
+              const int64_t j = part.first_col + i;
+              const Vec<A> d = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);
+              store_at(to + at + i, load_at(dy + at + i) * silu_slope_of(fma(d, load(k.scale + j), load(k.bias + j))));
+            });
+            return;
+          }
           each_vector(n, [&](int64_t i, auto load_at, auto store_at) NK_LAMBDA {
             const int64_t j = part.first_col + i;
             const Vec<A> d = (load_at(x + at + i) - load(k.m0 + j)) - load(k.dm + j);

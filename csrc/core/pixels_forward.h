@@ -180,6 +180,8 @@ struct PixelsForward {
           normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return z; });
         } else if (activated.is_relu()) {
           normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
+        } else if (sizeof(T) == sizeof(A) && activated.is_silu_at_once()) {  // of 16 bits in pieces: sooner done
+          normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return silu_of<false>(z); });
         } else {
           curve_part(x, y, k, pixels.part(i));
         }

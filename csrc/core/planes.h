@@ -92,6 +92,9 @@ struct Planes {
     return (turn(i + 1, runs.count, item_bytes) - turn(i, runs.count, item_bytes)) * runs.stride;
   }
 
+  // Whether the part of a last vector that is done twice, or in vain, is little of a run.
+  bool are_long() const { return shape.n_positions >= 8 * kLanes; }
+
   // Few large slabs are shared among the threads block by block, many are dealt out whole.
   bool few_and_large() const { return shape.slabs() < 32 && slab_size > 4 * kBlockValues; }
 
@@ -311,8 +314,7 @@ NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const 
     const auto kept = of_runs.run(i);
     const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
       term.fetch(next + j);
-      const Pair<A> t = term(run + j);
-      add_terms(kept.keep(t.p, j), kept.keep(t.q, j), s1, s2);
+      term(run + j, [&](Vec<A> p, Vec<A> q) NK_LAMBDA { add_terms(kept.keep(p, j), kept.keep(q, j), s1, s2); });
     };
     const int64_t end = whole_vectors(kept.last) * kLanes;
     int64_t j = kept.first;
@@ -323,15 +325,16 @@ NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const 
     if (j < end) add_vector(j, a1, a2);
     if (tail != 0 && kept.last == runs.length) {
       const int64_t at = runs.length - tail;
-      const Pair<A> t = term(run + at, tail);
-      add_terms(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
+      term(run + at, tail, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
+        add_terms(kept.keep_end(p, at, tail_lanes), kept.keep_end(q, at, tail_lanes), b1, b2);
+      });
     }
   }
   return {double(sum(a1 + b1)), double(sum(a2 + b2))};
 }
 
-// s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset) gives for 16 values and
-// term(offset, n) for the n < 16 at the end of a run (and whatever beyond). A lane adds up to 17 terms in A before it
+// s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset, to) gives to(p, q) for 16 values and
+// term(offset, n, to) for the n < 16 at the end of a run (and whatever beyond); returned as a pair they would go through memory. A lane adds up to 17 terms in A before it
 // goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24. Where the lanes
 // take all terms so, their sums are added in A, too: five roundings more.
 template <class A, class Positions, class Term>
@@ -357,8 +360,9 @@ static __attribute__((noinline)) Sums sum_over_many(const Runs& runs, const Posi
     const auto kept = of_runs.run(i);
     const int64_t end = whole_vectors(kept.last);
     const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
-      const Pair<A> t = term(run + j * kLanes);
-      add_terms(kept.keep(t.p, j * kLanes), kept.keep(t.q, j * kLanes), s1, s2);
+      term(run + j * kLanes, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
+        add_terms(kept.keep(p, j * kLanes), kept.keep(q, j * kLanes), s1, s2);
+      });
     };
     int64_t j = whole_vectors(kept.first);
     for (;;) {
@@ -378,8 +382,9 @@ static __attribute__((noinline)) Sums sum_over_many(const Runs& runs, const Posi
     }
     if (tail != 0 && kept.last == runs.length) {
       const int64_t at = vectors * kLanes;
-      const Pair<A> t = term(run + at, tail);
-      add_terms(kept.keep_end(t.p, at, tail_lanes), kept.keep_end(t.q, at, tail_lanes), b1, b2);
+      term(run + at, tail, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
+        add_terms(kept.keep_end(p, at, tail_lanes), kept.keep_end(q, at, tail_lanes), b1, b2);
+      });
     }
     room -= chain;
     if (room < chain && i + 1 < runs.count) {

@@ -73,14 +73,19 @@ struct PlanesBackward {
       prefetch(of.x + at);
       prefetch(dy.at(at));
     }
-    NK_MEMBER Pair<A> terms(Vec<A> g, Vec<A> v) const {
+    template <class To>
+    NK_MEMBER void terms(Vec<A> g, Vec<A> v, const To& to) const {
       const Vec<A> d = (v - k.m0) - k.dm;
       if constexpr (kRelu) g = where_above_zero(fma(d, k.scale, k.bias), g);
-      return {g, d * rstd};
+      to(g, d * rstd);
     }
-    NK_MEMBER Pair<A> operator()(int64_t at) const { return terms(load(dy.at(at)), load(of.x + at)); }
-    NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-      return terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()));
+    template <class To>
+    NK_MEMBER void operator()(int64_t at, const To& to) const {
+      terms(load(dy.at(at)), load(of.x + at), to);
+    }
+    template <class To>
+    NK_MEMBER void operator()(int64_t at, int n, const To& to) const {
+      terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()), to);
     }
   };
 
@@ -97,6 +102,15 @@ struct PlanesBackward {
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
   void through_curve(int64_t begin, int64_t length, int64_t run_length, const SlabStats<A>& stats, int64_t c, int64_t step,
                      A* to, int64_t from) const {
+    if (activated.is_silu_at_once() && planes.are_long()) {
+      for (int64_t i = 0, run = 0; i < length; i += run_length, ++run) {
+        const Channel k = channel(stats, c + run * step);
+        map_run<A>(
+            to + (begin + i - from), 512, run_length, EveryPosition::Run{run_length}, false,
+            [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return g * silu_slope_of(k.z(v)); }, dy + begin + i, x + begin + i);
+      }
+      return;
+    }
     const auto channel_of = [&](int64_t run) NK_LAMBDA {
       return [k = channel(stats, c + run * step)](Vec<A> v) NK_LAMBDA { return k.z(v); };
     };

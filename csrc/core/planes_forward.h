@@ -20,6 +20,7 @@ struct PlanesForward {
   double per_n;
   bool own_stats;
   bool past;  // whether y is written past the caches
+  bool in_pieces;  // whether what a curve is taken of waits in memory: of silu over long runs nothing need
 
   PlanesForward(const ChannelForward& a, const Positions& which_count)
       : args(a),
@@ -36,24 +37,28 @@ struct PlanesForward {
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr),
-        past(past_caches<T>(a.shape.size())) {}
+        past(past_caches<T>(a.shape.size())),
+        in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.are_long())) {}
+
+  struct Term {
+    const T* x;
+    const T* end;
+    Vec<A> shift;
+    NK_MEMBER void fetch(int64_t at) const { prefetch(x + at); }
+    template <class To>
+    NK_MEMBER void operator()(int64_t at, const To& to) const {
+      const Vec<A> d = load(x + at) - shift;
+      to(d, d);
+    }
+    template <class To>
+    NK_MEMBER void operator()(int64_t at, int n, const To& to) const {
+      const Vec<A> d = load_rest(x + at, n, end) - shift;
+      to(d, d);
+    }
+  };
 
   // s1, s2 about K of a block of a slab.
   NK_MEMBER Sums sums_about(A shift, const Runs& runs) const {
-    struct Term {
-      const T* x;
-      const T* end;
-      Vec<A> shift;
-      NK_MEMBER void fetch(int64_t at) const { prefetch(x + at); }
-      NK_MEMBER Pair<A> operator()(int64_t at) const {
-        const Vec<A> d = load(x + at) - shift;
-        return {d, d};
-      }
-      NK_MEMBER Pair<A> operator()(int64_t at, int n) const {
-        const Vec<A> d = load_rest(x + at, n, end) - shift;
-        return {d, d};
-      }
-    };
     return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term{x, x_end, splat(shift)}; });
   }
 
@@ -88,10 +93,15 @@ struct PlanesForward {
     } else if (args.activation == Activation::kNone) {
       map_run<T>(
           y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
-    } else {
+    } else if (activated.is_relu()) {
       map_run<T>(
           y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); },
           x + begin);
+    } else if constexpr (Activated<A>::kSiluAtOnce) {
+      constexpr bool kRough = sizeof(T) < sizeof(A);
+      map_run<T>(
+          y + begin, ahead, length, kept, past,
+          [&](Vec<A> v) NK_LAMBDA { return silu_of<kRough>(fma((v - m0) - dm, scale, bias)); }, x + begin);
     }
   }
 
@@ -115,7 +125,7 @@ struct PlanesForward {
 
   NK_MEMBER void normalize_runs(const Runs& runs, const SlabStats<A>& stats, int64_t c, int64_t step) const {
     const auto kept = positions.of(runs);
-    if (activated.is_curve()) {
+    if (in_pieces) {
       if (Positions::kAll && runs.stride == runs.length) {
         return curve_runs(runs.begin, runs.size(), runs.length, kept.run(0), stats, c, step);
       }
@@ -182,7 +192,7 @@ struct PlanesForward {
       for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
         const SlabStats<A> stats = slab_stats<A>(args.stats, c);
         if (!within_range(stats)) continue;
-        if (activated.is_curve()) {
+        if (in_pieces) {
           curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
         } else {
           normalize_run(i * plane, 512, plane, EveryPosition::Run{plane}, stats, c);

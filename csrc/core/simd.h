@@ -269,6 +269,9 @@ NK_INLINE Vec<Compute<T>> load(const T* p) {
   NK_EACH_REGISTER v.r[i] = load_register(p + i * Vec<A>::kPerRegister);
   return v;
 }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+NK_INLINE void store(BFloat16* p, Vec<float> v) { write_register(p, packed_pair(p, v.r[0], v.r[1])); }
+#endif
 template <class T>
 NK_INLINE void store(T* p, Vec<Compute<T>> v) {
   using A = Compute<T>;

@@ -69,7 +69,8 @@ print(cpu.LIBRARY.isa(), cpu.LIBRARY.stream_bytes(), digest.hexdigest())
 
 def _run(script: str, **variables: str) -> list[str]:
     env = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
@@ -85,6 +86,7 @@ def test_the_same_bits(isa: str) -> None:
 
 def test_info_says_from_where_on() -> None:
     script = "import normkit; print(normkit.info().splitlines()[-1])"
-    assert " ".join(_run(script, NORMKIT_STREAM_BYTES="3145728")).startswith("outputs: written past the caches from 3 MiB on")
+    told = " ".join(_run(script, NORMKIT_STREAM_BYTES="3145728"))
+    assert told.startswith("outputs: written past the caches from 3 MiB on")
     assert " ".join(_run(script, NORMKIT_STREAM_BYTES="0")) == "outputs: all written to the caches"
     assert normkit.info().splitlines()[-1].startswith("outputs: ")
