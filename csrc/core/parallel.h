@@ -12,6 +12,7 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
   if (begin >= end) return;
   if (end - begin <= grain) {
     body(begin, end);
+    end_streams();
     return;
   }
   parallel_for(
