@@ -45,13 +45,14 @@ struct Tile {
     Tile tile = *this;
     tile.begin = tile.stats_begin = 0;
     tile.plane = tile.columns = kLanes;
+    tile.in_tensor = false;
     return tile;
   }
   bool narrow() const { return columns < kLanes; }
   // Whether its rows in a tensor, of which it begins at p, are whole lines of memory.
   template <class T>
   bool whole_lines(const T* p) const {
-    return normkit::NK_ISA::whole_lines(p, columns) && normkit::NK_ISA::whole_lines(p, plane);
+    return in_tensor && normkit::NK_ISA::whole_lines(p, columns) && normkit::NK_ISA::whole_lines(p, plane);
   }
 
   // The column that a place in the packed row begins at.
@@ -69,6 +70,7 @@ struct Tile {
   int64_t stats_begin;  // and in the statistics
   int64_t columns;
   int64_t slots;  // places in a packed row
+  bool in_tensor = true;  // or in memory of its own
 };
 
 // Rows of fewer than 16 items, copied into rows of 16, so that kernels need to know whole vectors alone, and back.

@@ -136,6 +136,7 @@ NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor
   const int64_t slabs = planes.shape.slabs(), batch = planes.batch(sizeof(T));
   if (planes.few_and_large()) {
     for (int64_t slab = 0; slab < slabs; ++slab) work.some_slabs(slab, 1, parallel_for);
+    end_streams();
     return;
   }
   for_range(parallel_for, 0, slabs, grain_for(planes.slab_size), [&](int64_t first, int64_t last) {
@@ -387,7 +388,7 @@ static __attribute__((noinline)) Sums sum_over_many(const Runs& runs, const Posi
       });
     }
     room -= chain;
-    if (room < chain && i + 1 < runs.count) {
+    if (room < chain) {
       flush();
       room = 16;
     }
