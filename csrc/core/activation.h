@@ -32,22 +32,30 @@ NK_INLINE Twofold<float> tail_of(Vec<float> t, Twofold<float> gauss) {
   return {tail, gauss.high * x_low * splat(-0.56418958354775628695)};  // 1 / sqrt(pi)
 }
 
-// s(z) with e = e^-|z|, which is e / (1 + e) below 0 and 1 / (1 + e) above.
+// What brings back a product with z that was scaled below 0: 0 from `least` on, but infinity times 0 stays no number.
 template <class A>
-NK_INLINE Vec<A> sigmoid_of(Vec<A> z) {
+NK_INLINE Vec<A> scale_of(Vec<A> z, Vec<A> least, Vec<A> back) {
+  return where_greater(zeros<A>(), z, where_greater(z, least, back, zeros<A>()), splat(A(1)));
+}
+
+// z * s(z), with s = n / (1 + e) of e = e^-|z|, where n is e below 0 and 1 above.
+template <class A>
+NK_INLINE Vec<A> z_times_sigmoid(Vec<A> z) {
   const Vec<A> none = zeros<A>(), one = splat(A(1));
-  const Twofold<A> e = twofold_exp_of_negative(minus_magnitude(z));
-  const Vec<A> n = where_greater(none, z, e.high, one), n_low = where_greater(none, z, e.low, none), per_d = one / (one + e.high);
-  // The quotient q of the leading parts, corrected: q + (n - q * (1 + e)) / (1 + e). n - q is exact, for q >= n / 2.
-  const Vec<A> q = n * per_d, left = fma(-q, e.high, n - q) + fma(-q, e.low, n_low);
-  return fma(left, per_d, q);
+  const ScaledExp<A> e(minus_magnitude(z));
+  const Vec<A> back = splat(e.kBack), per_d = one / fma(e.high, back, one);
+  const Vec<A> n = where_greater(none, z, e.high, one), n_low = where_greater(none, z, e.low, none);
+  // The quotient q of the leading parts, corrected: q + (n - q * (1 + e)) / (1 + e). n - q is exact, for q >= n / 2. What is
+  // scaled comes back last, so that a subnormal e costs no digits.
+  const Vec<A> q = n * per_d, left = fma(-q, e.high * back, n - q) + fma(-q, e.low * back, n_low);
+  return z * fma(left, per_d, q) * scale_of(z, splat(e.kLeast), back);
 }
 
 // silu of 16 values: in float32 within 2 units in the last place, or `rough`ly, to a few roundings, for what is then rounded to 16
 // bits.
 template <bool kRough, class A>
 NK_INLINE Vec<A> silu_of(Vec<A> z) {
-  if constexpr (!kRough) return z * sigmoid_of(z);
+  if constexpr (!kRough) return z_times_sigmoid(z);
   const Vec<A> one = splat(A(1)), e = exp_of_negative(minus_magnitude(z));
   return z * (where_greater(zeros<A>(), z, e, one) / (one + e));
 }
@@ -62,25 +70,31 @@ NK_INLINE Vec<A> silu_slope_of(Vec<A> z) {
 
 template <class A>
 struct NormalDistribution {
+  static constexpr A kEnd = A(sizeof(A) == 4 ? -15 : -39);  // P goes no further, and times any z below is 0
   Vec<A> z;
-  Vec<A> least;  // -|z|, no further than P goes
-  Vec<A> gauss;  // e^(-z^2 / 2)
-  Twofold<A> p;  // P(z)
-  NK_MEMBER explicit NormalDistribution(Vec<A> at) : z(at), least(minus_magnitude(at)) {
-    const Vec<A> one = splat(A(1)), none = zeros<A>(), end = splat(A(sizeof(A) == 4 ? -15 : -39));
-    least = where_greater(end, least, end, least);
+  Vec<A> least;      // -|z|, to the end
+  Twofold<A> gauss;  // e^(-z^2 / 2) / kBack
+  Twofold<A> tail;   // P(-|z|) / kBack
+  Twofold<A> above;  // P(|z|)
+  NK_MEMBER explicit NormalDistribution(Vec<A> at) : z(at), least(larger(splat(kEnd), minus_magnitude(at))) {
     const Vec<A> half = least * splat(A(0.5)), exponent = half * least, exponent_low = fma(half, least, -exponent);
-    const Twofold<A> main = twofold_exp_of_negative(-exponent);
-    const Twofold<A> both = {main.high, fma(-exponent_low, main.high, main.low)};
-    gauss = both.high + both.low;
-    const Twofold<A> tail = tail_of(-least, both), above = exact_sum(one, -tail.high);
-    p.high = where_greater(none, z, tail.high, above.high);
-    p.low = where_greater(none, z, tail.low, above.low - tail.low);
+    const ScaledExp<A> main(-exponent);
+    gauss = {main.high, fma(-exponent_low, main.high, main.low)};
+    tail = tail_of(-least, gauss);
+    const Vec<A> back = splat(main.kBack);
+    above = exact_sum(splat(A(1)), -(tail.high * back));
+    above.low = above.low - tail.low * back;
   }
   // z * P(z); the small part with a finite z, for infinity times 0 is no number.
   NK_MEMBER Vec<A> times_z() const {
-    const Vec<A> finite = where_greater(zeros<A>(), z, least, -least);
-    return fma(z, p.high, finite * p.low);
+    const Vec<A> none = zeros<A>(), finite = where_greater(none, z, least, -least);
+    const Vec<A> high = where_greater(none, z, tail.high, above.high), low = where_greater(none, z, tail.low, above.low);
+    return fma(z, high, finite * low) * scale_of(z, splat(kEnd), splat(ScaledExp<A>::kBack));
+  }
+  // P(z) + z * P'(z)
+  NK_MEMBER Vec<A> slope_of_times_z() const {
+    const Vec<A> back = splat(ScaledExp<A>::kBack), p = where_greater(zeros<A>(), z, tail.high * back, above.high);
+    return fma(z * splat(A(0.39894228040143267794)), (gauss.high + gauss.low) * back, p);
   }
 };
 
@@ -113,10 +127,7 @@ struct Curve {
     in_place(at, n, [](Vec<A> z) NK_LAMBDA { return NormalDistribution<A>(z).times_z(); });
   }
   static void gelu_slope(A* at, int64_t n) {
-    in_place(at, n, [](Vec<A> z) NK_LAMBDA {
-      const NormalDistribution<A> at_z(z);
-      return fma(z * splat(A(0.39894228040143267794)), at_z.gauss, at_z.p.high);
-    });
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA { return NormalDistribution<A>(z).slope_of_times_z(); });
   }
 };
 
@@ -124,7 +135,7 @@ struct Curve {
 template <class A>
 NK_INLINE Vec<A> add_above(Vec<A> z, Vec<A> residual, Vec<A> least) {
   z = z + residual;
-  return where_greater(least, z, least, z);
+  return larger(least, z);
 }
 template <class A>
 NK_INLINE A least_of(Activation activation) {
@@ -141,8 +152,7 @@ class Activated {
  public:
   // rough: what comes of it is rounded to 16 bits.
   Activated(Activation activation, bool rough)
-      : relu_(activation == Activation::kRelu),
-        silu_(activation == Activation::kSilu),
+      : activation_(activation),
         values_(activation == Activation::kSilu   ? (rough ? Curve<A>::template silu<true> : Curve<A>::template silu<false>)
                 : activation == Activation::kGelu ? Curve<A>::gelu
                                                   : nullptr),
@@ -150,18 +160,18 @@ class Activated {
                 : activation == Activation::kGelu ? Curve<A>::gelu_slope
                                                   : nullptr) {}
 
-  bool is_relu() const { return relu_; }
+  bool is_relu() const { return activation_ == Activation::kRelu; }
   bool is_curve() const { return values_ != nullptr; }
   // A curve that loops take where z is, in place of a call for many values: it is short enough.
   static constexpr bool kSiluAtOnce = sizeof(A) == 4;
-  bool is_silu_at_once() const { return kSiluAtOnce && silu_; }
+  bool is_silu_at_once() const { return kSiluAtOnce && activation_ == Activation::kSilu; }
   void values(A* z, int64_t n) const { values_(z, n); }
   void slopes(A* z, int64_t n) const { slopes_(z, n); }
 
   // Of one value.
-  double value(double z) const { return is_curve() ? of_one(values_, z) : relu_ && z <= 0.0 ? 0.0 : z; }
+  double value(double z) const { return is_curve() ? of_one(values_, z) : is_relu() && z <= 0.0 ? 0.0 : z; }
   // dy * a'(z).
-  double through(double dy, double z) const { return is_curve() ? dy * of_one(slopes_, z) : !relu_ || z > 0.0 ? dy : 0.0; }
+  double through(double dy, double z) const { return is_curve() ? dy * of_one(slopes_, z) : !is_relu() || z > 0.0 ? dy : 0.0; }
 
  private:
   static double of_one(typename Curve<A>::Fn fn, double z) {
@@ -170,7 +180,7 @@ class Activated {
     fn(lanes, 1);
     return double(lanes[0]);
   }
-  bool relu_, silu_;
+  Activation activation_;
   typename Curve<A>::Fn values_;
   typename Curve<A>::Fn slopes_;
 };
@@ -178,7 +188,7 @@ class Activated {
 // relu of z, in which NaN stays; dy where relu rises.
 template <class A>
 NK_INLINE Vec<A> above_zero(Vec<A> z) {
-  return where_greater(zeros<A>(), z, zeros<A>(), z);
+  return larger(zeros<A>(), z);
 }
 template <class A>
 NK_INLINE Vec<A> where_above_zero(Vec<A> z, Vec<A> dy) {

@@ -93,7 +93,7 @@ NK_INLINE void stats_of_columns(const Columns<kWhole>& columns, const float* x, 
   });
   for (int k = 0; k < kCount; ++k) {
     const Vec<float> dm = s1[k] * per_row, var = s2[k] * per_row - dm * dm;
-    to[k].stats = {m0[k], dm, zeros<float>(), where_greater(zeros<float>(), var, zeros<float>(), var)};
+    to[k].stats = {m0[k], dm, zeros<float>(), larger(zeros<float>(), var)};
   }
 }
 

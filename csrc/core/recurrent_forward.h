@@ -20,7 +20,7 @@ static void rnn_hidden(RecurrentCell cell, const float* a, float* h, int64_t n) 
   each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
     const Vec<float> v = load_at(a + j);
     // NaN is not below zero, so it stays.
-    store_at(h + j, relu ? where_greater(zeros<float>(), v, zeros<float>(), v) : tanh(v));
+    store_at(h + j, relu ? larger(zeros<float>(), v) : tanh(v));
   });
 }
 

@@ -236,6 +236,25 @@ NK_INLINE Vec<A> where_greater(Vec<A> a, Vec<A> b, Vec<A> yes, Vec<A> no) {
   return yes;
 }
 
+// where(a > b, a, b), lane by lane: NaN in either gives b.
+#if defined(__AVX512F__)
+NK_INLINE FloatValues larger_register(FloatValues a, FloatValues b) { return _mm512_max_ps(a, b); }
+NK_INLINE DoubleValues larger_register(DoubleValues a, DoubleValues b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX2__)
+NK_INLINE FloatValues larger_register(FloatValues a, FloatValues b) { return _mm256_max_ps(a, b); }
+NK_INLINE DoubleValues larger_register(DoubleValues a, DoubleValues b) { return _mm256_max_pd(a, b); }
+#else
+template <class Values>
+NK_INLINE Values larger_register(Values a, Values b) {
+  return a > b ? a : b;
+}
+#endif
+template <class A>
+NK_INLINE Vec<A> larger(Vec<A> a, Vec<A> b) {
+  NK_EACH_REGISTER b.r[i] = larger_register(a.r[i], b.r[i]);
+  return b;
+}
+
 // The sum of all lanes in a fixed tree: lane i meets i+8, then i+4, i+2, i+1.
 template <class A, int kCount, class Values>
 NK_INLINE A sum_register(Values v) {

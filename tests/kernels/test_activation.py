@@ -115,8 +115,8 @@ def test_against_the_reference(
         check_within(name, got, exact, bound + more.sum(axes))
 
 
-# Units in the last place, half of one for the last rounding. float32: measured over every float32, 1.75 and
-# 1.86. float64: s(z) is e^z, which the C library gives to one unit, over 1 + e^z, rounded once more, and a unit
+# Units in the last place, half of one for the last rounding. float32: measured over every 23rd float32, 1.72
+# and 1.19. float64: s(z) is e^z, which the C library gives to one unit, over 1 + e^z, rounded once more, and a unit
 # of a factor is up to two of the product; P(z) is the C library's erfc, to 6 units. Half a unit more for the
 # exact value as a float64.
 UNITS = {
@@ -137,7 +137,7 @@ EXACT = {
 @activations
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_activations_themselves(activation: composite.Activation, dtype: torch.dtype) -> None:
-    """Within UNITS; where s(z) or P(z) is subnormal, within two of the least numbers: that much of z is lost."""
+    """Within UNITS; where s(z) or P(z) of float64 is subnormal, within two of the least numbers: z loses that much."""
     small = 2.0 ** torch.linspace(-40, 0, 1001, dtype=torch.float64)
     steps = [torch.linspace(-end, end, n, dtype=torch.float64) for end, n in ((6, 2001), (110, 2001), (760, 501))]
     z = torch.cat([*steps, small, -small]).to(dtype)
@@ -146,7 +146,7 @@ def test_the_activations_themselves(activation: composite.Activation, dtype: tor
     with mpmath.workdps(40):
         exact = np.array([float(EXACT[activation](mpmath.mpf(v))) for v in z.tolist()])
     least = tolerances.ulp(np.zeros(1), dtype)
-    lost = 0.0 if activation == "relu" else 2 * least * np.abs(z.double().numpy())
+    lost = 0.0 if activation == "relu" or dtype == torch.float32 else 2 * least * np.abs(z.double().numpy())
     check_within(activation, got, exact, UNITS[activation, dtype] * tolerances.ulp(exact, dtype) + lost)
 
 
