@@ -44,10 +44,11 @@ def test_an_address_without_ray_is_wrong_usage(
 def test_a_ray_cluster_gives_the_verdicts_of_local_workers(tmp_path: Path) -> None:
     store = tmp_path / "runs.sqlite"
     asked = ["000-07", "001-06", "001-16"]
-    by_ray = claims.run("instant", claims=asked, engine="ray", workers=1, store=store)
+    # A cluster takes its time to start on a machine that is busy: without the tier's budget of a minute.
+    by_ray = claims.run("instant", claims=asked, engine="ray", workers=1, store=store, budget=None)
     assert by_ray.failures == ()
     assert by_ray.n_computed >= 1
     assert {verdict.evidence for verdict in by_ray.verdicts} == {"holds"}
-    here = claims.run("instant", claims=asked, workers=1)
+    here = claims.run("instant", claims=asked, workers=1, budget=None)
     assert (here.verdicts, here.findings) == (by_ray.verdicts, by_ray.findings)
     assert claims.run("instant", claims=asked, store=store).n_computed == 0
