@@ -46,9 +46,45 @@ NK_INLINE bool finish_stats(double per_n, A shift, Sums sums, double eps, SlabSt
   stats.dm = A((double(shift) - double(stats.m0)) + offset);
   stats.rstd = A(1.0 / square_root(var + eps));
   stats.var = A(var);
-  const bool in_range = mean_square <= SlabLimits<A>::kLarge && mean_square + eps >= SlabLimits<A>::kSmall;
-  return in_range && offset * offset <= 2.0 * var;
+  // All three asked, with no jump in between.
+  return (mean_square <= SlabLimits<A>::kLarge) & (mean_square + eps >= SlabLimits<A>::kSmall) & (offset * offset <= 2.0 * var);
 }
+
+// How many slabs are taken at once, at most.
+constexpr int kBatch = 16;
+
+// K of some slabs and the two sums about it.
+template <class A>
+struct SlabSums {
+  A shift[kBatch] = {};
+  double s1[kBatch] = {}, s2[kBatch] = {};
+  NK_MEMBER void put(int64_t i, double of_d, double of_squares) {
+    s1[i] = of_d;
+    s2[i] = of_squares;
+  }
+};
+
+// finish_stats() of some slabs, whose roots and divisions go through vectors so.
+template <class A>
+class FinishedStats {
+ public:
+  NK_MEMBER FinishedStats(double per_n, const SlabSums<A>& sums, double eps) {
+    for (int i = 0; i < kBatch; ++i) {
+      SlabStats<A> stats;
+      serve_[i] = finish_stats(per_n, sums.shift[i], {sums.s1[i], sums.s2[i]}, eps, stats);
+      m0_[i] = stats.m0;
+      dm_[i] = stats.dm;
+      rstd_[i] = stats.rstd;
+      var_[i] = stats.var;
+    }
+  }
+  NK_MEMBER SlabStats<A> at(int64_t i) const { return {m0_[i], dm_[i], rstd_[i], var_[i]}; }
+  NK_MEMBER bool serve(int64_t i) const { return serve_[i] != 0; }
+
+ private:
+  A m0_[kBatch], dm_[kBatch], rstd_[kBatch], var_[kBatch];
+  int64_t serve_[kBatch];
+};
 
 template <class T>
 NK_INLINE void put_item(T* p, double value) {

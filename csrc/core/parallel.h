@@ -7,12 +7,19 @@ NK_INLINE void end_streams() {
 #endif
 }
 
+// A ParallelFor that stays on this thread, for loops inside a part of another loop.
+[[maybe_unused]] static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
+  fn(begin, end, context);
+}
+
+// Streams end with each part; within one they need not: a fence takes as long as a small slab.
 template <class Body>
 static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
   if (begin >= end) return;
-  if (end - begin <= grain) {
+  const bool within = parallel_for == one_after_the_other;
+  if (within || end - begin <= grain) {
     body(begin, end);
-    end_streams();
+    if (!within) end_streams();
     return;
   }
   parallel_for(
@@ -22,11 +29,6 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
         end_streams();
       },
       const_cast<Body*>(&body));
-}
-
-// A ParallelFor that stays on this thread.
-[[maybe_unused]] static void one_after_the_other(int64_t begin, int64_t end, int64_t, RangeFn fn, void* context) {
-  fn(begin, end, context);
 }
 
 // Memory that lives as long as this does.

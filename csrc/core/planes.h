@@ -27,6 +27,7 @@ class Blocks {
         count_(per_run_ > 1 ? runs * per_run_ : ceil_div(runs, runs_per_block_)) {}
 
   int64_t count() const { return count_; }
+  bool is_one_run() const { return runs_ == 1; }
 
   // All of a slab that begins there.
   Runs all(int64_t begin) const { return {begin, runs_, length_, stride_, 0}; }
@@ -51,8 +52,9 @@ class Blocks {
   int64_t count_;
 };
 
-// How many slabs are taken at once, at most.
-constexpr int64_t kBatch = 16;
+// The next run is asked for while one is read or written, as the processor's own foresight ends with a run; of the last what
+// lies so far on.
+constexpr int64_t kFetchAhead = 512;
 
 // Where the slabs of planes lie: with a run for each channel of each sample, as the weights see it (by_channel), and
 // in as few runs as can be, as sums see it (joined).
@@ -77,7 +79,7 @@ struct Planes {
   // How many slabs to take at once: what fits into the first cache.
   int64_t batch(int64_t item_bytes) const {
     const int64_t fit = (int64_t(16) << 10) / (slab_size * item_bytes);
-    return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
+    return fit < 1 ? 1 : fit < kBatch ? fit : int64_t(kBatch);
   }
 
   // Which of `count` to take as number i: the last first, as the sums left it in the cache; but in order where all of it
@@ -88,12 +90,16 @@ struct Planes {
 
   // How far the run after number i in turn lies from it.
   int64_t ahead(int64_t i, const Runs& runs, int64_t item_bytes) const {
-    if (i + 1 >= runs.count) return 512;
+    if (i + 1 >= runs.count) return kFetchAhead;
     return (turn(i + 1, runs.count, item_bytes) - turn(i, runs.count, item_bytes)) * runs.stride;
   }
 
-  // Whether the part of a last vector that is done twice, or in vain, is little of a run.
-  bool are_long() const { return shape.n_positions >= 8 * kLanes; }
+  // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice: of short runs
+  // only where each is on its own. Those of a group wait in memory together, without gaps.
+  bool at_once() const { return shape.n_positions >= (channels_per_slab > 1 ? 8 : 2) * kLanes; }
+
+  // Whether each plane is a slab, and a block.
+  bool are_slabs() const { return !shape.over_batch() && channels_per_slab == 1 && by_channel.count() == 1; }
 
   // Few large slabs are shared among the threads block by block, many are dealt out whole.
   bool few_and_large() const { return shape.slabs() < 32 && slab_size > 4 * kBlockValues; }
@@ -136,7 +142,7 @@ NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor
   const int64_t slabs = planes.shape.slabs(), batch = planes.batch(sizeof(T));
   if (planes.few_and_large()) {
     for (int64_t slab = 0; slab < slabs; ++slab) work.some_slabs(slab, 1, parallel_for);
-    end_streams();
+    end_streams();  // of what is not shared out
     return;
   }
   for_range(parallel_for, 0, slabs, grain_for(planes.slab_size), [&](int64_t first, int64_t last) {
@@ -221,21 +227,6 @@ static ExactStats exact_planes(const T* x, const Runs& slab, const Positions& po
   return exact_stats(x, positions.slab_size(), eps, [&](const auto& visit) { each_offset(slab, positions, visit); });
 }
 
-// The sums over all blocks of the slab that begins there, each by sums(block).
-template <class SumsOf>
-NK_INLINE Sums sum_of_blocks(const Blocks& blocks, int64_t begin, ParallelFor parallel_for, const SumsOf& sums) {
-  const int64_t count = blocks.count();
-  if (count == 1) return sums(blocks.all(begin));
-  const Memory<Sums> memory(count);
-  Sums* const parts = memory.data();
-  for_range(parallel_for, 0, count, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) parts[i] = sums(blocks.at(begin, i));
-  });
-  Sums total;
-  for (int64_t i = 0; i < count; ++i) total.add(parts[i]);
-  return total;
-}
-
 // to[i] = fn(from[i]...) over a run, which may be where `to` is, or 0 where a value does not count. The last 16 items are
 // read before the first are written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next:
 // it is asked for. Or `past` the caches, where that serves.
@@ -284,123 +275,4 @@ NK_INLINE void map_by_pieces(const T* x, const T* x_end, int64_t length, int64_t
     curve(z, n);
     each_vector(n, [&](int64_t j, auto load_at, auto store_at) NK_LAMBDA { to(first + j, load_at(z + j), load_at, store_at); });
   }
-}
-
-// Of n >= 0 values: the division of a signed number would cost three instructions more.
-NK_INLINE int64_t whole_vectors(int64_t n) { return int64_t(uint64_t(n) / kLanes); }
-
-// The next run is asked for while one is added, as the processor's own foresight ends with a run; of the last what lies so far on.
-constexpr int64_t kFetchAhead = 512;
-constexpr int64_t kVectors = 32;  // two chains of 16
-
-// A pair of terms into the sums of a lane.
-template <class A>
-NK_INLINE void add_terms(Vec<A> p, Vec<A> q, Vec<A>& s1, Vec<A>& s2) {
-  s1 = s1 + p;
-  s2 = fma(p, q, s2);
-}
-
-// How many terms a lane adds up of a run, at most: there are two chains of them.
-NK_INLINE int64_t chain_of(int64_t length) { return (ceil_div(length, kLanes) + 1) / 2; }
-
-// sum_over_runs() where no lane adds up more than 16 terms.
-template <class A, class Positions, class Term>
-NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const Term& term) {
-  Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
-  const int tail = int(uint64_t(runs.length) % kLanes);
-  const Lanes<A> tail_lanes = first_lanes<A>(tail);
-  const auto of_runs = positions.of(runs);
-  for (int64_t i = 0; i < runs.count; ++i) {
-    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : kFetchAhead);
-    const auto kept = of_runs.run(i);
-    const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
-      term.fetch(next + j);
-      term(run + j, [&](Vec<A> p, Vec<A> q) NK_LAMBDA { add_terms(kept.keep(p, j), kept.keep(q, j), s1, s2); });
-    };
-    const int64_t end = whole_vectors(kept.last) * kLanes;
-    int64_t j = kept.first;
-    for (; j + 2 * kLanes <= end; j += 2 * kLanes) {
-      add_vector(j, a1, a2);
-      add_vector(j + kLanes, b1, b2);
-    }
-    if (j < end) add_vector(j, a1, a2);
-    if (tail != 0 && kept.last == runs.length) {
-      const int64_t at = runs.length - tail;
-      term(run + at, tail, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
-        add_terms(kept.keep_end(p, at, tail_lanes), kept.keep_end(q, at, tail_lanes), b1, b2);
-      });
-    }
-  }
-  return {double(sum(a1 + b1)), double(sum(a2 + b2))};
-}
-
-// s1 = sum(p), s2 = sum(p * q) over what counts of the runs, of the pairs that term(offset, to) gives to(p, q) for 16 values and
-// term(offset, n, to) for the n < 16 at the end of a run (and whatever beyond); returned as a pair they would go through memory. A lane adds up to 17 terms in A before it
-// goes on in double: also where all terms are equal, and rounded alike, that keeps within 5 units of 2^-24. Where the lanes
-// take all terms so, their sums are added in A, too: five roundings more.
-template <class A, class Positions, class Term>
-static __attribute__((noinline)) Sums sum_over_many(const Runs& runs, const Positions& positions, const Term& term) {
-  const int64_t vectors = runs.length / kLanes;
-  const int tail = int(runs.length % kLanes);
-  const Lanes<A> tail_lanes = first_lanes<A>(tail);
-  const int64_t chain = chain_of(runs.length);
-
-  Vec<double> total1 = zeros<double>(), total2 = total1;
-  Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
-  bool in_double = false;
-  const auto flush = [&]() NK_LAMBDA {
-    in_double = true;
-    total1 = total1 + widen(a1 + b1);
-    total2 = total2 + widen(a2 + b2);
-    a1 = a2 = b1 = b2 = zeros<A>();
-  };
-  const auto of_runs = positions.of(runs);
-  int64_t room = 16;
-  for (int64_t i = 0; i < runs.count; ++i) {
-    const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : kFetchAhead);
-    const auto kept = of_runs.run(i);
-    const int64_t end = whole_vectors(kept.last);
-    const auto add_vector = [&](int64_t j, Vec<A>& s1, Vec<A>& s2) NK_LAMBDA {
-      term(run + j * kLanes, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
-        add_terms(kept.keep(p, j * kLanes), kept.keep(q, j * kLanes), s1, s2);
-      });
-    };
-    int64_t j = whole_vectors(kept.first);
-    for (;;) {
-      const int64_t stop = end - j < kVectors ? end : j + kVectors;
-      for (; j + 2 <= stop; j += 2) {
-        term.fetch(next + j * kLanes);
-        term.fetch(next + (j + 1) * kLanes);
-        add_vector(j, a1, a2);
-        add_vector(j + 1, b1, b2);
-      }
-      if (j < stop) {
-        add_vector(j, a1, a2);
-        ++j;
-      }
-      if (j >= end) break;
-      flush();
-    }
-    if (tail != 0 && kept.last == runs.length) {
-      const int64_t at = vectors * kLanes;
-      term(run + at, tail, [&](Vec<A> p, Vec<A> q) NK_LAMBDA {
-        add_terms(kept.keep_end(p, at, tail_lanes), kept.keep_end(q, at, tail_lanes), b1, b2);
-      });
-    }
-    room -= chain;
-    if (room < chain) {
-      flush();
-      room = 16;
-    }
-  }
-  if (!in_double) return {double(sum(a1 + b1)), double(sum(a2 + b2))};
-  flush();
-  return {sum(total1), sum(total2)};
-}
-
-// make() gives the term: few runs need it in no memory, many do.
-template <class A, class Positions, class Make>
-NK_INLINE Sums sum_over_runs(const Runs& runs, const Positions& positions, const Make& make) {
-  if (runs.count * chain_of(runs.length) <= kVectors / 2) return sum_over_few<A>(runs, positions, make());
-  return sum_over_many<A>(runs, positions, make());
 }

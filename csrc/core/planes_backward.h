@@ -22,6 +22,7 @@ struct PlanesBackward {
   double per_n;
   bool one_channel;
   bool wants_sums;
+  bool planes_are_few;  // of few terms each, of which all count
   bool past;            // whether dx is written past the caches: not where what a curve gave waits in it
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
@@ -40,6 +41,7 @@ struct PlanesBackward {
         per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
+        planes_are_few(Positions::kAll && !one_channel && are_few(1, a.shape.n_positions)),
         past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
         sums(channel_sums) {}
 
@@ -102,11 +104,11 @@ struct PlanesBackward {
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
   void through_curve(int64_t begin, int64_t length, int64_t run_length, const SlabStats<A>& stats, int64_t c, int64_t step,
                      A* to, int64_t from) const {
-    if (activated.is_silu_at_once() && planes.are_long()) {
+    if (activated.is_silu_at_once() && planes.at_once()) {
       for (int64_t i = 0, run = 0; i < length; i += run_length, ++run) {
         const Channel k = channel(stats, c + run * step);
         map_run<A>(
-            to + (begin + i - from), 512, run_length, EveryPosition::Run{run_length}, false,
+            to + (begin + i - from), kFetchAhead, run_length, EveryPosition::Run{run_length}, false,
             [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return g * silu_slope_of(k.z(v)); }, dy + begin + i, x + begin + i);
       }
       return;
@@ -155,6 +157,27 @@ struct PlanesBackward {
     });
   }
 
+  // The sums of `count` planes of few terms each, which begin with channel c of a slab. The next plane is of the same slab
+  // (slab_step 0), or of the next one (1).
+  template <class G>
+  void sum_planes(const Gradient<G>& g, int64_t begin, int64_t count, int64_t slab, int64_t slab_step, int64_t c,
+                  Sums* of_plane) const {
+    activated.is_relu() ? sum_planes_by<true>(g, begin, count, slab, slab_step, c, of_plane)
+                        : sum_planes_by<false>(g, begin, count, slab, slab_step, c, of_plane);
+  }
+  template <bool kRelu, class G>
+  void sum_planes_by(const Gradient<G>& g, int64_t begin, int64_t count, int64_t slab, int64_t slab_step, int64_t c,
+                     Sums* of_plane) const {
+    const auto next_term = [&](int64_t i) NK_LAMBDA {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, slab + i * slab_step);
+      const Channel k = channel(stats, c);
+      c = c + 1 < args.shape.n_channels ? c + 1 : 0;
+      return Term<kRelu, G>{*this, g, k, splat(stats.rstd)};
+    };
+    sum_each_of_few<A>(begin, count, args.shape.n_positions, next_term,
+                       [&](int64_t i, A s1, A s2) NK_LAMBDA { of_plane[i] = {double(s1), double(s2)}; });
+  }
+
   // The sums of every channel of a slab.
   template <class G>
   void sum_channels(const Gradient<G>& g, int64_t slab, ParallelFor parallel_for) const {
@@ -165,8 +188,12 @@ struct PlanesBackward {
     if (short_planes.are_there() && plane == 1) return sums_of_values(g, stats, begin, planes.first_channel(slab), of_channel);
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
-        for (int64_t c = first; c < last; ++c) {
-          of_channel[c] = sums_of(g, stats, planes.of_one_channel.all(begin + c * plane), planes.first_channel(slab) + c);
+        const int64_t c = planes.first_channel(slab);
+        if (planes_are_few) {
+          return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
+        }
+        for (int64_t i = first; i < last; ++i) {
+          of_channel[i] = sums_of(g, stats, planes.of_one_channel.all(begin + i * plane), c + i);
         }
       });
       return;
@@ -185,14 +212,15 @@ struct PlanesBackward {
     }
   }
 
-  // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab; without w where it is one channel.
-  Sums means(int64_t slab) const {
+  // s1 = mean(w * dy), s2 = mean(w * dy * x_hat) over the slab, which begins with that channel; without w where it is one
+  // channel.
+  Sums means(int64_t slab, int64_t first_channel) const {
     const int64_t channels = planes.channels_per_slab;
     Sums total;
     if (args.constant_stats) return total;
     for (int64_t c = 0; c < channels; ++c) {
       const Sums of_channel = sums[slab * channels + c];
-      const double wc = one_channel ? 1.0 : double(weight(planes.first_channel(slab) + c));
+      const double wc = one_channel ? 1.0 : double(weight(first_channel + c));
       total.add({wc * of_channel.s1, wc * of_channel.s2});
     }
     return {total.s1 * per_n, total.s2 * per_n};
@@ -218,12 +246,12 @@ struct PlanesBackward {
     const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
     if (!activated.is_relu()) {
       map_run<T>(
-          dx + begin, 512, planes.slab_size, all, past,
+          dx + begin, kFetchAhead, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv) NK_LAMBDA { return dx_at(dy, (v - m0) - dm, rstd * wv); }, g.at(begin), x + begin,
           short_planes.w(c));
     } else {
       map_run<T>(
-          dx + begin, 512, planes.slab_size, all, past,
+          dx + begin, kFetchAhead, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
             const Vec<A> d = (v - m0) - dm, scale = rstd * wv;
             return dx_at(where_above_zero(fma(d, scale, bv), dy), d, scale);
@@ -284,7 +312,7 @@ struct PlanesBackward {
       }
     }
     if (dx == nullptr) return;
-    const Sums mean = means(slab);
+    const Sums mean = means(slab, planes.first_channel(slab));
     for (int64_t c = 0; c < channels; ++c) {
       const double wc = double(weight(planes.first_channel(slab) + c));
       each_offset(
@@ -298,8 +326,30 @@ struct PlanesBackward {
     }
   }
 
+  // Slabs of one plane each.
+  template <class G>
+  void planes_of(const Gradient<G>& g, int64_t first, int64_t count) const {
+    const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
+    if (wants_sums) {
+      if (planes_are_few) {
+        sum_planes(g, first * plane, count, first, 1, first % channels, sums + first);
+      } else {
+        for (int64_t i = first; i < first + count; ++i) sum_channels(g, i, one_after_the_other);
+      }
+    }
+    for (int64_t i = first, c = first % channels; i < first + count; ++i, c = c + 1 < channels ? c + 1 : 0) {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, i);
+      if (!within_range_backward(stats)) {
+        slab_exactly(i);
+      } else if (dx != nullptr) {
+        dx_of_run(g, i * plane, kFetchAhead, plane, EveryPosition::Run{plane}, stats, means(i, c), c);
+      }
+    }
+  }
+
   template <class G>
   void slabs_of(const Gradient<G>& g, int64_t first, int64_t count, ParallelFor parallel_for) const {
+    if (Positions::kAll && planes.are_slabs()) return planes_of(g, first, count);
     for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(g, slab, parallel_for);
     for (int64_t slab = first; slab < first + count; ++slab) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab);
@@ -308,16 +358,15 @@ struct PlanesBackward {
         continue;
       }
       if (dx == nullptr) continue;
-      const Sums mean = means(slab);
+      const int64_t c = planes.first_channel(slab);
+      const Sums mean = means(slab, c);
       if (short_planes.are_there()) {
-        dx_of_short(g, planes.begin(slab), stats, mean, planes.first_channel(slab));
+        dx_of_short(g, planes.begin(slab), stats, mean, c);
         continue;
       }
       const Blocks& blocks = planes.by_channel;
       for_range(parallel_for, 0, blocks.count(), 1, [&](int64_t from, int64_t to) {
-        for (int64_t i = to - 1; i >= from; --i) {
-          dx_of_runs(g, blocks.at(planes.begin(slab), i), stats, mean, planes.first_channel(slab));
-        }
+        for (int64_t i = to - 1; i >= from; --i) dx_of_runs(g, blocks.at(planes.begin(slab), i), stats, mean, c);
       });
     }
   }

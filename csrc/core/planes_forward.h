@@ -19,6 +19,7 @@ struct PlanesForward {
   typename Positions::Samples samples;
   double per_n;
   bool own_stats;
+  bool slabs_are_few;  // few terms, of one run
   bool past;  // whether y is written past the caches
   bool in_pieces;  // whether what a curve is taken of waits in memory: of silu over long runs nothing need
 
@@ -37,8 +38,9 @@ struct PlanesForward {
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr),
+        slabs_are_few(Positions::kAll && planes.joined.is_one_run() && are_few(1, planes.slab_size)),
         past(past_caches<T>(a.shape.size())),
-        in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.are_long())) {}
+        in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.at_once())) {}
 
   struct Term {
     const T* x;
@@ -146,10 +148,10 @@ struct PlanesForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const Vec<A> least = splat(least_of<A>(args.activation));
     map_run<T>(
-        y + begin, 512, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
+        y + begin, kFetchAhead, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
         [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
           const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
-          return where_greater(least, z, least, z);
+          return larger(least, z);
         },
         x + begin, short_planes.w(c), short_planes.b(c));
   }
@@ -185,20 +187,26 @@ struct PlanesForward {
     });
   }
 
-  // With statistics that were given nothing keeps the planes of a channel together: plane after plane, as they lie.
-  void normalize_in_order() const {
+  // Planes as they lie, each with statistics of its own or with those that its channel was given.
+  void normalize_planes(int64_t first, int64_t last) const {
     const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
-    for_range(args.parallel_for, 0, args.shape.n_samples * channels, grain_for(plane), [&](int64_t first, int64_t last) {
-      for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
-        const SlabStats<A> stats = slab_stats<A>(args.stats, c);
-        if (!within_range(stats)) continue;
-        if (in_pieces) {
-          curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
-        } else {
-          normalize_run(i * plane, 512, plane, EveryPosition::Run{plane}, stats, c);
-        }
+    for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
+      const SlabStats<A> stats = slab_stats<A>(args.stats, own_stats ? i : c);
+      if (!within_range(stats)) {
+        if (own_stats) normalize_exactly(i);
+      } else if (in_pieces) {
+        curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
+      } else {
+        normalize_run(i * plane, kFetchAhead, plane, EveryPosition::Run{plane}, stats, c);
       }
-    });
+    }
+  }
+
+  // With statistics that were given nothing keeps the planes of a channel together.
+  void normalize_in_order() const {
+    const int64_t channels = args.shape.n_channels;
+    for_range(args.parallel_for, 0, args.shape.n_samples * channels, grain_for(args.shape.n_positions),
+              [&](int64_t first, int64_t last) { normalize_planes(first, last); });
     for (int64_t c = 0; c < channels; ++c) {
       if (!within_range(slab_stats<A>(args.stats, c))) normalize_exactly(c);
     }
@@ -206,19 +214,24 @@ struct PlanesForward {
 
   // Up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
   void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
-    A shift[kBatch];
-    double s1[kBatch], s2[kBatch];  // not Sums: as a pair they would go through memory
-    for (int64_t i = 0; i < count; ++i) shift[i] = samples.mean(x + planes.begin(first + i));
-    for (int64_t i = 0; i < count; ++i) {
-      const Sums sums = sums_about(shift[i], first + i, parallel_for);
-      s1[i] = sums.s1;
-      s2[i] = sums.s2;
+    SlabSums<A> sums;
+    for (int64_t i = 0; i < count; ++i) sums.shift[i] = samples.mean(x + planes.begin(first + i));
+    if (slabs_are_few) {
+      sum_each_of_few<A>(
+          planes.begin(first), count, planes.slab_size, [&](int64_t i) NK_LAMBDA { return Term{x, x_end, splat(sums.shift[i])}; },
+          [&](int64_t i, A s1, A s2) NK_LAMBDA { sums.put(i, s1, s2); });
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const Sums of_slab = sums_about(sums.shift[i], first + i, parallel_for);
+        sums.put(i, of_slab.s1, of_slab.s2);
+      }
     }
+    const FinishedStats<A> finished(per_n, sums, args.eps);
     for (int64_t i = 0; i < count; ++i) {
-      SlabStats<A> stats;
-      if (!finish_stats(per_n, shift[i], Sums{s1[i], s2[i]}, args.eps, stats)) stats = stats_again(first + i, stats.m0, parallel_for);
-      put_slab_stats(args.stats, first + i, stats);
+      const SlabStats<A> stats = finished.at(i);
+      put_slab_stats(args.stats, first + i, finished.serve(i) ? stats : stats_again(first + i, stats.m0, parallel_for));
     }
+    if (Positions::kAll && planes.are_slabs()) return normalize_planes(first, first + count);
     for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);
   }
 };

@@ -9,16 +9,16 @@ import sys
 
 def available() -> list[str]:
     """The instruction sets that this processor has."""
-    script = "from normkit.kernels import cpu; print(cpu.LIBRARY.isa(), '-')"
-    return [isa for isa in ("portable", "avx2", "avx512") if _run(script, isa)[0] == isa]
+    script = "from normkit.kernels import cpu; print(cpu.LIBRARY.isa())"
+    return [isa for isa in ("portable", "avx2", "avx512") if run_under(script, NORMKIT_ISA=isa)[0] == isa]
 
 
 def assert_the_same_bits(script: str) -> None:
     """A script that prints the instruction set that runs and a digest of results prints one digest on each."""
-    best, expected = _run(script, "")
+    best, expected = run_under(script, NORMKIT_ISA="")
     compared = []
     for isa in ("portable", "avx2", "avx512"):
-        name, digest = _run(script, isa)
+        name, digest = run_under(script, NORMKIT_ISA=isa)
         if name != isa:  # this processor lacks it, and the best took its place
             assert name == best
             continue
@@ -27,8 +27,8 @@ def assert_the_same_bits(script: str) -> None:
     assert "portable" in compared
 
 
-def _run(script: str, isa: str) -> tuple[str, str]:
-    env = {**os.environ, "NORMKIT_ISA": isa, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def run_under(script: str, **variables: str) -> list[str]:
+    """The words that a script prints in a process of its own, with these environment variables."""
+    env = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
-    name, digest = done.stdout.split()
-    return name, digest
+    return done.stdout.split()

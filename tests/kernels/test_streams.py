@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 import normkit
-from kernels.instruction_sets import available
+from kernels.instruction_sets import available, run_under
 from normkit.kernels import cpu
 
 pytestmark = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.DESCRIPTION)
@@ -67,18 +63,12 @@ print(cpu.LIBRARY.isa(), cpu.LIBRARY.stream_bytes(), digest.hexdigest())
 """
 
 
-def _run(script: str, **variables: str) -> list[str]:
-    env = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 def test_the_same_bits(isa: str) -> None:
     if isa not in available():
         pytest.skip(f"this processor has no {isa}")
-    always = _run(_DIGEST, NORMKIT_ISA=isa, NORMKIT_STREAM_BYTES="1")
-    never = _run(_DIGEST, NORMKIT_ISA=isa, NORMKIT_STREAM_BYTES="0")
+    always = run_under(_DIGEST, NORMKIT_ISA=isa, NORMKIT_STREAM_BYTES="1")
+    never = run_under(_DIGEST, NORMKIT_ISA=isa, NORMKIT_STREAM_BYTES="0")
     assert always[:2] == [isa, "1"]
     assert never[:2] == [isa, str(2**63 - 1)]
     assert always[2] == never[2]
@@ -86,7 +76,7 @@ def test_the_same_bits(isa: str) -> None:
 
 def test_info_says_from_where_on() -> None:
     script = "import normkit; print(normkit.info().splitlines()[-1])"
-    told = " ".join(_run(script, NORMKIT_STREAM_BYTES="3145728"))
+    told = " ".join(run_under(script, NORMKIT_STREAM_BYTES="3145728"))
     assert told.startswith("outputs: written past the caches from 3 MiB on")
-    assert " ".join(_run(script, NORMKIT_STREAM_BYTES="0")) == "outputs: all written to the caches"
+    assert " ".join(run_under(script, NORMKIT_STREAM_BYTES="0")) == "outputs: all written to the caches"
     assert normkit.info().splitlines()[-1].startswith("outputs: ")

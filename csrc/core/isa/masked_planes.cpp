@@ -3,6 +3,7 @@
 namespace normkit::NK_ISA {
 
 #include "../planes.h"
+#include "../planes_sums.h"
 #include "../planes_forward.h"
 #include "../planes_backward.h"
 #include "../masked_planes.h"

@@ -18,7 +18,7 @@ from normkit.bench.timing import Timing
 from normkit.errors import BenchError
 
 FORMAT = 1
-# What changes how memory is allocated or how threads run, and so every number.
+# What changes how memory is allocated and written, how threads run or which kernels do, and so every number.
 TELLING_VARIABLES = (
     "GOMP_CPU_AFFINITY",
     "KMP_AFFINITY",
