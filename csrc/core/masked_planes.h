@@ -3,9 +3,10 @@
 // What is computed at a position that does not count is taken away bit by bit, so NaN ends there. Which count is told by
 // bytes, of which what lies well before the first position of a sample that counts, or well after its last, is never read; or,
 // where that is nothing and words stay in the first cache, by words, of which nothing has to be made. (AVX-512 makes lanes of
-// bytes in one step.)
+// bytes in one step. float64 and older processors do without: this is for speed alone.)
 
-#if !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define NK_KEPT_WORDS
 // A word for each position, of which all bits are set or none.
 class KeptWords {
  public:
@@ -96,13 +97,15 @@ class KeptPlanes {
   int64_t samples_[kSamples];  // offsets in a channel
 };
 
-// work(positions) for those of a batch.
-template <class Work>
+// work(positions) for those of a batch of T.
+template <class T, class Work>
 static void with_kept_planes(const KeptPositions& kept, const ChannelShape& shape, const Work& work) {
-#if !defined(__AVX512F__)
-  if (KeptWords::serve(kept, shape)) {
-    const KeptWords words(kept, shape);
-    return work(KeptPlanes<KeptWords>(kept, words, shape));
+#if defined(NK_KEPT_WORDS)
+  if constexpr (sizeof(T) <= 4) {
+    if (KeptWords::serve(kept, shape)) {
+      const KeptWords words(kept, shape);
+      return work(KeptPlanes<KeptWords>(kept, words, shape));
+    }
   }
 #endif
   work(KeptPlanes<KeptPositions>(kept, kept, shape));

@@ -22,7 +22,7 @@ struct PlanesBackward {
   double per_n;
   bool one_channel;
   bool wants_sums;
-  bool planes_are_few;  // of few terms each, of which all count
+  bool planes_are_few;  // of few terms each
   bool past;            // whether dx is written past the caches: not where what a curve gave waits in it
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
@@ -41,7 +41,7 @@ struct PlanesBackward {
         per_n(1.0 / double(positions.slab_size())),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
-        planes_are_few(Positions::kAll && !one_channel && are_few(1, a.shape.n_positions)),
+        planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
         past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
         sums(channel_sums) {}
 
@@ -189,7 +189,7 @@ struct PlanesBackward {
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
         const int64_t c = planes.first_channel(slab);
-        if (planes_are_few) {
+        if (Positions::kAll && planes_are_few) {
           return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
         }
         for (int64_t i = first; i < last; ++i) {

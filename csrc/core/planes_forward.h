@@ -19,7 +19,7 @@ struct PlanesForward {
   typename Positions::Samples samples;
   double per_n;
   bool own_stats;
-  bool slabs_are_few;  // few terms, of one run
+  bool slabs_are_few;  // of few terms each, in one run
   bool past;  // whether y is written past the caches
   bool in_pieces;  // whether what a curve is taken of waits in memory: of silu over long runs nothing need
 
@@ -38,7 +38,7 @@ struct PlanesForward {
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
         own_stats(a.mean.data == nullptr),
-        slabs_are_few(Positions::kAll && planes.joined.is_one_run() && are_few(1, planes.slab_size)),
+        slabs_are_few(planes.joined.is_one_run() && are_few(1, planes.slab_size)),
         past(past_caches<T>(a.shape.size())),
         in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.at_once())) {}
 
@@ -216,7 +216,7 @@ struct PlanesForward {
   void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
     SlabSums<A> sums;
     for (int64_t i = 0; i < count; ++i) sums.shift[i] = samples.mean(x + planes.begin(first + i));
-    if (slabs_are_few) {
+    if (Positions::kAll && slabs_are_few) {
       sum_each_of_few<A>(
           planes.begin(first), count, planes.slab_size, [&](int64_t i) NK_LAMBDA { return Term{x, x_end, splat(sums.shift[i])}; },
           [&](int64_t i, A s1, A s2) NK_LAMBDA { sums.put(i, s1, s2); });

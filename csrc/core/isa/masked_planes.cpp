@@ -9,14 +9,16 @@ namespace normkit::NK_ISA {
 #include "../masked_planes.h"
 
 void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
-  with_kept_planes(kept, a.shape, [&](const auto& positions) {
-    by_dtype(a.shape.dtype, [&](auto zero) { planes_forward_of<decltype(zero)>(a, positions); });
+  by_dtype(a.shape.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_kept_planes<T>(kept, a.shape, [&](const auto& positions) { planes_forward_of<T>(a, positions); });
   });
 }
 
 void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums) {
-  with_kept_planes(kept, a.shape, [&](const auto& positions) {
-    by_dtype(a.shape.dtype, [&](auto zero) { planes_backward_of<decltype(zero)>(a, positions, sums); });
+  by_dtype(a.shape.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_kept_planes<T>(kept, a.shape, [&](const auto& positions) { planes_backward_of<T>(a, positions, sums); });
   });
 }
 
