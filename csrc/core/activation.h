@@ -60,7 +60,7 @@ NK_INLINE Vec<A> silu_of(Vec<A> z) {
   return z * (where_greater(zeros<A>(), z, e, one) / (one + e));
 }
 
-// Its slope, to a few roundings.
+// Its slope, to a few roundings; where e^z is subnormal it loses digits.
 template <class A>
 NK_INLINE Vec<A> silu_slope_of(Vec<A> z) {
   const Vec<A> none = zeros<A>(), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);

@@ -167,15 +167,23 @@ struct PixelsBackward {
     }
   };
 
-  // Where statistics were given: dx = dy * (w * rstd).
-  template <class G>
+  // Where statistics were given: dx = dy * (w * rstd), and nothing times x, which may be infinite.
+  template <bool kRelu, class G>
   struct Scaled {
     const G* dy;
+    const T* x;
     Columns k;
     NK_MEMBER Vec<A> at(int64_t j) const { return load(k.of_dy + j); }
     static constexpr int64_t kLine = line_of<G>;
-    NK_MEMBER void fetch(int64_t i) const { prefetch(dy + i); }
-    NK_MEMBER Vec<A> operator()(Vec<A> of_dy, int64_t at, int64_t, int n) const { return load_some(dy + at, n) * of_dy; }
+    NK_MEMBER void fetch(int64_t i) const {
+      prefetch(dy + i);
+      if (kRelu) prefetch(x + i);
+    }
+    NK_MEMBER Vec<A> operator()(Vec<A> of_dy, int64_t at, int64_t j, int n) const {
+      const Vec<A> g = load_some(dy + at, n);
+      if constexpr (!kRelu) return g * of_dy;
+      return through<kRelu>(g, (load_some(x + at, n) - load(k.m0 + j)) - load(k.dm + j), k, j) * of_dy;
+    }
   };
 
   // Calls work(part) for all of an image: the last first, as the sums left it in the cache.
@@ -219,12 +227,7 @@ struct PixelsBackward {
     if (args.constant_stats) {  // dx does not depend on the sums: both in one pass
       fill_terms(image, of_channel, k);
       const auto part_of_dx = [&](const Pixels::Part& part) {
-        if (dx == nullptr) return;
-        if constexpr (kRelu) {
-          map_part(pixels, rows, part, dx, past, Gradient<kRelu, G>{dy, x, k});
-        } else {
-          map_part(pixels, rows, part, dx, past, Scaled<G>{dy, k});
-        }
+        if (dx != nullptr) map_part(pixels, rows, part, dx, past, Scaled<kRelu, G>{dy, x, k});
       };
       if (sums == nullptr) return each_part(parallel_for, part_of_dx);
       return sum_channels<A>(pixels, rows, term, parallel_for, of_channel, part_of_dx);

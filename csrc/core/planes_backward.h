@@ -189,8 +189,10 @@ struct PlanesBackward {
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
         const int64_t c = planes.first_channel(slab);
-        if (Positions::kAll && planes_are_few) {
-          return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
+        if constexpr (Positions::kAll) {
+          if (planes_are_few) {
+            return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
+          }
         }
         for (int64_t i = first; i < last; ++i) {
           of_channel[i] = sums_of(g, stats, planes.of_one_channel.all(begin + i * plane), c + i);
@@ -264,9 +266,16 @@ struct PlanesBackward {
   NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, int64_t ahead, int64_t length, const Kept& kept,
                            const SlabStats<A>& stats, Sums mean, int64_t c) const {
     const G* const from = g.at(begin);
-    if (args.constant_stats && !activated.is_relu()) {
+    if (args.constant_stats) {  // nothing times x: it may be infinite
       const Vec<A> scale = splat(A(weight(c) * stats.rstd));
-      map_run<T>(dx + begin, ahead, length, kept, past, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
+      if (!activated.is_relu()) {
+        map_run<T>(dx + begin, ahead, length, kept, past, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
+      } else {
+        const Channel k = channel(stats, c);
+        map_run<T>(
+            dx + begin, ahead, length, kept, past,
+            [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return where_above_zero(k.z(v), dy) * scale; }, from, x + begin);
+      }
       return;
     }
     const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
@@ -349,7 +358,9 @@ struct PlanesBackward {
 
   template <class G>
   void slabs_of(const Gradient<G>& g, int64_t first, int64_t count, ParallelFor parallel_for) const {
-    if (Positions::kAll && planes.are_slabs()) return planes_of(g, first, count);
+    if constexpr (Positions::kAll) {
+      if (planes.are_slabs()) return planes_of(g, first, count);
+    }
     for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(g, slab, parallel_for);
     for (int64_t slab = first; slab < first + count; ++slab) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab);

@@ -231,7 +231,9 @@ struct PlanesForward {
       const SlabStats<A> stats = finished.at(i);
       put_slab_stats(args.stats, first + i, finished.serve(i) ? stats : stats_again(first + i, stats.m0, parallel_for));
     }
-    if (Positions::kAll && planes.are_slabs()) return normalize_planes(first, first + count);
+    if constexpr (Positions::kAll) {
+      if (planes.are_slabs()) return normalize_planes(first, first + count);
+    }
     for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);
   }
 };

@@ -83,7 +83,7 @@ NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const 
 }
 
 // The sums of each of `count` planes that lie one behind the other and of which all values count, as sum_over_few() has them:
-// to(i, s1, s2) of the term make(i). What they share is found once.
+// to(i, s1, s2) of the term make(i), plane after plane. What they share is found once.
 template <class A, class Make, class To>
 NK_INLINE void sum_each_of_few(int64_t begin, int64_t count, int64_t length, const Make& make, const To& to) {
   const FewTerms<A> few(length);

@@ -174,6 +174,18 @@ def test_relu_stops_any_gradient_where_it_is_flat(channels_last: bool) -> None:
     assert torch.equal(x.grad, torch.where(x < 0, 0.0, 1.0))
 
 
+@layouts
+def test_relu_in_evaluation_takes_no_infinite_input_times_zero(channels_last: bool) -> None:
+    """Where the statistics were given, dx is dy * (w * rstd) or 0, whatever x is."""
+    x = torch.tensor([torch.inf, -torch.inf, 2.0, -3.0] * 8).view(1, 4, 2, 4)
+    x = in_channels_last(x) if channels_last else x
+    x.requires_grad_()
+    mean, var, w = torch.zeros(4), torch.ones(4), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    F.batch_norm(x, mean, var, w, None, eps=0.0, activation="relu").backward(torch.ones_like(x))
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.where(x > 0, w.view(1, 4, 1, 1), 0.0).detach())
+
+
 STATISTICS = (torch.tensor([0.5, -1.0, 0.1, 2.0]).double(), torch.tensor([0.7, 1.3, 0.6, 2.0]).double())
 
 Call = Callable[..., Tensor]
