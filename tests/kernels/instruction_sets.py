@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 
-def available() -> list[str]:
+@cache
+def available() -> tuple[str, ...]:
     """The instruction sets that this processor has."""
     script = "from normkit.kernels import cpu; print(cpu.LIBRARY.isa())"
-    return [isa for isa in ("portable", "avx2", "avx512") if run_under(script, NORMKIT_ISA=isa)[0] == isa]
+    return tuple(isa for isa in ("portable", "avx2", "avx512") if run_under(script, NORMKIT_ISA=isa)[0] == isa)
 
 
 def assert_the_same_bits(script: str) -> None:

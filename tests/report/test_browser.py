@@ -123,9 +123,18 @@ def test_wide_screens_have_no_sideways_scrolling(desk: Visit) -> None:
     assert overflow(desk.page) <= 0
 
 
+_IS_DRAWN = "document.querySelector('#score-1 .xtick text') !== null"
+
+
+def _bring_into_view(page: Page) -> None:
+    """A figure is drawn when it comes into view, which takes its time, and again when the scheme changes."""
+    page.locator("#score-1").scroll_into_view_if_needed()
+    wait_until(page, _IS_DRAWN)
+
+
 def test_the_legend_hides_a_norm_in_every_figure_and_brings_it_back(desk: Visit) -> None:
     page = desk.page
-    page.locator("#score-1").scroll_into_view_if_needed()
+    _bring_into_view(page)
     button = page.get_by_role("button", name="batch", exact=True)
     count = "() => document.getElementById('score-1').data.filter((t) => t.legendgroup === 'batch').length"
     assert page.evaluate(count) == 1
@@ -183,11 +192,11 @@ def test_all_text_can_be_read(device: str, request: pytest.FixtureRequest) -> No
 
 def test_figures_follow_a_change_of_scheme_and_of_width(desk: Visit) -> None:
     page = desk.page
-    page.locator("#score-1").scroll_into_view_if_needed()
-    ink = "() => getComputedStyle(document.querySelector('#score-1 .xtick text')).fill"
+    _bring_into_view(page)
+    ink = "getComputedStyle(document.querySelector('#score-1 .xtick text')).fill"
     before = page.evaluate(ink)
     page.emulate_media(color_scheme="dark")
-    wait_until(page, f"({ink})() !== {json.dumps(before)}")
+    wait_until(page, f"{_IS_DRAWN} && {ink} !== {json.dumps(before)}")
     page.set_viewport_size({"width": 800, "height": 900})
     box = "document.getElementById('score-1')"
     wait_until(page, f"{box}.querySelector('.main-svg').clientWidth <= {box}.clientWidth")
