@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import webbrowser
@@ -175,14 +176,22 @@ def test_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_instant_decides_the_exact_claims_and_no_others_in_real_workers(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "normkit", "claims", "--tier", "instant", "--json", "--no-progress"]
+    before = cpu_of_children_s()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    assert cpu_of_children_s() - before < 2 * 10  # ten seconds of two cores, with the start of every process
     assert ids_decided(result) == exact_claims()
     assert result["counts"]["fails"] == 4
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
     assert json.loads(again.stdout)["computed"] == 0
     assert json.loads(again.stdout)["counts"] == result["counts"]
+
+
+def cpu_of_children_s() -> float:
+    """What ended processes used: how busy the machine is else does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def ids_decided(result: dict[str, Any]) -> set[str]:
