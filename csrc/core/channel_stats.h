@@ -51,7 +51,7 @@ NK_INLINE bool finish_stats(double per_n, A shift, Sums sums, double eps, SlabSt
 }
 
 // How many slabs are taken at once, at most.
-constexpr int kBatch = 16;
+constexpr int64_t kBatch = 16;
 
 // K of some slabs and the two sums about it.
 template <class A>
@@ -69,7 +69,7 @@ template <class A>
 class FinishedStats {
  public:
   NK_MEMBER FinishedStats(double per_n, const SlabSums<A>& sums, double eps) {
-    for (int i = 0; i < kBatch; ++i) {
+    for (int64_t i = 0; i < kBatch; ++i) {
       SlabStats<A> stats;
       serve_[i] = finish_stats(per_n, sums.shift[i], {sums.s1[i], sums.s2[i]}, eps, stats);
       m0_[i] = stats.m0;

@@ -25,21 +25,6 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
 #endif
 }
 
-#if !defined(__AVX512F__)
-// The same where each has a word.
-template <class A>
-NK_INLINE Lanes<A> lanes_of(const int32_t* words) {
-  typedef int32_t Words __attribute__((vector_size(Vec<A>::kPerRegister * sizeof(int32_t))));
-  Lanes<A> lanes;
-  NK_EACH_REGISTER {
-    Words some;
-    __builtin_memcpy(&some, words + i * Vec<A>::kPerRegister, sizeof some);
-    lanes.r[i] = __builtin_convertvector(some, typename Lanes<A>::Bits);
-  }
-  return lanes;
-}
-#endif
-
 // Some positions that follow one another in a sample. None counts but in [first, last); both are multiples of 16, or the end.
 struct KeptRun {
   const int8_t* bytes;

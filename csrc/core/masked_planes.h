@@ -28,15 +28,15 @@ class KeptWords {
     const int32_t* words;
     static constexpr int64_t first = 0;
     int64_t last;
-    template <class A>
-    NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
-      return normkit::NK_ISA::keep(v, lanes_of<A>(words + j));
+    NK_MEMBER Vec<float> keep(Vec<float> v, int64_t j) const {
+      Lanes<float> lanes;
+      for (int i = 0; i < Vec<float>::kRegisters; ++i) {
+        __builtin_memcpy(&lanes.r[i], words + j + i * Vec<float>::kPerRegister, NK_REGISTER_BYTES);
+      }
+      return normkit::NK_ISA::keep(v, lanes);
     }
     // What lies beyond the lanes is beyond the end of the sample.
-    template <class A>
-    NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
-      return keep(v, j);
-    }
+    NK_MEMBER Vec<float> keep_end(Vec<float> v, int64_t j, Lanes<float>) const { return keep(v, j); }
     NK_MEMBER bool counts(int64_t j) const { return words[j] != 0; }
   };
   NK_MEMBER Run run(int64_t sample, int64_t begin, int64_t length) const {

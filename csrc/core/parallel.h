@@ -12,7 +12,7 @@ NK_INLINE void end_streams() {
   fn(begin, end, context);
 }
 
-// Streams end with each part; within one they need not: a fence takes as long as a small slab.
+// Streams end with each part, and need not within one.
 template <class Body>
 static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int64_t grain, const Body& body) {
   if (begin >= end) return;

@@ -79,7 +79,7 @@ struct Planes {
   // How many slabs to take at once: what fits into the first cache.
   int64_t batch(int64_t item_bytes) const {
     const int64_t fit = (int64_t(16) << 10) / (slab_size * item_bytes);
-    return fit < 1 ? 1 : fit < kBatch ? fit : int64_t(kBatch);
+    return fit < 1 ? 1 : fit < kBatch ? fit : kBatch;
   }
 
   // Which of `count` to take as number i: the last first, as the sums left it in the cache; but in order where all of it
