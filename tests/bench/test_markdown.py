@@ -77,8 +77,9 @@ def test_what_masks_cost_has_a_table_that_says_where_the_bar_is_missed() -> None
 
 def test_models_and_calls_have_tables_of_their_own() -> None:
     text = summary(record(), "")
-    assert row(text, "llama") == ["llama", "9 of 10", "3", "2", "1.50"]
-    assert row(text, "gpt") == ["gpt", "9 of 9", "–", "–", "red: the loss is nan"]
+    assert row(text, "llama") == ["llama", "9 of 10", "3", "2", "1.5", "1.50", "2.00"]
+    assert row(text, "resnet") == ["resnet", "9 of 9", "3", "2.5", "–", "1.20", "–"]  # as old records have it
+    assert row(text, "gpt") == ["gpt", "9 of 9", "–", "–", "–", "red: the loss is nan", "–"]
     assert row(text, "`layer_norm` | 2000") == ["`layer_norm`", "2000", "4000", "0.50"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from normkit.bench.models import ARCHITECTURES, CLASSES, VOCABULARY, Architecture, LanguageModel, LayerNormLSTM
 from normkit.bench.overhead import calls, measure_overheads
 from normkit.bench.results import Record
-from normkit.bench.steps import measure_model, measure_models
+from normkit.bench.steps import Step, measure_model, measure_models, without
 from normkit.bench.timing import Plan
 from normkit.surgery import UpgradeReport, upgrade
 
@@ -41,9 +43,22 @@ def test_upgrade_reaches_every_norm(architecture: Architecture) -> None:
 def test_a_model_is_timed_before_and_after() -> None:
     result = measure_model(TINY, SHORT)
     assert (result.status, result.n_swapped, result.n_left) == ("timed", 4, 0)
-    assert set(result.times) == {"before", "after"}
+    assert set(result.times) == {"before", "after", "without"}
     assert result.ratio is not None
     assert result.ratio > 0
+    assert result.ceiling is not None
+    assert result.ceiling > 0
+
+
+def test_without_norms_nothing_is_in_their_place_and_nothing_is_learned() -> None:
+    model = TINY.build()
+    weights = copy.deepcopy(model.state_dict())
+    left = without(model, [swapped.name for swapped in upgrade(copy.deepcopy(model)).swapped])
+    assert not any(isinstance(module, nn.LayerNorm) for module in left.modules())
+    assert sum(isinstance(module, nn.Identity) for module in left.modules()) == 4
+    x = torch.zeros(2, 3, dtype=torch.long)
+    Step(left, x, x.flatten(), learning_rate=0.0)()
+    assert all(torch.equal(value, weights[name]) for name, value in left.state_dict().items())
 
 
 def test_a_swap_that_changes_the_step_is_red() -> None:

@@ -224,12 +224,16 @@ def _models(record: Record) -> str:
     for m in record.models:
         swapped = f"{m.n_swapped} of {m.n_swapped + m.n_left}"
         if m.status == "timed":
-            before, after = m.times["before"].median_ns, m.times["after"].median_ns
-            rows.append((m.model, swapped, _ms(before), _ms(after), _ratio(m.ratio)))
+            times = (
+                _ms(m.times[side].median_ns) if side in m.times else "–" for side in ("before", "after", "without")
+            )
+            rows.append((m.model, swapped, *times, _ratio(m.ratio), _ratio(m.ceiling)))
         else:
-            rows.append((m.model, swapped, "–", "–", f"{m.status}: {m.message}"))
-    return "A training step before and after `normkit.upgrade`:\n\n" + _table(
-        ("model", "norms swapped", "before ms", "after ms", "ratio"), rows
+            rows.append((m.model, swapped, "–", "–", "–", f"{m.status}: {m.message}", "–"))
+    return (
+        "A training step before and after `normkit.upgrade`, and with nothing in the norms' place: no norm, however fast, gains"
+        " more than the ceiling.\n\n"
+        + _table(("model", "norms swapped", "before ms", "after ms", "without ms", "ratio", "ceiling"), rows)
     )
 
 

@@ -82,11 +82,19 @@ class ModelResult:
     n_swapped: int
     n_left: int
     message: str = ""
-    times: dict[str, Timing] = field(default_factory=dict)  # "before", "after"
+    times: dict[str, Timing] = field(default_factory=dict)  # "before", "after"; "without" any norm: not in old records
 
     @property
     def ratio(self) -> float | None:
-        return self.times["before"].median_ns / self.times["after"].median_ns if self.times else None
+        return self._times_as_fast("after")
+
+    @property
+    def ceiling(self) -> float | None:
+        """The ratio of norms that take no time."""
+        return self._times_as_fast("without")
+
+    def _times_as_fast(self, side: str) -> float | None:
+        return self.times["before"].median_ns / self.times[side].median_ns if side in self.times else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whole training steps, before and after ``normkit.upgrade``."""
+"""Whole training steps: before ``normkit.upgrade``, after it, and without the norms."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Step:
     model: nn.Module
     x: Tensor
     target: Tensor
+    learning_rate: float = LEARNING_RATE
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.SGD(self.model.parameters(), LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), self.learning_rate)
 
     def __call__(self) -> Tensor:
         """The loss before the update."""
@@ -48,7 +49,7 @@ class Step:
 def measure_models(
     plan: Plan, on_start: Callable[[str], None], architectures: Sequence[Architecture] = ARCHITECTURES
 ) -> tuple[ModelResult, ...]:
-    """Every architecture, the two models by turns on the same weights and data."""
+    """Every architecture, its models by turns on the same weights and data."""
     results = []
     for architecture in architectures:
         on_start(architecture.name)
@@ -70,8 +71,19 @@ def measure_model(
     problem = _difference(exact, **steps)
     if problem:
         return ModelResult(architecture.name, "red", len(report.swapped), len(report.left), problem)
-    times = take_turns(steps, plan)
+    without = without(copy.deepcopy(before), [swapped.name for swapped in report.swapped])
+    times = take_turns(steps | {"without": Step(without, x, target, learning_rate=0.0)}, plan)
     return ModelResult(architecture.name, "timed", len(report.swapped), len(report.left), times=times)
+
+
+def without(model: nn.Module, norms: Sequence[str]) -> nn.Module:
+    """The model with nothing where these were: how fast a step is when its norms take no time.
+
+    What it computes means nothing, so it must not learn: its numbers could leave the range in which all cost the same.
+    """
+    for name in norms:
+        model.set_submodule(name, nn.Identity())
+    return model
 
 
 def _data(architecture: Architecture) -> tuple[Tensor, Tensor]:

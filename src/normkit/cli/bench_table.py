@@ -69,7 +69,7 @@ def bench_json(record: Record) -> str:
             for r in record.recurrent
         ],
         "overheads": [asdict(o) | {"ratio": o.ratio} for o in record.overheads],
-        "models": [asdict(m) | {"ratio": m.ratio} for m in record.models],
+        "models": [asdict(m) | {"ratio": m.ratio, "ceiling": m.ceiling} for m in record.models],
     }
     return json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
 
@@ -142,12 +142,15 @@ def _recurrent(results: tuple[RecurrentResult, ...]) -> list[RenderableType]:
 
 
 def _models(results: tuple[ModelResult, ...]) -> Table:
-    table = _table("training step", "norms swapped", "before ms", "after ms", "ratio")
+    table = _table("training step", "norms swapped", "before ms", "after ms", "without ms", "ratio", "ceiling")
     for m in results:
         swapped = f"{m.n_swapped} of {m.n_swapped + m.n_left}"
         if m.status == "timed":
-            before, after = (f"{m.times[name].median_ns / 1e6:.1f}" for name in ("before", "after"))
-            table.add_row(m.model, swapped, before, after, _ratio(m.ratio))
+            times = (
+                f"{m.times[side].median_ns / 1e6:.1f}" if side in m.times else NONE
+                for side in ("before", "after", "without")
+            )
+            table.add_row(m.model, swapped, *times, _ratio(m.ratio), _ratio(m.ceiling))
         else:
             table.add_row(m.model, swapped, Text(f"{m.status}: {m.message}", "bold red"))
     return table
