@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normkit.bench.cases import Cell, Mode, Sequences, Workload
-from normkit.bench.results import COPY, CellResult, ModelResult, OverheadResult, Record, RecurrentResult
+from normkit.bench.results import COPY, STEPS, CellResult, ModelResult, OverheadResult, Record, RecurrentResult
 from normkit.bench.timing import Timing
 
 LAYER_NORM = Workload("layer_norm", (512, 768), "contiguous", "float32")
@@ -44,9 +44,7 @@ def record() -> Record:
     )
     overheads = (OverheadResult("layer_norm", {"torch": timing(2), "normkit": timing(4)}),)
     models = (
-        ModelResult(
-            "llama", "timed", 9, 1, "", {"before": timing(3000), "after": timing(2000), "without": timing(1500)}
-        ),
+        ModelResult("llama", "timed", 9, 1, times=dict(zip(STEPS, map(timing, (3000, 2000, 1500)), strict=True))),
         ModelResult("resnet", "timed", 9, 0, "", {"before": timing(3000), "after": timing(2500)}),
         ModelResult("gpt", "red", 9, 0, "the loss is nan"),
     )

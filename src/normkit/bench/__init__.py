@@ -4,6 +4,7 @@ from normkit.bench.cases import GRIDS, Grid
 from normkit.bench.overhead import measure_overheads
 from normkit.bench.recurrent import measure_recurrent
 from normkit.bench.results import (
+    STEPS,
     CellResult,
     ModelResult,
     OverheadResult,
@@ -20,6 +21,7 @@ from normkit.bench.timing import Plan, Timing
 
 __all__ = [
     "GRIDS",
+    "STEPS",
     "CellResult",
     "Grid",
     "ModelResult",

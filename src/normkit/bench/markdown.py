@@ -11,6 +11,7 @@ from normkit.bench.results import (
     MOST_TIMES_PLAIN,
     MOST_TIMES_UNMASKED,
     NOISE,
+    STEPS,
     CellResult,
     Record,
     below_par,
@@ -224,15 +225,13 @@ def _models(record: Record) -> str:
     for m in record.models:
         swapped = f"{m.n_swapped} of {m.n_swapped + m.n_left}"
         if m.status == "timed":
-            times = (
-                _ms(m.times[side].median_ns) if side in m.times else "–" for side in ("before", "after", "without")
-            )
+            times = (_ms(m.times[side].median_ns) if side in m.times else "–" for side in STEPS)
             rows.append((m.model, swapped, *times, _ratio(m.ratio), _ratio(m.ceiling)))
         else:
             rows.append((m.model, swapped, "–", "–", "–", f"{m.status}: {m.message}", "–"))
     return (
-        "A training step before and after `normkit.upgrade`, and with nothing in the norms' place: no norm, however fast, gains"
-        " more than the ceiling.\n\n"
+        "A training step before and after `normkit.upgrade`, and with nothing in the norms' place: no norm, however"
+        " fast, gains more than the ceiling.\n\n"
         + _table(("model", "norms swapped", "before ms", "after ms", "without ms", "ratio", "ceiling"), rows)
     )
 

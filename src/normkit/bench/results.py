@@ -73,6 +73,9 @@ class OverheadResult:
         return self.times["torch"].median_ns / self.times["normkit"].median_ns if self.times else None
 
 
+STEPS = ("before", "after", "without")  # normkit.upgrade; with nothing where the norms were, which old records lack
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """A whole training step before and after ``normkit.upgrade``."""
@@ -82,7 +85,7 @@ class ModelResult:
     n_swapped: int
     n_left: int
     message: str = ""
-    times: dict[str, Timing] = field(default_factory=dict)  # "before", "after"; "without" any norm: not in old records
+    times: dict[str, Timing] = field(default_factory=dict)  # of STEPS
 
     @property
     def ratio(self) -> float | None:

@@ -71,8 +71,8 @@ def measure_model(
     problem = _difference(exact, **steps)
     if problem:
         return ModelResult(architecture.name, "red", len(report.swapped), len(report.left), problem)
-    without = without(copy.deepcopy(before), [swapped.name for swapped in report.swapped])
-    times = take_turns(steps | {"without": Step(without, x, target, learning_rate=0.0)}, plan)
+    bare = without(copy.deepcopy(before), [swapped.name for swapped in report.swapped])
+    times = take_turns(steps | {"without": Step(bare, x, target, learning_rate=0.0)}, plan)
     return ModelResult(architecture.name, "timed", len(report.swapped), len(report.left), times=times)
 
 

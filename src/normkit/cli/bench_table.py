@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normkit.bench import (
+    STEPS,
     CellResult,
     ModelResult,
     OverheadResult,
@@ -146,10 +147,7 @@ def _models(results: tuple[ModelResult, ...]) -> Table:
     for m in results:
         swapped = f"{m.n_swapped} of {m.n_swapped + m.n_left}"
         if m.status == "timed":
-            times = (
-                f"{m.times[side].median_ns / 1e6:.1f}" if side in m.times else NONE
-                for side in ("before", "after", "without")
-            )
+            times = (f"{m.times[side].median_ns / 1e6:.1f}" if side in m.times else NONE for side in STEPS)
             table.add_row(m.model, swapped, *times, _ratio(m.ratio), _ratio(m.ceiling))
         else:
             table.add_row(m.model, swapped, Text(f"{m.status}: {m.message}", "bold red"))
