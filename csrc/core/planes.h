@@ -56,6 +56,13 @@ class Blocks {
 // lies so far on.
 constexpr int64_t kFetchAhead = 512;
 
+// What is asked for while a run is written, by how far it lies from that: of the inputs the slabs that come next, which else would
+// be waited for while memory has nothing to do in this one; or, where that is 0, of the output what is written next.
+struct Ahead {
+  int64_t to;
+  int64_t from;
+};
+
 // Where the slabs of planes lie: with a run for each channel of each sample, as the weights see it (by_channel), and
 // in as few runs as can be, as sums see it (joined).
 struct Planes {
@@ -92,6 +99,14 @@ struct Planes {
   int64_t ahead(int64_t i, const Runs& runs, int64_t item_bytes) const {
     if (i + 1 >= runs.count) return kFetchAhead;
     return (turn(i + 1, runs.count, item_bytes) - turn(i, runs.count, item_bytes)) * runs.stride;
+  }
+
+  // How far the slabs of the next batch lie from those of one, where it pays to ask for them: the second caches hold both, and
+  // not all there is (of scattered runs: the first caches, so that there is time to ask for the output, too). Else 0.
+  int64_t next_batch(int64_t item_bytes, int64_t inputs) const {
+    const int64_t slab_bytes = slab_size * item_bytes;
+    const bool pays = shape.over_batch() ? slab_bytes <= (int64_t(16) << 10) : slab_bytes * inputs <= (int64_t(256) << 10);
+    return pays && shape.size() * item_bytes > (int64_t(1) << 20) ? begin(batch(item_bytes)) : 0;
   }
 
   // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice: of short runs
@@ -228,13 +243,16 @@ static ExactStats exact_planes(const T* x, const Runs& slab, const Positions& po
 }
 
 // to[i] = fn(from[i]...) over a run, which may be where `to` is, or 0 where a value does not count. The last 16 items are
-// read before the first are written, and written last: they overlap what precedes them. What is `ahead` in `to` comes next:
-// it is asked for. Or `past` the caches, where that serves.
+// read before the first are written, and written last: they overlap what precedes them. What is `ahead` comes next: it is
+// asked for. Or `past` the caches, where that serves.
 template <class T, class Kept, class Fn, class... From>
-NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Kept& kept, bool past, const Fn& fn, const From*... from) {
+NK_INLINE void map_run(T* to, Ahead ahead, int64_t length, const Kept& kept, bool past, const Fn& fn, const From*... from) {
   if (past && whole_lines(to, length)) {
     clear(to, kept.first);
-    for (int64_t i = kept.first; i < kept.last; i += kLanes) put(to + i, kept.keep(fn(load(from + i)...), i), Past<true>());
+    for (int64_t i = kept.first; i < kept.last; i += kLanes) {
+      (prefetch(from + i + ahead.from), ...);
+      put(to + i, kept.keep(fn(load(from + i)...), i), Past<true>());
+    }
     clear(to + kept.last, length - kept.last);
     return;
   }
@@ -248,7 +266,11 @@ NK_INLINE void map_run(T* to, int64_t ahead, int64_t length, const Kept& kept, b
   if (to_the_end) last = kept.keep(fn(load(from + end)...), end);
   clear(to, kept.first);
   for (int64_t i = kept.first; i < end; i += kLanes) {
-    prefetch(to + i + ahead);
+    if (ahead.from == 0) {
+      prefetch(to + i + ahead.to);
+    } else {
+      (prefetch(from + i + ahead.from), ...);
+    }
     store(to + i, kept.keep(fn(load(from + i)...), i));
   }
   to_the_end ? store(to + end, last) : clear(to + end, length - end);

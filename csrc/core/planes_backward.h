@@ -20,6 +20,7 @@ struct PlanesBackward {
   Activated<A> activated;
   ShortPlanes<A> short_planes;
   double per_n;
+  int64_t next_slabs;  // how far they lie
   bool one_channel;
   bool wants_sums;
   bool planes_are_few;  // of few terms each
@@ -39,6 +40,7 @@ struct PlanesBackward {
         activated(a.activation, sizeof(T) < sizeof(A)),
         short_planes(planes, w, b),
         per_n(1.0 / double(positions.slab_size())),
+        next_slabs(planes.next_batch(sizeof(T), 2)),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
         planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
@@ -108,7 +110,7 @@ struct PlanesBackward {
       for (int64_t i = 0, run = 0; i < length; i += run_length, ++run) {
         const Channel k = channel(stats, c + run * step);
         map_run<A>(
-            to + (begin + i - from), kFetchAhead, run_length, EveryPosition::Run{run_length}, false,
+            to + (begin + i - from), {kFetchAhead, 0}, run_length, EveryPosition::Run{run_length}, false,
             [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return g * silu_slope_of(k.z(v)); }, dy + begin + i, x + begin + i);
       }
       return;
@@ -233,7 +235,7 @@ struct PlanesBackward {
     const auto kept = positions.of(runs);
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
-      dx_of_run(g, runs.begin + r * runs.stride, planes.ahead(k, runs, 2 * sizeof(T)), runs.length, kept.run(r), stats, mean,
+      dx_of_run(g, runs.begin + r * runs.stride, {planes.ahead(k, runs, 2 * sizeof(T)), next_slabs}, runs.length, kept.run(r), stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
     }
   }
@@ -248,12 +250,12 @@ struct PlanesBackward {
     const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
     if (!activated.is_relu()) {
       map_run<T>(
-          dx + begin, kFetchAhead, planes.slab_size, all, past,
+          dx + begin, {kFetchAhead, next_slabs}, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv) NK_LAMBDA { return dx_at(dy, (v - m0) - dm, rstd * wv); }, g.at(begin), x + begin,
           short_planes.w(c));
     } else {
       map_run<T>(
-          dx + begin, kFetchAhead, planes.slab_size, all, past,
+          dx + begin, {kFetchAhead, next_slabs}, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
             const Vec<A> d = (v - m0) - dm, scale = rstd * wv;
             return dx_at(where_above_zero(fma(d, scale, bv), dy), d, scale);
@@ -263,7 +265,7 @@ struct PlanesBackward {
   }
 
   template <class G, class Kept>
-  NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, int64_t ahead, int64_t length, const Kept& kept,
+  NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, Ahead ahead, int64_t length, const Kept& kept,
                            const SlabStats<A>& stats, Sums mean, int64_t c) const {
     const G* const from = g.at(begin);
     if (args.constant_stats) {  // nothing times x: it may be infinite
@@ -351,7 +353,7 @@ struct PlanesBackward {
       if (!within_range_backward(stats)) {
         slab_exactly(i);
       } else if (dx != nullptr) {
-        dx_of_run(g, i * plane, kFetchAhead, plane, EveryPosition::Run{plane}, stats, means(i, c), c);
+        dx_of_run(g, i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, stats, means(i, c), c);
       }
     }
   }

@@ -18,6 +18,7 @@ struct PlanesForward {
   ShortPlanes<A> short_planes;
   typename Positions::Samples samples;
   double per_n;
+  int64_t next_slabs;  // how far they lie
   bool own_stats;
   bool slabs_are_few;  // of few terms each, in one run
   bool past;  // whether y is written past the caches
@@ -37,6 +38,7 @@ struct PlanesForward {
         short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
+        next_slabs(planes.next_batch(sizeof(T), 1)),
         own_stats(a.mean.data == nullptr),
         slabs_are_few(planes.joined.is_one_run() && are_few(1, planes.slab_size)),
         past(past_caches<T>(a.shape.size())),
@@ -82,7 +84,7 @@ struct PlanesForward {
   }
 
   template <class Kept>
-  NK_MEMBER void normalize_run(int64_t begin, int64_t ahead, int64_t length, const Kept& kept, const SlabStats<A>& stats,
+  NK_MEMBER void normalize_run(int64_t begin, Ahead ahead, int64_t length, const Kept& kept, const SlabStats<A>& stats,
                                int64_t c) const {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
     const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
@@ -138,7 +140,7 @@ struct PlanesForward {
     }
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, sizeof(T));
-      normalize_run(runs.begin + r * runs.stride, planes.ahead(k, runs, sizeof(T)), runs.length, kept.run(r), stats,
+      normalize_run(runs.begin + r * runs.stride, {planes.ahead(k, runs, sizeof(T)), next_slabs}, runs.length, kept.run(r), stats,
                     c + r * step);
     }
   }
@@ -148,7 +150,7 @@ struct PlanesForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const Vec<A> least = splat(least_of<A>(args.activation));
     map_run<T>(
-        y + begin, kFetchAhead, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
+        y + begin, {kFetchAhead, next_slabs}, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
         [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
           const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
           return larger(least, z);
@@ -197,7 +199,7 @@ struct PlanesForward {
       } else if (in_pieces) {
         curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
       } else {
-        normalize_run(i * plane, kFetchAhead, plane, EveryPosition::Run{plane}, stats, c);
+        normalize_run(i * plane, {kFetchAhead, own_stats ? next_slabs : 0}, plane, EveryPosition::Run{plane}, stats, c);
       }
     }
   }
