@@ -4,6 +4,9 @@
 // Narrow rows are folded: `fold` of them are taken as one, so that it is a number of whole vectors. What is left over
 // of an image is a shorter row (`rest`). Where some pixels do not count (KeptRows) a row is one pixel.
 
+// Memory is asked for so many items ahead: narrow rows, four at a time, defeat the processor's own foresight.
+constexpr int64_t kAhead = 1024;
+
 struct Pixels {
   template <class Rows>
   Pixels(const ChannelShape& s, const Rows& rows)
@@ -44,6 +47,13 @@ struct Pixels {
             chunk + 1 == chunks.count};
   }
   int64_t padded() const { return round_up(n_cols, kLanes); }
+  // How many items ahead of what it reads the forward asks while it writes: for the next image where the second caches hold both
+  // and not all there is, as its sums would wait for memory, which has little to do meanwhile.
+  int64_t ahead(int64_t item_bytes) const {
+    const int64_t image = n_pixels * shape.n_channels;
+    const bool pays = image * item_bytes <= (int64_t(256) << 10) && images * image * item_bytes > (int64_t(1) << 20);
+    return pays ? image : kAhead;
+  }
   bool narrow() const { return n_cols <= 1024; }
 
   static constexpr int64_t kColumns = 4096;
@@ -116,9 +126,7 @@ struct FourRows {
   }
 };
 
-// Asks for memory as it lies, line by line, so many items after some: narrow rows, four at a time, defeat the processor's own
-// foresight.
-constexpr int64_t kAhead = 1024;
+// Asks for memory as it lies, line by line.
 template <class Op>
 NK_INLINE void ask_ahead(int64_t begin, int64_t end, const Op& op) {
   for (int64_t at = begin; at < end; at += Op::kLine) op.fetch(at + kAhead);
@@ -147,9 +155,11 @@ NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pi
 // to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows that do not count;
 // k = op.at(j) is what a column has in common. Or `past` the caches, where that serves.
 // op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
-// likes it; of wide ones four together, since what all their columns have in common does not stay in the first cache.
+// likes it, and ask for what lies so many items `ahead`; of wide ones four together, since what all their columns have in common
+// does not stay in the first cache.
 template <bool kPast, class T, class Rows, class Op>
-static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, Op op) {
+static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to,
+                                               int64_t ahead, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
   const bool narrow = pixels.narrow();
   const auto put_at = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
@@ -164,7 +174,7 @@ static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows&
     } else if (narrow) {
       for (int r = 0; r < 4; ++r) {
         for (int64_t j = part.first_col; j < whole; j += kLanes) {
-          op.fetch(these.begin[r] + j + kAhead);
+          op.fetch(these.begin[r] + j + ahead);
           put_at(these.kept[r], op.at(j), these.begin[r] + j, j);
         }
       }
@@ -182,9 +192,10 @@ static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows&
 
 // Not several rows at once past the caches: too many lines are open then.
 template <class T, class Rows, class Op>
-NK_INLINE void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, bool past, const Op& op) {
-  past && pixels.narrow() && whole_lines(to, pixels.n_cols) ? map_rows<true>(pixels, rows, part, to, op)
-                                                            : map_rows<false>(pixels, rows, part, to, op);
+NK_INLINE void map_part(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to, bool past, int64_t ahead,
+                        const Op& op) {
+  past && pixels.narrow() && whole_lines(to, pixels.n_cols) ? map_rows<true>(pixels, rows, part, to, ahead, op)
+                                                            : map_rows<false>(pixels, rows, part, to, ahead, op);
 }
 
 // work(at, n) for each row of a part that counts, and for what is left over after the last; gap(at, n) for one that does not.

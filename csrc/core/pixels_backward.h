@@ -227,7 +227,7 @@ struct PixelsBackward {
     if (args.constant_stats) {  // dx does not depend on the sums: both in one pass
       fill_terms(image, of_channel, k);
       const auto part_of_dx = [&](const Pixels::Part& part) {
-        if (dx != nullptr) map_part(pixels, rows, part, dx, past, Scaled<kRelu, G>{dy, x, k});
+        if (dx != nullptr) map_part(pixels, rows, part, dx, past, kAhead, Scaled<kRelu, G>{dy, x, k});
       };
       if (sums == nullptr) return each_part(parallel_for, part_of_dx);
       return sum_channels<A>(pixels, rows, term, parallel_for, of_channel, part_of_dx);
@@ -236,7 +236,7 @@ struct PixelsBackward {
     if (dx == nullptr) return;
     fill_terms(image, of_channel, k);
     each_part(parallel_for, [&](const Pixels::Part& part) {
-      map_part(pixels, rows, part, dx, past, Gradient<kRelu, G>{dy, x, k});
+      map_part(pixels, rows, part, dx, past, kAhead, Gradient<kRelu, G>{dy, x, k});
     });
   }
 

@@ -133,7 +133,7 @@ struct PixelsForward {
   };
   template <class Finished>
   NK_MEMBER void normalize_part(const T* x, T* y, const Columns& k, int64_t i, const Finished& finished) const {
-    map_part(pixels, rows, pixels.part(i), y, past, Normalized<Finished>{x, k, finished});
+    map_part(pixels, rows, pixels.part(i), y, past, pixels.ahead(sizeof(T)), Normalized<Finished>{x, k, finished});
   }
 
   // By a curve, row by row.
