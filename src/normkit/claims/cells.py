@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from normkit.claims.experiment import UNDEFINED, Condition, Measurement
@@ -24,14 +24,28 @@ def select(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> list[Measurement]:
     """The measurements of a hypothesis' experiment that meet these conditions. Failed ones are none."""
-    return [m for m in _of(hypothesis, side, measurements) if m.status != "failed"]
+    return [m for m in Arms(measurements).of(hypothesis, [side]) if m.status != "failed"]
 
 
 def missing(
     hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
 ) -> list[Measurement]:
     """What should meet these conditions too, and was not measured or failed."""
-    return [m for m in _of(hypothesis, side, measurements) if m.status == "failed"]
+    return [m for m in Arms(measurements).of(hypothesis, [side]) if m.status == "failed"]
+
+
+class Arms:
+    """Measurements by what they share: asked for once for all seeds."""
+
+    def __init__(self, measurements: Iterable[Measurement]) -> None:
+        self._of: dict[str, dict[tuple[tuple[str, Condition], ...], list[Measurement]]] = {}
+        for m in measurements:
+            self._of.setdefault(m.experiment, {}).setdefault(m.conditions, []).append(m)
+
+    def of(self, hypothesis: Hypothesis, sides: Collection[Mapping[str, Condition]]) -> list[Measurement]:
+        """Those of a hypothesis' experiment that meet the conditions of any of these sides, failed or not."""
+        arms = self._of.get(hypothesis.experiment, {}).items()
+        return [m for conditions, arm in arms if any(_meets(dict(conditions), side) for side in sides) for m in arm]
 
 
 def by_seed(
@@ -134,13 +148,6 @@ def _worst(name: str) -> float:
 def describe(conditions: Mapping[str, Condition]) -> str:
     """Conditions in words: "batch=2, norm=layer"."""
     return ", ".join(f"{name}={wanted}" for name, wanted in conditions.items()) or "(none)"
-
-
-def _of(
-    hypothesis: Hypothesis, side: Mapping[str, Condition], measurements: Iterable[Measurement]
-) -> Iterator[Measurement]:
-    """The measurements of a hypothesis' experiment that meet these conditions, failed or not."""
-    return (m for m in measurements if m.experiment == hypothesis.experiment and _meets(dict(m.conditions), side))
 
 
 def _meets(actual: Mapping[str, Condition], wanted: Mapping[str, Condition]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,12 +39,10 @@ def judge(
     """
     found: dict[str, Finding] = {}
     open_trials: dict[str, tuple[Hypothesis, Trial]] = {}
-    by_experiment: dict[str, list[Measurement]] = defaultdict(list)
-    for measurement in measurements:
-        by_experiment[measurement.experiment].append(measurement)
+    arms = cells.Arms(measurements)
     for hypothesis in hypotheses:
         sides = _sides(hypothesis)
-        own = by_experiment[hypothesis.experiment]
+        own = arms.of(hypothesis, sides)
         chosen = [cells.select(hypothesis, side, own) for side in sides]
         n_diverged = sum(cells.has_no_value(hypothesis, m) for side in chosen for m in side)
         blank = Finding(hypothesis.id, "not run", n_diverged=n_diverged)
