@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
 from normkit.claims.experiment import UNDEFINED, Condition, Measurement
@@ -38,14 +38,15 @@ class Arms:
     """Measurements by what they share: asked for once for all seeds."""
 
     def __init__(self, measurements: Iterable[Measurement]) -> None:
-        self._of: dict[str, dict[tuple[tuple[str, Condition], ...], list[Measurement]]] = {}
+        self._of: dict[str, dict[Hashable, list[Measurement]]] = {}
         for m in measurements:
-            self._of.setdefault(m.experiment, {}).setdefault(m.conditions, []).append(m)
+            key = m.conditions, tuple(isinstance(value, bool) for _, value in m.conditions)  # true is not 1
+            self._of.setdefault(m.experiment, {}).setdefault(key, []).append(m)
 
     def of(self, hypothesis: Hypothesis, sides: Collection[Mapping[str, Condition]]) -> list[Measurement]:
         """Those of a hypothesis' experiment that meet the conditions of any of these sides, failed or not."""
-        arms = self._of.get(hypothesis.experiment, {}).items()
-        return [m for conditions, arm in arms if any(_meets(dict(conditions), side) for side in sides) for m in arm]
+        arms = self._of.get(hypothesis.experiment, {}).values()
+        return [m for arm in arms if any(_meets(dict(arm[0].conditions), side) for side in sides) for m in arm]
 
 
 def by_seed(
