@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ X86_ISAS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
+# Where the compiler knows them (gcc from 12 on). Else it may copy a vector through memory in halves, and what reads it
+# whole waits until both are written: short planes took up to 1.6 times as long.
+FLAGS_IF_KNOWN = {"avx2": ["-mmove-max=256", "-mstore-max=256"]}
 # At -O3 gcc takes three times as long for these, makes three times the code, and their kernels gain nothing by it.
 FLAGS_OF_FILES = {"pixels_backward": ["-O2"], "masked_pixels": ["-O2"]}
 OTHER_ISAS: dict[str, list[str]] = {"portable": []}
@@ -84,6 +88,12 @@ def core_units() -> list[Unit]:
         for isa in isas()
     ]
     return [*by_isa, *map(Unit, CORE_SOURCES)]
+
+
+def takes(compiler: list[str], flags: list[str]) -> bool:
+    """Whether a compiler knows these flags."""
+    command = [*compiler, *flags, "-x", "c++", "-E", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def core_macros() -> list[tuple[str, str | None]]:
@@ -144,10 +154,12 @@ class BuildKernels(build_ext):
         macos = sys.platform == "darwin"
         torch_libraries = ["c10", "torch_cpu", "torch_python"] if ext is eager else ["torch_cpu"]
 
+        compiler = self.compiler.compiler_so
+        if_known = {isa: flags for isa, flags in FLAGS_IF_KNOWN.items() if isa in isas() and takes(compiler, flags)}
         units = [*(core_units() if ext is kernels else []), *(Unit(Path(source)) for source in ext.sources)]
 
         def compile_one(unit: Unit) -> str:
-            flags = [*COMMON_FLAGS, *unit.flags, *(EAGER_FLAGS if ext is eager else [])]
+            flags = [*COMMON_FLAGS, *unit.flags, *if_known.get(unit.isa, []), *(EAGER_FLAGS if ext is eager else [])]
             return self.compiler.compile(
                 [str(unit.source)],
                 output_dir=str(Path(self.build_temp, unit.isa)),

@@ -79,7 +79,8 @@ NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const 
     const int64_t run = runs.begin + i * runs.stride, next = run + (i + 1 < runs.count ? runs.stride : kFetchAhead);
     few.add(run, next, of_runs.run(i), term, a1, a2, b1, b2);
   }
-  return {double(sum(a1 + b1)), double(sum(a2 + b2))};
+  const Two<A> sums = sum(Pair<A>{a1 + b1, a2 + b2});
+  return {double(sums.p), double(sums.q)};
 }
 
 // The sums of each of `count` planes that lie one behind the other and of which all values count, as sum_over_few() has them:
@@ -91,7 +92,8 @@ NK_INLINE void sum_each_of_few(int64_t begin, int64_t count, int64_t length, con
     Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
     const int64_t run = begin + i * length;
     few.add(run, run + (i + 1 < count ? length : kFetchAhead), EveryPosition::Run{length}, make(i), a1, a2, b1, b2);
-    to(i, sum(a1 + b1), sum(a2 + b2));
+    const Two<A> sums = sum(Pair<A>{a1 + b1, a2 + b2});
+    to(i, sums.p, sums.q);
   }
 }
 

@@ -277,6 +277,31 @@ NK_INLINE A sum(Vec<A> v) {
   return sum_register<A, Vec<A>::kPerRegister>(v.r[0]);
 }
 
+// The sums of two vectors, each in that tree; together they take less.
+template <class A>
+struct Two {
+  A p;
+  A q;
+};
+template <class A>
+NK_INLINE Two<A> sum(Pair<A> v) {
+  return {sum(v.p), sum(v.q)};
+}
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+NK_INLINE __m256 folded(Vec<float> v) { return _mm256_add_ps(_mm512_castps512_ps256(v.r[0]), _mm512_extractf32x8_ps(v.r[0], 1)); }
+#else
+NK_INLINE __m256 folded(Vec<float> v) { return _mm256_add_ps(v.r[0], v.r[1]); }
+#endif
+NK_INLINE Two<float> sum(Pair<float> v) {
+  const __m256 p = folded(v.p), q = folded(v.q);
+  __m256 s = _mm256_add_ps(_mm256_permute2f128_ps(p, q, 0x20), _mm256_permute2f128_ps(p, q, 0x31));
+  s = _mm256_add_ps(s, _mm256_permute_ps(s, 0x4e));
+  s = _mm256_add_ps(s, _mm256_permute_ps(s, 0xb1));
+  return {_mm256_cvtss_f32(s), _mm_cvtss_f32(_mm256_extractf128_ps(s, 1))};
+}
+#endif
+
 // ---- Loads and stores: memory of any alignment, any storage type ----
 
 #include "convert.h"

@@ -98,6 +98,11 @@ def test_no_instruction_set_lends_its_code_to_another(tmp_path: Path) -> None:
     assert lent(compile_core(tmp_path, [isa], ["-O0"], files="rows"), [isa]) == []
 
 
+def test_flags_that_a_compiler_does_not_know_are_left_out() -> None:
+    assert BUILD["takes"]([COMPILER], ["-O1"])
+    assert not BUILD["takes"]([COMPILER], ["-mno-such-flag"])
+
+
 def lent(objects: list[Path], isas: list[str]) -> list[str]:
     """Functions outside the namespace of their instruction set: the linker keeps one for all, perhaps AVX-512 code."""
     if shutil.which("nm") is None:
