@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from normkit.bench.models import ARCHITECTURES, CLASSES, VOCABULARY, Architecture, LanguageModel, LayerNormLSTM
+from normkit.bench.models import (
+    ARCHITECTURES,
+    CLASSES,
+    VOCABULARY,
+    Architecture,
+    LanguageModel,
+    LayerNorm2d,
+    LayerNormLSTM,
+)
 from normkit.bench.overhead import calls, measure_overheads
 from normkit.bench.results import Record
-from normkit.bench.steps import Step, measure_model, measure_models, without
+from normkit.bench.steps import Passing, Step, measure_model, measure_models, without
 from normkit.bench.timing import Plan
 from normkit.surgery import UpgradeReport, upgrade
 
@@ -53,12 +61,25 @@ def test_a_model_is_timed_before_and_after() -> None:
 def test_without_norms_nothing_is_in_their_place_and_nothing_is_learned() -> None:
     model = TINY.build()
     weights = copy.deepcopy(model.state_dict())
-    left = without(model, [swapped.name for swapped in upgrade(copy.deepcopy(model)).swapped])
-    assert not any(isinstance(module, nn.LayerNorm) for module in left.modules())
-    assert sum(isinstance(module, nn.Identity) for module in left.modules()) == 4
     x = torch.zeros(2, 3, dtype=torch.long)
-    Step(left, x, x.flatten(), learning_rate=0.0)()
-    assert all(torch.equal(value, weights[name]) for name, value in left.state_dict().items())
+    bare = without(model, [swapped.name for swapped in upgrade(copy.deepcopy(model)).swapped], x)
+    assert not any(isinstance(module, nn.LayerNorm) for module in bare.modules())
+    left = [module for module in bare.modules() if isinstance(module, Passing)]
+    assert len(left) == 4
+    value = torch.randn(2, 8)
+    assert all(one(value) is value for one in left)
+    Step(bare, x, x.flatten(), learning_rate=0.0)()
+    assert all(torch.equal(value, weights[name]) for name, value in bare.state_dict().items())
+
+
+def test_a_layout_that_a_norm_makes_is_made_without_it() -> None:
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    bare = without(nn.Sequential(LayerNorm2d(3)), ["0"], x)
+    y = bare(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, x)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(dx, torch.ones_like(x))
 
 
 def test_a_swap_that_changes_the_step_is_red() -> None:
