@@ -35,10 +35,12 @@ COMMON_FLAGS = [
     "-Wno-maybe-uninitialized",
 ]
 # The instruction sets, each with its flags: the files of ISA_SOURCES are compiled once for each.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 X86_ISAS = {
     "portable": ["-O1"],  # for processors before 2013: sooner compiled
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16", "-DNK_BFLOAT16_ALONE"],  # the rest comes from avx512 (kernels.cpp)
 }
 # Where the compiler knows them (gcc from 12 on). Else it may copy a vector through memory in halves, and what reads it
 # whole waits until both are written: short planes took up to 1.6 times as long.
@@ -86,14 +88,18 @@ def core_units() -> list[Unit]:
         Unit(source, isa)
         for source in sorted(ISA_SOURCES, key=lambda path: "masked" not in path.name)
         for isa in isas()
+        if (source.stem, isa) != ("recurrent", "avx512_bf16")  # has no bfloat16
     ]
     return [*by_isa, *map(Unit, CORE_SOURCES)]
 
 
 def takes(compiler: list[str], flags: list[str]) -> bool:
-    """Whether a compiler knows these flags."""
+    """Whether a compiler is there and knows these flags."""
     command = [*compiler, *flags, "-x", "c++", "-E", os.devnull]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def core_macros() -> list[tuple[str, str | None]]:
@@ -154,9 +160,12 @@ class BuildKernels(build_ext):
         macos = sys.platform == "darwin"
         torch_libraries = ["c10", "torch_cpu", "torch_python"] if ext is eager else ["torch_cpu"]
 
-        compiler = self.compiler.compiler_so
-        if_known = {isa: flags for isa, flags in FLAGS_IF_KNOWN.items() if isa in isas() and takes(compiler, flags)}
         units = [*(core_units() if ext is kernels else []), *(Unit(Path(source)) for source in ext.sources)]
+
+        # That of C++, which old versions of setuptools do not tell from that of C.
+        compiler = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
+        wanted = {unit.isa for unit in units} & FLAGS_IF_KNOWN.keys()
+        if_known = {isa: FLAGS_IF_KNOWN[isa] for isa in wanted if takes(compiler, FLAGS_IF_KNOWN[isa])}
 
         def compile_one(unit: Unit) -> str:
             flags = [*COMMON_FLAGS, *unit.flags, *if_known.get(unit.isa, []), *(EAGER_FLAGS if ext is eager else [])]

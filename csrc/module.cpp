@@ -252,7 +252,7 @@ PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().i
 PyObject* stream_bytes_py(PyObject*, PyObject*) { return PyLong_FromLongLong(stream_bytes()); }
 
 PyMethodDef methods[] = {
-    {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2 or avx512."},
+    {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2, avx512 or avx512_bf16."},
     {"stream_bytes", stream_bytes_py, METH_NOARGS, "From how many bytes on outputs are written past the caches."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},

@@ -101,8 +101,15 @@ NK_INLINE HalfBits packed_upper_halves(UnsignedBits bits) { return halves(bits >
 #endif
 #endif
 #if defined(__AVX512F__)
-// Upper halves by one shuffle, and NaN by a mask.
+// Upper halves by one shuffle, and NaN by a mask; or by one instruction, which would take subnormal numbers for 0, and keep of a
+// NaN what it can.
 NK_INLINE HalfBits packed(const BFloat16*, FloatValues v) {
+#if defined(__AVX512BF16__)
+  constexpr int kQuietNan = 0x01, kSubnormal = 0x20, kSignalingNan = 0x80;
+  if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, kQuietNan | kSubnormal | kSignalingNan) == 0, 1)) {
+    return (HalfBits)_mm512_cvtneps_pbh((__m512)v);
+  }
+#endif
   const UnsignedBits bits = (UnsignedBits)v;
   const UnsignedBits nearest_even = bits + 0x7fffu + (upper_halves(bits) & 1u);
   const __m512i odd = _mm512_broadcast_i64x4(_mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));

@@ -5,7 +5,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
+#if defined(NORMKIT_X86_KERNELS)
+#include <cpuid.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -20,6 +24,27 @@ constexpr Kernels kPortable = NK_TABLE(portable);
 #if defined(NORMKIT_X86_KERNELS)
 constexpr Kernels kAvx2 = NK_TABLE(avx2);
 constexpr Kernels kAvx512 = NK_TABLE(avx512);
+
+// bfloat16 by kernels that round to it with an instruction, all else as under AVX-512.
+template <class Args>
+bool is_bfloat16(const Args& args) {
+  if constexpr (requires { args.shape; }) {
+    return args.shape.dtype == DType::kBFloat16;
+  } else {
+    return args.dtype == DType::kBFloat16;
+  }
+}
+template <const auto& kOfBFloat16, const auto& kOthers>
+constexpr std::remove_cvref_t<decltype(kOthers)> kSplit = {
+    [](const auto& args) { (is_bfloat16(args) ? kOfBFloat16 : kOthers).forward(args); },
+    [](const auto& args) { (is_bfloat16(args) ? kOfBFloat16 : kOthers).backward(args); },
+};
+constexpr Kernels kAvx512Bf16 = {"avx512_bf16",
+                                 kSplit<avx512_bf16::row_kernels, avx512::row_kernels>,
+                                 kSplit<avx512_bf16::channel_kernels, avx512::channel_kernels>,
+                                 avx512::recurrent_kernels,
+                                 kSplit<avx512_bf16::layer_norm2d_kernels, avx512::layer_norm2d_kernels>,
+                                 avx512::batch_lstm_kernels};
 #endif
 #undef NK_TABLE
 
@@ -28,6 +53,10 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && has_avx2();
+}
+bool has_avx512_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // asked of the processor itself: not every compiler knows the name
+  return has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
 }
 #endif
 
@@ -66,6 +95,7 @@ int64_t choose_stream_bytes() {
 const Kernels* find_kernels(const char* wanted) {
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(NORMKIT_X86_KERNELS)
+  if ((any || std::strcmp(wanted, "avx512_bf16") == 0) && has_avx512_bf16()) return &kAvx512Bf16;
   if ((any || std::strcmp(wanted, "avx512") == 0) && has_avx512()) return &kAvx512;
   if ((any || std::strcmp(wanted, "avx2") == 0) && has_avx2()) return &kAvx2;
 #endif

@@ -31,10 +31,11 @@ struct Kernels {
 NK_DECLARE_KERNELS(portable)
 NK_DECLARE_KERNELS(avx2)
 NK_DECLARE_KERNELS(avx512)
+NK_DECLARE_KERNELS(avx512_bf16)
 #undef NK_DECLARE_KERNELS
 
-// The best table that this processor runs, chosen once. The environment variable NORMKIT_ISA (portable, avx2
-// or avx512), read at the first call, forces one that the processor has; results are the same bits.
+// The best table that this processor runs, chosen once. The environment variable NORMKIT_ISA (portable, avx2,
+// avx512 or avx512_bf16), read at the first call, forces one that the processor has; results are the same bits.
 const Kernels& kernels();
 
 // The same choice without its memory: what `wanted` (null: the best) gives on this processor. Null when the

@@ -250,7 +250,7 @@ NK_INLINE void map_run(T* to, Ahead ahead, int64_t length, const Kept& kept, boo
   if (past && whole_lines(to, length)) {
     clear(to, kept.first);
     for (int64_t i = kept.first; i < kept.last; i += kLanes) {
-      (prefetch(from + i + ahead.from), ...);
+      if (ahead.from != 0) (prefetch(from + i + ahead.from), ...);
       put(to + i, kept.keep(fn(load(from + i)...), i), Past<true>());
     }
     clear(to + kept.last, length - kept.last);

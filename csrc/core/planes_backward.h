@@ -20,7 +20,7 @@ struct PlanesBackward {
   Activated<A> activated;
   ShortPlanes<A> short_planes;
   double per_n;
-  int64_t next_slabs;  // how far they lie
+  int64_t next_slabs;  // how far they lie; 0 where what a curve gave is read in place of dy
   bool one_channel;
   bool wants_sums;
   bool planes_are_few;  // of few terms each
@@ -40,7 +40,7 @@ struct PlanesBackward {
         activated(a.activation, sizeof(T) < sizeof(A)),
         short_planes(planes, w, b),
         per_n(1.0 / double(positions.slab_size())),
-        next_slabs(planes.next_batch(sizeof(T), 2)),
+        next_slabs(activated.is_curve() ? 0 : planes.next_batch(sizeof(T), 2)),
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
         planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
@@ -235,7 +235,8 @@ struct PlanesBackward {
     const auto kept = positions.of(runs);
     for (int64_t k = 0; k < runs.count; ++k) {
       const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
-      dx_of_run(g, runs.begin + r * runs.stride, {planes.ahead(k, runs, 2 * sizeof(T)), next_slabs}, runs.length, kept.run(r), stats, mean,
+      const Ahead ahead = {planes.ahead(k, runs, 2 * sizeof(T)), next_slabs};
+      dx_of_run(g, runs.begin + r * runs.stride, ahead, runs.length, kept.run(r), stats, mean,
                 first_channel + (runs.first + r) * planes.channel_step());
     }
   }
@@ -250,12 +251,12 @@ struct PlanesBackward {
     const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
     if (!activated.is_relu()) {
       map_run<T>(
-          dx + begin, {kFetchAhead, next_slabs}, planes.slab_size, all, past,
+          dx + begin, {kFetchAhead, 0}, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv) NK_LAMBDA { return dx_at(dy, (v - m0) - dm, rstd * wv); }, g.at(begin), x + begin,
           short_planes.w(c));
     } else {
       map_run<T>(
-          dx + begin, {kFetchAhead, next_slabs}, planes.slab_size, all, past,
+          dx + begin, {kFetchAhead, 0}, planes.slab_size, all, past,
           [&](Vec<A> dy, Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
             const Vec<A> d = (v - m0) - dm, scale = rstd * wv;
             return dx_at(where_above_zero(fma(d, scale, bv), dy), d, scale);

@@ -18,7 +18,7 @@ struct PlanesForward {
   ShortPlanes<A> short_planes;
   typename Positions::Samples samples;
   double per_n;
-  int64_t next_slabs;  // how far they lie
+  int64_t next_slabs;  // how far they lie; 0 where y has no sums before it
   bool own_stats;
   bool slabs_are_few;  // of few terms each, in one run
   bool past;  // whether y is written past the caches
@@ -38,7 +38,7 @@ struct PlanesForward {
         short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
-        next_slabs(planes.next_batch(sizeof(T), 1)),
+        next_slabs(a.mean.data == nullptr ? planes.next_batch(sizeof(T), 1) : 0),
         own_stats(a.mean.data == nullptr),
         slabs_are_few(planes.joined.is_one_run() && are_few(1, planes.slab_size)),
         past(past_caches<T>(a.shape.size())),
@@ -150,7 +150,7 @@ struct PlanesForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const Vec<A> least = splat(least_of<A>(args.activation));
     map_run<T>(
-        y + begin, {kFetchAhead, next_slabs}, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
+        y + begin, {kFetchAhead, 0}, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
         [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
           const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
           return larger(least, z);
@@ -199,7 +199,7 @@ struct PlanesForward {
       } else if (in_pieces) {
         curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
       } else {
-        normalize_run(i * plane, {kFetchAhead, own_stats ? next_slabs : 0}, plane, EveryPosition::Run{plane}, stats, c);
+        normalize_run(i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, stats, c);
       }
     }
   }

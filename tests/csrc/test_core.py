@@ -43,7 +43,7 @@ def runnable() -> list[str]:
 
 
 def compile_core(folder: Path, isas: list[str], flags: list[str], files: str = "") -> list[Path]:
-    """The core's object files for some instruction sets, with the flags of the real build and some more."""
+    """The core's object files for some instruction sets, with what the real build asks of any compiler, and more."""
     macros = [f"-D{name}" for name, _ in BUILD["core_macros"]()]
 
     def compile_one(source: Path, isa: str, own: list[str]) -> Path:

@@ -7,19 +7,21 @@ import subprocess
 import sys
 from functools import cache
 
+ALL = ("portable", "avx2", "avx512", "avx512_bf16")
+
 
 @cache
 def available() -> tuple[str, ...]:
     """The instruction sets that this processor has."""
     script = "from normkit.kernels import cpu; print(cpu.LIBRARY.isa())"
-    return tuple(isa for isa in ("portable", "avx2", "avx512") if run_under(script, NORMKIT_ISA=isa)[0] == isa)
+    return tuple(isa for isa in ALL if run_under(script, NORMKIT_ISA=isa)[0] == isa)
 
 
 def assert_the_same_bits(script: str) -> None:
     """A script that prints the instruction set that runs and a digest of results prints one digest on each."""
     best, expected = run_under(script, NORMKIT_ISA="")
     compared = []
-    for isa in ("portable", "avx2", "avx512"):
+    for isa in ALL:
         name, digest = run_under(script, NORMKIT_ISA=isa)
         if name != isa:  # this processor lacks it, and the best took its place
             assert name == best

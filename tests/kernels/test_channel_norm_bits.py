@@ -94,3 +94,28 @@ print(cpu.LIBRARY.isa(), digest.hexdigest())
 
 def test_every_instruction_set() -> None:
     assert_the_same_bits(_DIGEST)
+
+
+_ROUNDING = """
+import hashlib, torch
+from normkit import functional as F
+from normkit.kernels import cpu
+
+# Of every exponent and sign, each kind of what is rounded off; subnormal, infinite and no numbers among them.
+upper = torch.arange(2**16, dtype=torch.int64) << 16
+lower = torch.tensor([0, 1, 0x7fff, 0x8000, 0x8001, 0xffff])
+w = (upper[:, None] | lower).flatten().to(torch.int32).view(torch.float32)
+digest = hashlib.sha256()
+for dtype in (torch.bfloat16, torch.float16):
+    ones, zeros = torch.ones(2, len(w), dtype=dtype), torch.zeros(len(w))
+    y = F.batch_norm(ones, zeros, torch.ones(len(w)), w, None, eps=0.0)[0]  # 1 times w
+    expected = w.to(dtype)
+    assert torch.equal(y.isnan(), w.isnan())
+    assert torch.equal(y[~w.isnan()].view(torch.int16), expected[~w.isnan()].view(torch.int16))
+    digest.update(y.view(torch.int16).numpy().tobytes())
+print(cpu.LIBRARY.isa(), digest.hexdigest())
+"""
+
+
+def test_every_number_is_rounded_to_the_nearest_on_every_instruction_set() -> None:
+    assert_the_same_bits(_ROUNDING)

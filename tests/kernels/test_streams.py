@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(cpu.LIBRARY is None, reason=cpu.DESCRIPTION)
 
 # Rows and planes that are whole lines of memory, and others; in place, at any address, on one thread and on several.
 _DIGEST = """
-import hashlib, torch
+import hashlib, os, torch
 from kernels import test_layer_norm2d, test_masked
 from kernels.channel_norms import channel_case, in_channels_last
 from kernels.row_norms import DTYPES, row_case
@@ -53,7 +53,8 @@ def results(dtype):
                 yield F.layer_norm(out, shape[-1], out=out)
 
 digest = hashlib.sha256()
-for threads, dtype in zip((1, 3, 1, 3), DTYPES, strict=True):
+one, several = (1, 3) if os.environ["NORMKIT_ISA"] == "avx2" else (3, 1)  # each dtype on both, of one set or the other
+for threads, dtype in zip((one, several, one, several), DTYPES, strict=True):
     torch.set_num_threads(threads)
     torch.manual_seed(5)
     for t in results(dtype):

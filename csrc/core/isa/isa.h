@@ -24,15 +24,19 @@ namespace normkit::NK_ISA {
 #include "../parallel.h"
 #include "../params.h"
 
-// work(T()) with the type T of the data.
+// work(T()) with the type T of the data. (NK_BFLOAT16_ALONE: the set serves for no other; see kernels.cpp.)
 template <class Work>
-NK_INLINE void by_dtype(DType dtype, const Work& work) {
+NK_INLINE void by_dtype([[maybe_unused]] DType dtype, const Work& work) {
+#if defined(NK_BFLOAT16_ALONE)
+  return work(BFloat16());
+#else
   switch (dtype) {
     case DType::kFloat32: return work(float());
     case DType::kBFloat16: return work(BFloat16());
     case DType::kFloat16: return work(Float16());
     case DType::kFloat64: return work(double());
   }
+#endif
 }
 
 // What one file of this folder calls in another.

@@ -231,7 +231,7 @@ def _models(record: Record) -> str:
             rows.append((m.model, swapped, "–", "–", "–", f"{m.status}: {m.message}", "–"))
     return (
         "A training step before and after `normkit.upgrade`, and with nothing in the norms' place: no norm, however"
-        " fast, gains more than the ceiling (within a few hundredths, as layouts in memory differ).\n\n"
+        " fast, gains more than about the ceiling.\n\n"
         + _table(("model", "norms swapped", "before ms", "after ms", "without ms", "ratio", "ceiling"), rows)
     )
 

@@ -81,14 +81,16 @@ class Passing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.strides: tuple[int, ...] | None = None
+        self.axes: tuple[int, ...] = ()
 
-    def watch(self, norm: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-        """A forward hook of the norm."""
-        self.strides = None if y.stride() == args[0].stride() else y.stride()
+    def watch(self, norm: nn.Module, args: object, y: Tensor) -> None:
+        """A forward hook of the norm: the axes as its output has them in memory."""
+        strides = y.stride()
+        self.axes = tuple(sorted(range(y.dim()), key=lambda axis: -strides[axis]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.strides is None else torch.empty_strided(x.shape, self.strides).copy_(x)
+        back = sorted(range(x.dim()), key=self.axes.__getitem__)
+        return x.permute(self.axes).contiguous().permute(back)
 
 
 def without(model: nn.Module, norms: Sequence[str], x: Tensor) -> nn.Module:

@@ -152,7 +152,7 @@ def describe(conditions: Mapping[str, Condition]) -> str:
 
 
 def _meets(actual: Mapping[str, Condition], wanted: Mapping[str, Condition]) -> bool:
-    # A plain loop: every side of every hypothesis asks this of every measurement.
+    # A plain loop: every side of every hypothesis asks this of every arm.
     for name, condition in wanted.items():  # noqa: SIM110
         if name not in actual or not _same(actual[name], condition):
             return False
