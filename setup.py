@@ -34,8 +34,8 @@ COMMON_FLAGS = [
     "-Wno-uninitialized",  # false alarms inside gcc's own AVX-512 headers
     "-Wno-maybe-uninitialized",
 ]
-# The instruction sets, each with its flags: the files of ISA_SOURCES are compiled once for each.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
+# The instruction sets, each with its flags: the files of ISA_SOURCES are compiled once for each.
 X86_ISAS = {
     "portable": ["-O1"],  # for processors before 2013: sooner compiled
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
