@@ -1,12 +1,20 @@
-"""What every test may ask for: a device, a fixed seed, and memory that is poisoned before it is written."""
+"""What every test may ask for: a device, a fixed seed, memory that is poisoned before it is written, a browser."""
+
+from __future__ import annotations
 
 import fcntl
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from browser import Visit
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -43,6 +51,25 @@ def _one_cluster_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
     with open(shared / "cluster.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real headless Chromium. Of a module: while it is open, nothing else in its process can run an event loop."""
+    from browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def desk(browser: Browser, address: str) -> Iterator[Visit]:
+    """The page at the module's own ``address``, on a desk's screen."""
+    from browser import visit
+
+    found = visit(browser, address, viewport={"width": 1280, "height": 900})
+    yield found
+    found.page.context.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ from typing import get_args
 import pytest
 from playwright.sync_api import Browser
 
-from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit, wait_until
+from browser import DIM_TEXT, MARKS, Visit, overflow, visit, wait_until
 from claims.made_up import arm, arms, noise, rule
 from normkit.claims import Verdicts, register
 from normkit.claims.experiment import Measurement, conditions
@@ -53,12 +52,6 @@ def example() -> Verdicts:
         experiments={"E01": ("Definitions", HOSTILE)},
         provenance=provenance([], "2026-01-01T00:00:00+00:00"),
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from browser import DIM_TEXT, MARKS, Visit, chromium, overflow, visit, wait_until
+from browser import DIM_TEXT, MARKS, Visit, overflow, visit, wait_until
 from normkit.lab.comparison import Comparison
 from normkit.lab.export import export_records
 from normkit.report import write_report
@@ -55,21 +55,8 @@ VISIT = """async () => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(COMPARISON, tmp_path_factory.mktemp("report") / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def desk(browser: Browser, address: str) -> Iterator[Visit]:
-    found = visit(browser, address, viewport={"width": 1280, "height": 900})
-    yield found
-    found.page.context.close()
 
 
 @pytest.fixture(scope="module")
