@@ -231,3 +231,9 @@ static void update_running(const ChannelForward& a, int64_t n) {
   update_one(a.running.mean, a.running.momentum, mean, channels);
   update_one(a.running.var, a.running.momentum, var, channels);
 }
+
+// Whether it pays to ask for the values behind the statistics that come next while those of these are normalized: their sums would
+// wait for memory, which has little to do meanwhile. It does where the second caches hold both, and not all there is.
+NK_INLINE bool pays_to_ask_for_next(int64_t bytes, int64_t bytes_in_all) {
+  return bytes <= (int64_t(256) << 10) && bytes_in_all > (int64_t(1) << 20);
+}

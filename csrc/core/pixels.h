@@ -47,12 +47,10 @@ struct Pixels {
             chunk + 1 == chunks.count};
   }
   int64_t padded() const { return round_up(n_cols, kLanes); }
-  // How many items ahead of what it reads the forward asks while it writes: for the next image where the second caches hold both
-  // and not all there is, as its sums would wait for memory, which has little to do meanwhile.
+  // How many items ahead of what it reads the forward asks while it writes: for the next image where that pays.
   int64_t ahead(int64_t item_bytes) const {
     const int64_t image = n_pixels * shape.n_channels;
-    const bool pays = image * item_bytes <= (int64_t(256) << 10) && images * image * item_bytes > (int64_t(1) << 20);
-    return pays ? image : kAhead;
+    return pays_to_ask_for_next(image * item_bytes, images * image * item_bytes) ? image : kAhead;
   }
   bool narrow() const { return n_cols <= 1024; }
 

@@ -101,12 +101,12 @@ struct Planes {
     return (turn(i + 1, runs.count, item_bytes) - turn(i, runs.count, item_bytes)) * runs.stride;
   }
 
-  // How far the slabs of the next batch lie from those of one, where it pays to ask for them: the second caches hold both, and
-  // not all there is (of scattered runs: the first caches, so that there is time to ask for the output, too). Else 0.
+  // How far the slabs of the next batch lie from those of one, where it pays to ask for them: scattered runs must leave time to ask
+  // for the output, too. Else 0.
   int64_t next_batch(int64_t item_bytes, int64_t inputs) const {
     const int64_t slab_bytes = slab_size * item_bytes;
-    const bool pays = shape.over_batch() ? slab_bytes <= (int64_t(16) << 10) : slab_bytes * inputs <= (int64_t(256) << 10);
-    return pays && shape.size() * item_bytes > (int64_t(1) << 20) ? begin(batch(item_bytes)) : 0;
+    if (shape.over_batch() && slab_bytes > (int64_t(16) << 10)) return 0;
+    return pays_to_ask_for_next(slab_bytes * inputs, shape.size() * item_bytes) ? begin(batch(item_bytes)) : 0;
   }
 
   // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice: of short runs

@@ -18,8 +18,8 @@ struct PlanesForward {
   ShortPlanes<A> short_planes;
   typename Positions::Samples samples;
   double per_n;
-  int64_t next_slabs;  // how far they lie; 0 where y has no sums before it
   bool own_stats;
+  int64_t next_slabs;  // how far they lie; 0 where y has no sums before it
   bool slabs_are_few;  // of few terms each, in one run
   bool past;  // whether y is written past the caches
   bool in_pieces;  // whether what a curve is taken of waits in memory: of silu over long runs nothing need
@@ -38,8 +38,8 @@ struct PlanesForward {
         short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
-        next_slabs(a.mean.data == nullptr ? planes.next_batch(sizeof(T), 1) : 0),
         own_stats(a.mean.data == nullptr),
+        next_slabs(own_stats ? planes.next_batch(sizeof(T), 1) : 0),
         slabs_are_few(planes.joined.is_one_run() && are_few(1, planes.slab_size)),
         past(past_caches<T>(a.shape.size())),
         in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.at_once())) {}
