@@ -249,10 +249,13 @@ PyObject* plain_sum_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
 
 PyObject* isa_py(PyObject*, PyObject*) { return PyUnicode_FromString(kernels().isa); }
 
+PyObject* is_amd_with_avx512_py(PyObject*, PyObject*) { return PyBool_FromLong(is_amd_with_avx512()); }
+
 PyObject* stream_bytes_py(PyObject*, PyObject*) { return PyLong_FromLongLong(stream_bytes()); }
 
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2, avx512 or avx512_bf16."},
+    {"is_amd_with_avx512", is_amd_with_avx512_py, METH_NOARGS, "Whether this is a processor of AMD's that has AVX-512."},
     {"stream_bytes", stream_bytes_py, METH_NOARGS, "From how many bytes on outputs are written past the caches."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},

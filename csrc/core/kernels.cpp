@@ -103,6 +103,14 @@ const Kernels* find_kernels(const char* wanted) {
   return nullptr;
 }
 
+bool is_amd_with_avx512() {
+#if defined(NORMKIT_X86_KERNELS)
+  return __builtin_cpu_is("amd") && has_avx512();
+#else
+  return false;
+#endif
+}
+
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;

@@ -42,6 +42,9 @@ const Kernels& kernels();
 // processor lacks it or the name is unknown.
 const Kernels* find_kernels(const char* wanted);
 
+// Whether this is one of AMD's processors that have AVX-512. MKL does not use it there.
+bool is_amd_with_avx512();
+
 // Asks for huge pages under [data, data + bytes) when it is 4 MiB or more: first touch of a fresh output is
 // otherwise most of a kernel's time. A hint; does nothing where the system has none.
 void advise_huge_pages(void* data, int64_t bytes);

@@ -301,16 +301,16 @@ def _overlaps(value: Tensor, x: Tensor, others: tuple[Tensor | None, ...]) -> bo
         return True
     first, last = _extent(value)
     same = value.data_ptr() == x.data_ptr() and value.stride() == x.stride()
-    shared = [
-        t for t in (None if same else x, *others) if t is not None and _extent(t)[0] < last and first < _extent(t)[1]
-    ]
-    return bool(shared)
+    extents = [_extent(t) for t in (None if same else x, *others) if t is not None]
+    return any(its_first < last and first < its_last for its_first, its_last in extents)
 
 
 def _extent(t: Tensor) -> tuple[int, int]:
     """The first address of the tensor's elements, and the one after the last."""
     if t.numel() == 0 or t.device.type == "meta":
         return 0, 0
+    if t.is_contiguous():
+        return t.data_ptr(), t.data_ptr() + t.nbytes
     items = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
     return t.data_ptr(), t.data_ptr() + items * t.element_size()
 

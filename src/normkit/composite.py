@@ -7,7 +7,6 @@ x·scale + shift.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -27,11 +26,6 @@ def under_functorch() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._are_functorch_transforms_active())
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """autocast off for the device of x. The meta device has none."""
-    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def layer_norm(x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:

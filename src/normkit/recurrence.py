@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
-from normkit.kernels import gru, recurrent
+from normkit.kernels import gru, products, recurrent, rows
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -47,12 +47,21 @@ class RowNorm:
 
     def at(self, x: Tensor, step: int) -> Tensor:
         if len(self.stretches) == 1:
-            return self._row(x, self.weight, self.bias)
+            return self._row(x)
         stretches: Sequence[Tensor] = torch.split_with_sizes(x, self.stretches, -1)
         return torch.cat([norm.at(t, step) for norm, t in zip(self.parts(), stretches, strict=True)], -1)
 
     def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
         return self.at(x, 0)
+
+    def consume(self, x: Tensor) -> Tensor:
+        """As ``sequence`` of an x that nobody else reads, for the kernels: in its place where that can be."""
+        used = (x, self.weight, self.bias)
+        differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in used)
+        if differentiable or len(self.stretches) > 1:
+            return self.at(x, 0)
+        norm: Literal["rms_norm", "layer_norm"] = "rms_norm" if self.kind == "rms" else "layer_norm"
+        return rows.write(norm, x, self.stretches, self.weight, self.bias, self.eps, out=x)
 
     def parts(self) -> list[RowNorm]:
         """The norm of each stretch."""
@@ -62,10 +71,10 @@ class RowNorm:
             RowNorm(self.kind, w, b, self.eps, [n]) for w, b, n in zip(weights, biases, self.stretches, strict=True)
         ]
 
-    def _row(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def _row(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
-            return functional.rms_norm(x, self.stretches, w, self.eps)
-        return functional.layer_norm(x, self.stretches, w, b, self.eps)
+            return functional.rms_norm(x, self.stretches, self.weight, self.eps)
+        return functional.layer_norm(x, self.stretches, self.weight, self.bias, self.eps)
 
 
 class Weights(NamedTuple):
@@ -243,7 +252,9 @@ def _inputs_merged(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int]) -> T
     norm = _row_norm(cell.norms.ih)
     if norm is None or norm.bias is None or cell.w.b_ih is None:
         return cell.inputs(x, sizes)
-    return replace(norm, bias=norm.bias + cell.w.b_ih).sequence(linear(x, cell.w.ih), sizes)
+    u = products.linear(x, cell.w.ih)
+    shifted = replace(norm, bias=norm.bias + cell.w.b_ih)
+    return shifted.consume(u)
 
 
 def _row_norm(norm: Norm | None) -> RowNorm | None:
@@ -268,8 +279,8 @@ def _with_parameters(norms: Norms, own: Sequence[Tensor | None]) -> Norms:
 def _inputs(w: Weights, norms: Norms, x: Tensor, sizes: Sequence[int], first: int) -> Tensor:
     """p' of all steps from ``first`` on."""
     if norms.ih is None:
-        return linear(x, w.ih, w.b_ih)
-    p = norms.ih.sequence(linear(x, w.ih), sizes, first)
+        return products.linear(x, w.ih, w.b_ih)
+    p = norms.ih.sequence(products.linear(x, w.ih), sizes, first)
     return p if w.b_ih is None else p + w.b_ih
 
 

@@ -6,15 +6,16 @@ of each step. Names are those of csrc/core/batch_lstm.h.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from normkit.kernels import choose, cpu
+from normkit.kernels import choose, cpu, products
 from normkit.kernels.derivatives import KernelFunction, through
 from normkit.kernels.recurrent import Composite, Outputs, gradient_of_w_hh
 
@@ -34,10 +35,10 @@ class Loop:
     eps: float
     n_places: int  # of the running statistics
     running: Sequence[tuple[Tensor, Tensor] | None]  # mean and variance, for each of PLACES
-    sizes_in_memory: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes_in_memory", torch.tensor(self.sizes))
+    @cached_property
+    def sizes_in_memory(self) -> array[int]:
+        return array("q", self.sizes)
 
 
 class Found(NamedTuple):
@@ -94,7 +95,7 @@ def _common(loop: Loop, arguments: Arguments, stats: Sequence[Tensor | None]) ->
         for address in map(cpu.address, (w, b, *(running or (None, None)), kept))
     ]
     return (
-        c0.shape[1], h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.data_ptr(), loop.n_places,
+        c0.shape[1], h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.buffer_info()[0], loop.n_places,
         int(loop.by_batch), loop.eps, *map(cpu.address, (w_hh, w_hr)), *norms, *map(cpu.address, (u, h0, c0)),
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def _backward(
         *map(cpu.address, (z, cells, *gradients, du, dz, dh, m, dh0, dc0, *of_norms)),
     )
     dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
-    dw_hr = dh.T @ m if dh is not None and m is not None and needed[4] else None
+    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needed[4] else None
     # The kernel has a place for the gradient of every bias, there or not.
     of_given = [None if t is None else g for t, g in zip(parameters, of_norms, strict=True)]
     return [du, dh0, dc0, dw_hh, dw_hr, *of_given]

@@ -7,14 +7,16 @@ after: one product, and the norms' own backward, for all steps at once.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from normkit.kernels import choose, cpu
+from normkit.kernels import choose, cpu, products
 from normkit.kernels.cpu import Norm
 from normkit.kernels.derivatives import KernelFunction, through
 
@@ -43,10 +45,10 @@ class Loop:
     has_norm_c: bool
     eps: float
     sizes: Sequence[int]
-    sizes_in_memory: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes_in_memory", torch.tensor(self.sizes))
+    @cached_property
+    def sizes_in_memory(self) -> array[int]:
+        return array("q", self.sizes)
 
 
 def accepts(*tensors: Tensor | None) -> bool:
@@ -93,7 +95,7 @@ def common(
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
         p.shape[1] // _GATES[loop.cell], h0.shape[1], len(loop.sizes), h0.shape[0],
-        loop.sizes_in_memory.data_ptr(), loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
+        loop.sizes_in_memory.buffer_info()[0], loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
     )  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def _backward(
         *map(cpu.address, (da, dz, du, dh, m, dh0, dc0)),
     )
     dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
-    dw_hr = dh.T @ m if dh is not None and m is not None and needed[4] else None
+    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needed[4] else None
     dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
     if z is not None and z_stats is not None and (needed[5] or needed[6]):
         dnorm_w, dnorm_b = of_parameters(loop, da, z, z_stats, norm_w, norm_b)
@@ -168,4 +170,4 @@ def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) ->
     else:
         steps = torch.split(y, list(sizes))
         before = torch.cat([h[:n] for h, n in zip(steps, sizes[1:], strict=False)])
-    return dw.addmm_(dz[first:].T, before)
+    return dw.add_(products.sum_of_outer_products(dz[first:], before))

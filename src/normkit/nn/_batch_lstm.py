@@ -8,10 +8,9 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from normkit.functional import batch_norm
-from normkit.kernels import batch_lstm, recurrent
+from normkit.kernels import batch_lstm, products, recurrent
 from normkit.nn._step_statistics import Batch, StepNorm
 from normkit.nn._updates import step_of
 from normkit.recurrence import LSTM, Norms, State, step_after_step
@@ -39,7 +38,7 @@ class BatchLSTM(LSTM):
                 else (norm.weight, bias if place == "ih" else norm.bias)
             )
         ]  # fmt: skip
-        u = linear(x, self.w.ih, None if behind else bias)
+        u = products.linear(x, self.w.ih, None if behind else bias)
 
         def composite(
             stats: Sequence[Tensor | None], u: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, w_hr: Tensor | None,

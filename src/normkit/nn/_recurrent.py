@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from operator import index
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import widen, without_autocast
+from normkit.composite import widen
 from normkit.nn import _sequence
 from normkit.recurrence import Cell, Kind, Norms, RowNorm, State, Weights
 
@@ -73,6 +74,12 @@ def output_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """autocast off for the device of x."""
+    on = _sequence_checks.under_autocast(x)
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
+
+
 def biased_row_norms(norm: str, sizes: Mapping[str, int]) -> Sequence[str]:
     """LayerNorm has a bias everywhere, RMSNorm nowhere."""
     return tuple(sizes) if kind_of(norm) == "layer" else ()
@@ -115,7 +122,9 @@ def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def wide(module: Any, name: str) -> Tensor | None:
     """The parameter of this name, 16-bit ones as float32."""
-    parameter = getattr(module, name, None)
+    parameter = module._parameters.get(name)
+    if parameter is None:  # none, or something that a tool has put in its place
+        parameter = getattr(module, name, None)
     _sequence_checks.recurrent_parameter(type(module).__name__, name, parameter, module._shapes.get(name))
     return None if parameter is None else widen(parameter)
 

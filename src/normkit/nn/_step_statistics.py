@@ -87,27 +87,31 @@ class StepStatistics(torch.nn.Module):
         """running = (1 − momentum)·running + momentum·batch, at every step that has statistics of a batch."""
         if not batches or batches[0].n == 0 or step_of(self) != "update":
             return
-        mean, var = self.running_mean.clone(), self.running_var.clone()
+        mean, var = self._written()
         shared: list[Batch] = []
         for batch in batches:
-            own = max(0, min(self.max_steps - 1 - batch.first_step, batch.mean.shape[0]))
-            rows = slice(batch.first_step, batch.first_step + own)
-            mean[rows] = torch.lerp(mean[rows], batch.mean[:own].to(mean.dtype), self.momentum)
-            var[rows] = torch.lerp(var[rows], batch.var[:own].to(var.dtype), self.momentum)
-            shared.append(batch._replace(mean=batch.mean[own:], var=batch.var[own:]))
-        pooled = _pool(shared)
-        if pooled is not None:
-            mean[-1] = torch.lerp(mean[-1], pooled[0].to(mean.dtype), self.momentum)
-            var[-1] = torch.lerp(var[-1], pooled[1].to(var.dtype), self.momentum)
-        self._replace(mean, var)
+            steps = batch.mean.shape[0]
+            own = max(0, min(self.max_steps - 1 - batch.first_step, steps))
+            if own:
+                rows = slice(batch.first_step, batch.first_step + own)
+                mean[rows].lerp_(batch.mean[:own].to(mean.dtype), self.momentum)
+                var[rows].lerp_(batch.var[:own].to(var.dtype), self.momentum)
+            if own < steps:
+                shared.append(batch._replace(mean=batch.mean[own:], var=batch.var[own:]))
+        if shared:
+            pooled_mean, pooled_var = _pool(shared)
+            mean[-1].lerp_(pooled_mean.to(mean.dtype), self.momentum)
+            var[-1].lerp_(pooled_var.to(var.dtype), self.momentum)
 
-    def _replace(self, mean: Tensor, var: Tensor) -> None:
-        """As BatchNorm under torch.func: statistics that the transform was given are replaced, others left alone."""
+    def _written(self) -> tuple[Tensor, Tensor]:
+        """What a batch is to be written into; as BatchNorm's under torch.func: statistics that the transform was given
+        are replaced, others left alone."""
         if not under_functorch():
-            self.running_mean.copy_(mean)
-            self.running_var.copy_(var)
-        elif torch._C._functorch.is_functorch_wrapped_tensor(self.running_mean):
+            return self.running_mean, self.running_var
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        if torch._C._functorch.is_functorch_wrapped_tensor(self.running_mean):
             self.running_mean, self.running_var = mean, var
+        return mean, var
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepStatistics:
         apply_keeping_float32(self, super()._apply, fn, recurse)
@@ -154,11 +158,8 @@ def _by_batch(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     return batch_norm(x, mean, var, training=True, momentum=1.0, eps=eps), mean, var
 
 
-def _pool(batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | None:
+def _pool(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of the values of all these steps together."""
-    batches = [batch for batch in batches if batch.mean.shape[0]]
-    if not batches:
-        return None
     counts = torch.cat([b.mean.new_full((b.mean.shape[0], 1), b.n) for b in batches])
     means = torch.cat([b.mean for b in batches])
     variances = torch.cat([b.var for b in batches])
