@@ -151,6 +151,21 @@ class ShortPlanes {
   Memory<A> memory_;
 };
 
+// What z = ((x - m0) - dm) * (rstd * w) + b is found by, in one channel.
+template <class A>
+struct ChannelOfPlanes {
+  Vec<A> m0, dm, scale, bias;
+  NK_MEMBER ChannelOfPlanes(const SlabStats<A>& stats, A w, A b) : m0(splat(stats.m0)), dm(splat(stats.dm)) {
+    change(stats, w, b);
+  }
+  // To another one of the same slab.
+  NK_MEMBER void change(const SlabStats<A>& stats, A w, A b) {
+    scale = splat(A(stats.rstd * w));
+    bias = splat(b);
+  }
+  NK_MEMBER Vec<A> z(Vec<A> x) const { return fma((x - m0) - dm, scale, bias); }
+};
+
 // Calls work.some_slabs(first, count, parallel_for) for all slabs.
 template <class T, class Work>
 NK_INLINE void for_each_slab(const Work& work, const Planes& planes, ParallelFor parallel_for) {

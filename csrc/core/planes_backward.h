@@ -49,13 +49,8 @@ struct PlanesBackward {
 
   NK_MEMBER A weight(int64_t c) const { return w.values()[c * w.step()]; }
 
-  // What z is found by, in one channel.
-  struct Channel {
-    Vec<A> m0, dm, scale, bias;
-    NK_MEMBER Vec<A> z(Vec<A> x) const { return fma((x - m0) - dm, scale, bias); }
-  };
-  NK_MEMBER Channel channel(const SlabStats<A>& stats, int64_t c) const {
-    return {splat(stats.m0), splat(stats.dm), splat(A(stats.rstd * weight(c))), splat(b.values()[c * b.step()])};
+  NK_MEMBER ChannelOfPlanes<A> channel(const SlabStats<A>& stats, int64_t c) const {
+    return {stats, weight(c), b.values()[c * b.step()]};
   }
 
   // dy as it reaches the norm: of T or, once it has gone through a curve, of A; data[0] belongs to x[from].
@@ -71,7 +66,7 @@ struct PlanesBackward {
   struct Term {
     const PlanesBackward& of;
     Gradient<G> dy;
-    Channel k;
+    ChannelOfPlanes<A> k;
     Vec<A> rstd;
     NK_MEMBER void fetch(int64_t at) const {
       prefetch(of.x + at);
@@ -108,7 +103,7 @@ struct PlanesBackward {
                      A* to, int64_t from) const {
     if (activated.is_silu_at_once() && planes.at_once()) {
       for (int64_t i = 0, run = 0; i < length; i += run_length, ++run) {
-        const Channel k = channel(stats, c + run * step);
+        const ChannelOfPlanes<A> k = channel(stats, c + run * step);
         map_run<A>(
             to + (begin + i - from), {kFetchAhead, 0}, run_length, EveryPosition::Run{run_length}, false,
             [&](Vec<A> g, Vec<A> v) NK_LAMBDA { return g * silu_slope_of(k.z(v)); }, dy + begin + i, x + begin + i);
@@ -172,7 +167,7 @@ struct PlanesBackward {
                      Sums* of_plane) const {
     const auto next_term = [&](int64_t i) NK_LAMBDA {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab + i * slab_step);
-      const Channel k = channel(stats, c);
+      const ChannelOfPlanes<A> k = channel(stats, c);
       c = c + 1 < args.shape.n_channels ? c + 1 : 0;
       return Term<kRelu, G>{*this, g, k, splat(stats.rstd)};
     };
@@ -233,11 +228,13 @@ struct PlanesBackward {
   template <class G>
   void dx_of_runs(const Gradient<G>& g, const Runs& runs, const SlabStats<A>& stats, Sums mean, int64_t first_channel) const {
     const auto kept = positions.of(runs);
-    for (int64_t k = 0; k < runs.count; ++k) {
-      const int64_t r = planes.turn(k, runs.count, 2 * sizeof(T));
-      const Ahead ahead = {planes.ahead(k, runs, 2 * sizeof(T)), next_slabs};
-      dx_of_run(g, runs.begin + r * runs.stride, ahead, runs.length, kept.run(r), stats, mean,
-                first_channel + (runs.first + r) * planes.channel_step());
+    const int64_t c = first_channel + runs.first * planes.channel_step(), step = planes.channel_step();
+    ChannelOfDx k = channel_of_dx(stats, mean, c);
+    for (int64_t i = 0; i < runs.count; ++i) {
+      const int64_t r = planes.turn(i, runs.count, 2 * sizeof(T));
+      const Ahead ahead = {planes.ahead(i, runs, 2 * sizeof(T)), next_slabs};
+      if (step != 0) change_channel(k, stats, c + r * step);
+      dx_of_run(g, runs.begin + r * runs.stride, ahead, runs.length, kept.run(r), k);
     }
   }
 
@@ -265,32 +262,43 @@ struct PlanesBackward {
     }
   }
 
+  // What dx is found by, in one channel.
+  struct ChannelOfDx {
+    ChannelOfPlanes<A> k;
+    Vec<A> of_dy, of_d, rest;
+    NK_MEMBER Vec<A> dx(Vec<A> dy, Vec<A> d) const { return fma(d, of_d, fma(dy, of_dy, rest)); }
+  };
+  NK_MEMBER ChannelOfDx channel_of_dx(const SlabStats<A>& stats, Sums mean, int64_t c) const {
+    const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
+    const ChannelOfPlanes<A> k = channel(stats, c);
+    return {k, args.constant_stats ? k.scale : splat(terms.of_dy), splat(terms.of_d), splat(terms.rest)};
+  }
+  // To another one of the same slab.
+  NK_MEMBER void change_channel(ChannelOfDx& of, const SlabStats<A>& stats, int64_t c) const {
+    of.k.change(stats, weight(c), b.values()[c * b.step()]);
+    of.of_dy = args.constant_stats ? of.k.scale : splat(A(double(weight(c)) * double(stats.rstd)));
+  }
+
   template <class G, class Kept>
   NK_MEMBER void dx_of_run(const Gradient<G>& g, int64_t begin, Ahead ahead, int64_t length, const Kept& kept,
-                           const SlabStats<A>& stats, Sums mean, int64_t c) const {
+                           const ChannelOfDx& of) const {
     const G* const from = g.at(begin);
+    const ChannelOfPlanes<A>& k = of.k;
     if (args.constant_stats) {  // nothing times x: it may be infinite
-      const Vec<A> scale = splat(A(weight(c) * stats.rstd));
       if (!activated.is_relu()) {
-        map_run<T>(dx + begin, ahead, length, kept, past, [&](Vec<A> dy) NK_LAMBDA { return dy * scale; }, from);
+        map_run<T>(dx + begin, ahead, length, kept, past, [&](Vec<A> dy) NK_LAMBDA { return dy * of.of_dy; }, from);
       } else {
-        const Channel k = channel(stats, c);
         map_run<T>(
             dx + begin, ahead, length, kept, past,
-            [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return where_above_zero(k.z(v), dy) * scale; }, from, x + begin);
+            [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return where_above_zero(k.z(v), dy) * of.of_dy; }, from, x + begin);
       }
-      return;
-    }
-    const GradientTerms<A> terms = gradient_terms(stats, double(weight(c)), one_channel, mean);
-    const Vec<A> of_dy = splat(terms.of_dy), of_d = splat(terms.of_d), rest = splat(terms.rest);
-    const Channel k = channel(stats, c);
-    if (!activated.is_relu()) {
-      const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return fma((v - k.m0) - k.dm, of_d, fma(dy, of_dy, rest)); };
+    } else if (!activated.is_relu()) {
+      const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA { return of.dx(dy, (v - k.m0) - k.dm); };
       map_run<T>(dx + begin, ahead, length, kept, past, dx_at, from, x + begin);
     } else {
       const auto dx_at = [&](Vec<A> dy, Vec<A> v) NK_LAMBDA {
         const Vec<A> d = (v - k.m0) - k.dm;
-        return fma(d, of_d, fma(where_above_zero(fma(d, k.scale, k.bias), dy), of_dy, rest));
+        return of.dx(where_above_zero(fma(d, k.scale, k.bias), dy), d);
       };
       map_run<T>(dx + begin, ahead, length, kept, past, dx_at, from, x + begin);
     }
@@ -354,7 +362,7 @@ struct PlanesBackward {
       if (!within_range_backward(stats)) {
         slab_exactly(i);
       } else if (dx != nullptr) {
-        dx_of_run(g, i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, stats, means(i, c), c);
+        dx_of_run(g, i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, channel_of_dx(stats, means(i, c), c));
       }
     }
   }

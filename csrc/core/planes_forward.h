@@ -83,29 +83,25 @@ struct PlanesForward {
     return exact(slab).template rounded<A>();
   }
 
+  NK_MEMBER ChannelOfPlanes<A> channel(const SlabStats<A>& stats, int64_t c) const {
+    return {stats, w.values()[c * w.step()], b.values()[c * b.step()]};
+  }
+
   template <class Kept>
-  NK_MEMBER void normalize_run(int64_t begin, Ahead ahead, int64_t length, const Kept& kept, const SlabStats<A>& stats,
-                               int64_t c) const {
-    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
-    const Vec<A> scale = splat(A(stats.rstd * w.values()[c * w.step()])), bias = splat(b.values()[c * b.step()]);
+  NK_MEMBER void normalize_run(int64_t begin, Ahead ahead, int64_t length, const Kept& kept,
+                               const ChannelOfPlanes<A>& k) const {
     if (residual != nullptr) {
       const Vec<A> least = splat(least_of<A>(args.activation));
       map_run<T>(
           y + begin, ahead, length, kept, past,
-          [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(fma((v - m0) - dm, scale, bias), r, least); }, x + begin,
-          residual + begin);
+          [&](Vec<A> v, Vec<A> r) NK_LAMBDA { return add_above(k.z(v), r, least); }, x + begin, residual + begin);
     } else if (args.activation == Activation::kNone) {
-      map_run<T>(
-          y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); }, x + begin);
+      map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return k.z(v); }, x + begin);
     } else if (activated.is_relu()) {
-      map_run<T>(
-          y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return above_zero(fma((v - m0) - dm, scale, bias)); },
-          x + begin);
+      map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return above_zero(k.z(v)); }, x + begin);
     } else if constexpr (Activated<A>::kSiluAtOnce) {
       constexpr bool kRough = sizeof(T) < sizeof(A);
-      map_run<T>(
-          y + begin, ahead, length, kept, past,
-          [&](Vec<A> v) NK_LAMBDA { return silu_of<kRough>(fma((v - m0) - dm, scale, bias)); }, x + begin);
+      map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return silu_of<kRough>(k.z(v)); }, x + begin);
     }
   }
 
@@ -113,15 +109,12 @@ struct PlanesForward {
   template <class Kept>
   void curve_runs(int64_t begin, int64_t length, int64_t run_length, const Kept& kept, const SlabStats<A>& stats, int64_t c,
                   int64_t step) const {
-    const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm);
-    const auto channel = [&](int64_t run) NK_LAMBDA {
-      const int64_t at = c + run * step;
-      const Vec<A> scale = splat(A(stats.rstd * w.values()[at * w.step()])), bias = splat(b.values()[at * b.step()]);
-      return [=](Vec<A> v) NK_LAMBDA { return fma((v - m0) - dm, scale, bias); };
+    const auto channel_of = [&](int64_t run) NK_LAMBDA {
+      return [k = channel(stats, c + run * step)](Vec<A> v) NK_LAMBDA { return k.z(v); };
     };
     const bool in_lines = past && whole_lines(y + begin, length);
     map_by_pieces<A>(
-        x + begin, x_end, length, run_length, channel, [&](A* z, int64_t n) { activated.values(z, n); },
+        x + begin, x_end, length, run_length, channel_of, [&](A* z, int64_t n) { activated.values(z, n); },
         [&](int64_t at, Vec<A> v, auto, auto store_at) NK_LAMBDA {
           in_lines ? put(y + begin + at, kept.keep(v, at), Past<true>()) : store_at(y + begin + at, kept.keep(v, at));
         });
@@ -138,11 +131,16 @@ struct PlanesForward {
       }
       return;
     }
-    for (int64_t k = 0; k < runs.count; ++k) {
-      const int64_t r = planes.turn(k, runs.count, sizeof(T));
-      normalize_run(runs.begin + r * runs.stride, {planes.ahead(k, runs, sizeof(T)), next_slabs}, runs.length, kept.run(r), stats,
-                    c + r * step);
-    }
+    const ChannelOfPlanes<A> first = channel(stats, c);
+    const auto each_run = [&](const auto& channel_of) NK_LAMBDA {
+      for (int64_t i = 0; i < runs.count; ++i) {
+        const int64_t r = planes.turn(i, runs.count, sizeof(T));
+        const Ahead ahead = {planes.ahead(i, runs, sizeof(T)), next_slabs};
+        normalize_run(runs.begin + r * runs.stride, ahead, runs.length, kept.run(r), channel_of(r));
+      }
+    };
+    step == 0 ? each_run([&](int64_t) NK_LAMBDA { return first; })
+              : each_run([&](int64_t r) NK_LAMBDA { return channel(stats, c + r * step); });
   }
 
   // A slab of planes shorter than a vector, as one run.
@@ -199,7 +197,7 @@ struct PlanesForward {
       } else if (in_pieces) {
         curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
       } else {
-        normalize_run(i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, stats, c);
+        normalize_run(i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, channel(stats, c));
       }
     }
   }
