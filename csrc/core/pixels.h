@@ -93,16 +93,25 @@ class EveryRow {
   int64_t count_;
 };
 
-// An array of one value a column, filled with one a channel, of(channel, its slab in the image), and padded to whole
-// vectors.
-template <class A, class Of>
-NK_INLINE void fill_columns(const Pixels& pixels, A* to, const Of& of) {
-  const int64_t channels = pixels.shape.n_channels;
-  for (int64_t s = 0; s < pixels.slabs; ++s) {
-    for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) to[c] = of(c, s);
+// One value for all channels of a slab of an image.
+template <class A>
+NK_INLINE void fill_slab(const Pixels& pixels, int64_t s, A* to, A value) {
+  if (pixels.group == 1) {
+    to[s] = value;
+    return;
   }
-  for (int64_t j = channels; j < pixels.n_cols; ++j) to[j] = to[j - channels];
-  for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = A(0);
+  for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) to[c] = value;
+}
+
+// Arrays of one value a column that hold those of the channels: again for all columns, and padded to whole vectors.
+template <class... A>
+NK_INLINE void complete_columns(const Pixels& pixels, A*... arrays) {
+  const int64_t channels = pixels.shape.n_channels;
+  const auto complete = [&](auto* to) {
+    for (int64_t j = channels; j < pixels.n_cols; ++j) to[j] = to[j - channels];
+    for (int64_t j = pixels.n_cols; j < pixels.padded(); ++j) to[j] = 0;
+  };
+  (complete(arrays), ...);
 }
 
 template <class A>

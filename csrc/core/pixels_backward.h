@@ -131,18 +131,17 @@ struct PixelsBackward {
 
   void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
     const int64_t group = pixels.group;
-    const Memory<GradientTerms<A>> memory(args.shape.n_channels);
-    GradientTerms<A>* const terms = memory.data();
     for (int64_t s = 0; s < pixels.slabs; ++s) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s));
       const Sums mean = means(of_channel, s);
       for (int64_t c = s * group; c < (s + 1) * group; ++c) {
-        terms[c] = gradient_terms(stats, weight(c), one_channel, mean);
+        const GradientTerms<A> terms = gradient_terms(stats, weight(c), one_channel, mean);
+        k.of_dy[c] = terms.of_dy;
+        k.of_d[c] = terms.of_d;
+        k.rest[c] = terms.rest;
       }
     }
-    fill_columns(pixels, k.of_dy, [&](int64_t c, int64_t) { return terms[c].of_dy; });
-    fill_columns(pixels, k.of_d, [&](int64_t c, int64_t) { return terms[c].of_d; });
-    fill_columns(pixels, k.rest, [&](int64_t c, int64_t) { return terms[c].rest; });
+    complete_columns(pixels, k.of_dy, k.of_d, k.rest);
   }
 
   template <bool kRelu, class G>
@@ -248,12 +247,19 @@ struct PixelsBackward {
     const Memory<A> memory(Columns::kCount * pixels.padded());
     const Columns k(memory.data(), pixels.padded());
     const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
-    fill_columns(pixels, k.m0, [&](int64_t, int64_t s) { return stats(s).m0; });
-    fill_columns(pixels, k.dm, [&](int64_t, int64_t s) { return stats(s).dm; });
-    fill_columns(pixels, k.rstd, [&](int64_t, int64_t s) { return stats(s).rstd; });
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      const SlabStats<A> of_slab = stats(s);
+      fill_slab(pixels, s, k.m0, of_slab.m0);
+      fill_slab(pixels, s, k.dm, of_slab.dm);
+      fill_slab(pixels, s, k.rstd, of_slab.rstd);
+    }
+    complete_columns(pixels, k.m0, k.dm, k.rstd);
     if (args.activation != Activation::kNone) {
-      fill_columns(pixels, k.scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
-      fill_columns(pixels, k.bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
+      for (int64_t c = 0; c < args.shape.n_channels; ++c) {
+        k.scale[c] = k.rstd[c] * w.values()[c * w.step()];
+        k.bias[c] = b.values()[c * b.step()];
+      }
+      complete_columns(pixels, k.scale, k.bias);
     }
     if (activated.is_curve()) {
       // The curve is taken once: what comes of it waits in dx, or in memory of its own.

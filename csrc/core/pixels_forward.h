@@ -71,16 +71,25 @@ struct PixelsForward {
   bool finish(int64_t image, const Sums* of_channel, A* shift, bool last_time) const {
     const int64_t group = pixels.group;
     bool all_good = true;
-    for (int64_t s = 0; s < pixels.slabs; ++s) {
-      Sums sums;
-      for (int64_t c = s * group; c < (s + 1) * group; ++c) sums.add(of_channel[c]);
-      const int64_t slab = pixels.slab_of(image, s);
-      SlabStats<A> stats;
-      const bool good = finish_stats(per_n, shift[s], sums, args.eps, stats);
-      if (!good && last_time) stats = exact(image, s).template rounded<A>();
-      if (!good && !last_time) shift[s] = stats.m0;
-      put_slab_stats(args.stats, slab, stats);
-      all_good = all_good && good;
+    for (int64_t first = 0; first < pixels.slabs; first += kBatch) {
+      const int64_t n = pixels.slabs - first < kBatch ? pixels.slabs - first : kBatch;
+      SlabSums<A> batch;
+      for (int64_t i = 0; i < n; ++i) {
+        Sums sums;
+        for (int64_t c = (first + i) * group; c < (first + i + 1) * group; ++c) sums.add(of_channel[c]);
+        batch.shift[i] = shift[first + i];
+        batch.put(i, sums.s1, sums.s2);
+      }
+      const FinishedStats<A> finished(per_n, batch, args.eps);
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t s = first + i;
+        SlabStats<A> stats = finished.at(i);
+        const bool good = finished.serve(i);
+        if (!good && last_time) stats = exact(image, s).template rounded<A>();
+        if (!good && !last_time) shift[s] = stats.m0;
+        put_slab_stats(args.stats, pixels.slab_of(image, s), stats);
+        all_good = all_good && good;
+      }
     }
     return all_good;
   }
@@ -104,7 +113,8 @@ struct PixelsForward {
     const Memory<Sums> sums(channels);
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
-      fill_columns(pixels, of_column, [&](int64_t, int64_t s) { return of_slab[s]; });
+      for (int64_t s = 0; s < pixels.slabs; ++s) fill_slab(pixels, s, of_column, of_slab[s]);
+      complete_columns(pixels, of_column);
       sum_channels<A>(pixels, rows, Term{x, of_column}, parallel_for, sums.data(), [](const Pixels::Part&) {});
       if (finish(image, sums.data(), of_slab, time == 1)) return;
     }
@@ -163,10 +173,16 @@ struct PixelsForward {
     const Memory<A> memory(4 * padded);
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
     const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
-    fill_columns(pixels, m0, [&](int64_t, int64_t s) { return stats(s).m0; });
-    fill_columns(pixels, dm, [&](int64_t, int64_t s) { return stats(s).dm; });
-    fill_columns(pixels, scale, [&](int64_t c, int64_t s) { return A(stats(s).rstd * w.values()[c * w.step()]); });
-    fill_columns(pixels, bias, [&](int64_t c, int64_t) { return b.values()[c * b.step()]; });
+    for (int64_t s = 0; s < pixels.slabs; ++s) {
+      const SlabStats<A> of_slab = stats(s);
+      fill_slab(pixels, s, m0, of_slab.m0);
+      fill_slab(pixels, s, dm, of_slab.dm);
+      for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) {
+        scale[c] = of_slab.rstd * w.values()[c * w.step()];
+        bias[c] = b.values()[c * b.step()];
+      }
+    }
+    complete_columns(pixels, m0, dm, scale, bias);
     const Columns k{m0, dm, scale, bias};
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = last - 1; i >= first; --i) {
