@@ -89,7 +89,8 @@ struct NormalDistribution {
   NK_MEMBER Vec<A> times_z() const {
     const Vec<A> none = zeros<A>(), finite = where_greater(none, z, least, -least);
     const Vec<A> high = where_greater(none, z, tail.high, above.high), low = where_greater(none, z, tail.low, above.low);
-    return fma(z, high, finite * low) * scale_of(z, splat(kEnd), splat(ScaledExp<A>::kBack));
+    const Vec<A> product = fma(z, high, finite * low) * scale_of(z, splat(kEnd), splat(ScaledExp<A>::kBack));
+    return where_greater(none, least, product, z);  // 0 keeps its sign
   }
   // P(z) + z * P'(z)
   NK_MEMBER Vec<A> slope_of_times_z() const {

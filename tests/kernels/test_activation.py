@@ -150,6 +150,20 @@ def test_the_activations_themselves(activation: composite.Activation, dtype: tor
     check_within(activation, got, exact, UNITS[activation, dtype] * tolerances.ulp(exact, dtype) + lost)
 
 
+@dtypes
+@layouts
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_activations_keep_the_sign_of_zero(
+    activation: composite.Activation, channels_last: bool, dtype: torch.dtype
+) -> None:
+    z = torch.tensor([0.0, -0.0]).repeat(20).view(1, 2, 4, 5).to(dtype)
+    zero, one = torch.zeros(2), torch.ones(2)
+    x = in_channels_last(z) if channels_last else z
+    y = F.batch_norm(x, zero, one, None, None, eps=0.0, activation=activation)
+    assert bool((y == 0).all())
+    assert torch.equal(torch.signbit(y), torch.signbit(z))
+
+
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 def test_activations_of_infinity(activation: composite.Activation) -> None:
     """As torch's: infinity stays, minus infinity times 0 is no number."""
