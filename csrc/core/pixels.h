@@ -93,14 +93,19 @@ class EveryRow {
   int64_t count_;
 };
 
-// One value for all channels of a slab of an image.
+// visit(its first channel, how many it has, slab) for the slabs of an image; where they are of one channel the loops that visit()
+// has over a slab's are none.
+template <class Visit>
+NK_INLINE void each_slab(const Pixels& pixels, const Visit& visit) {
+  const auto all = [&](int64_t group) NK_LAMBDA {
+    for (int64_t s = 0; s < pixels.slabs; ++s) visit(s * group, group, s);
+  };
+  pixels.group == 1 ? all(1) : all(pixels.group);
+}
+
 template <class A>
-NK_INLINE void fill_slab(const Pixels& pixels, int64_t s, A* to, A value) {
-  if (pixels.group == 1) {
-    to[s] = value;
-    return;
-  }
-  for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) to[c] = value;
+NK_INLINE void fill(A* to, int64_t n, A value) {
+  for (int64_t i = 0; i < n; ++i) to[i] = value;
 }
 
 // Arrays of one value a column that hold those of the channels: again for all columns, and padded to whole vectors.

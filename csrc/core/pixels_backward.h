@@ -130,17 +130,16 @@ struct PixelsBackward {
   }
 
   void fill_terms(int64_t image, const Sums* of_channel, const Columns& k) const {
-    const int64_t group = pixels.group;
-    for (int64_t s = 0; s < pixels.slabs; ++s) {
+    each_slab(pixels, [&](int64_t first, int64_t n, int64_t s) NK_LAMBDA {
       const SlabStats<A> stats = slab_stats<A>(args.stats, pixels.slab_of(image, s));
       const Sums mean = means(of_channel, s);
-      for (int64_t c = s * group; c < (s + 1) * group; ++c) {
+      for (int64_t c = first; c < first + n; ++c) {
         const GradientTerms<A> terms = gradient_terms(stats, weight(c), one_channel, mean);
         k.of_dy[c] = terms.of_dy;
         k.of_d[c] = terms.of_d;
         k.rest[c] = terms.rest;
       }
-    }
+    });
     complete_columns(pixels, k.of_dy, k.of_d, k.rest);
   }
 
@@ -247,12 +246,12 @@ struct PixelsBackward {
     const Memory<A> memory(Columns::kCount * pixels.padded());
     const Columns k(memory.data(), pixels.padded());
     const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
-    for (int64_t s = 0; s < pixels.slabs; ++s) {
+    each_slab(pixels, [&](int64_t c, int64_t n, int64_t s) NK_LAMBDA {
       const SlabStats<A> of_slab = stats(s);
-      fill_slab(pixels, s, k.m0, of_slab.m0);
-      fill_slab(pixels, s, k.dm, of_slab.dm);
-      fill_slab(pixels, s, k.rstd, of_slab.rstd);
-    }
+      fill(k.m0 + c, n, of_slab.m0);
+      fill(k.dm + c, n, of_slab.dm);
+      fill(k.rstd + c, n, of_slab.rstd);
+    });
     complete_columns(pixels, k.m0, k.dm, k.rstd);
     if (args.activation != Activation::kNone) {
       for (int64_t c = 0; c < args.shape.n_channels; ++c) {

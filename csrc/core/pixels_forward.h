@@ -113,7 +113,7 @@ struct PixelsForward {
     const Memory<Sums> sums(channels);
     sample_means(x, of_slab);
     for (int time = 0; time < 2; ++time) {
-      for (int64_t s = 0; s < pixels.slabs; ++s) fill_slab(pixels, s, of_column, of_slab[s]);
+      each_slab(pixels, [&](int64_t c, int64_t n, int64_t s) NK_LAMBDA { fill(of_column + c, n, of_slab[s]); });
       complete_columns(pixels, of_column);
       sum_channels<A>(pixels, rows, Term{x, of_column}, parallel_for, sums.data(), [](const Pixels::Part&) {});
       if (finish(image, sums.data(), of_slab, time == 1)) return;
@@ -173,15 +173,15 @@ struct PixelsForward {
     const Memory<A> memory(4 * padded);
     A *const m0 = memory.data(), *const dm = m0 + padded, *const scale = dm + padded, *const bias = scale + padded;
     const auto stats = [&](int64_t s) { return slab_stats<A>(args.stats, pixels.slab_of(image, s)); };
-    for (int64_t s = 0; s < pixels.slabs; ++s) {
+    each_slab(pixels, [&](int64_t first, int64_t n, int64_t s) NK_LAMBDA {
       const SlabStats<A> of_slab = stats(s);
-      fill_slab(pixels, s, m0, of_slab.m0);
-      fill_slab(pixels, s, dm, of_slab.dm);
-      for (int64_t c = s * pixels.group; c < (s + 1) * pixels.group; ++c) {
+      fill(m0 + first, n, of_slab.m0);
+      fill(dm + first, n, of_slab.dm);
+      for (int64_t c = first; c < first + n; ++c) {
         scale[c] = of_slab.rstd * w.values()[c * w.step()];
         bias[c] = b.values()[c * b.step()];
       }
-    }
+    });
     complete_columns(pixels, m0, dm, scale, bias);
     const Columns k{m0, dm, scale, bias};
     for_range(parallel_for, 0, pixels.parts(), 1, [&](int64_t first, int64_t last) {
