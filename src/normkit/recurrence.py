@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
-from normkit.kernels import gru, products, recurrent, rows
+from normkit.kernels import choose, gru, products, recurrent, rows
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -58,7 +58,11 @@ class RowNorm:
         """As ``sequence`` of an x that nobody else reads, for the kernels: in its place where that can be."""
         used = (x, self.weight, self.bias)
         differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in used)
-        if differentiable or len(self.stretches) > 1:
+        if (
+            differentiable
+            or len(self.stretches) > 1
+            or not choose.accepts_row_norm(x, self.stretches, self.weight, self.bias, self.eps)
+        ):
             return self.at(x, 0)
         norm: Literal["rms_norm", "layer_norm"] = "rms_norm" if self.kind == "rms" else "layer_norm"
         return rows.write(norm, x, self.stretches, self.weight, self.bias, self.eps, out=x)

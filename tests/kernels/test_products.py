@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import normkit.nn as nk
+import tolerances
+from normkit.errors import ArgumentError, DtypeError
 from normkit.kernels import choose, products
 
 U = 2.0**-24
@@ -26,7 +28,9 @@ pytestmark = pytest.mark.skipif(
 def as_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever processor this is, and however few numbers."""
     monkeypatch.setattr(products, "MKL_LEAVES_AVX512", True)
-    monkeypatch.setattr(products, "LEAST_PRODUCTS", 1)
+    for least in ("LEAST_PRODUCTS", "LEAST_ROWS", "LEAST_VALUES"):
+        monkeypatch.setattr(products, least, 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 @pytest.fixture
@@ -123,15 +127,17 @@ def assert_torch_s_own(x: Tensor, w: Tensor, b: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("no_convolution")
-@pytest.mark.parametrize("why", ["double", "half", "few", "other processor", "batched"])
+@pytest.mark.parametrize(
+    "why", ["double", "half", "PRODUCTS", "ROWS", "VALUES", "other processor", "batched", "one thread"]
+)
 def test_what_is_left_to_torch(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, b = (t.detach() for t in leaves(50, 16, 64))
     if why in ("double", "half"):
         x, w, b = (t.to(getattr(torch, why)) for t in (x, w, b))
-    elif why == "few":
-        monkeypatch.setattr(products, "LEAST_PRODUCTS", x.shape[0] * w.numel() + 1)
-    elif why == "other processor":
-        monkeypatch.setattr(products, "MKL_LEAVES_AVX512", False)
+    elif why.isupper():
+        monkeypatch.setattr(products, f"LEAST_{why}", x.shape[0] * w.numel() + 1)
+    elif why == "one thread":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     else:
         x = x[None]
     assert_torch_s_own(x, w, b)
@@ -151,6 +157,37 @@ def test_the_user_s_settings_of_onednn_hold() -> None:
         assert_torch_s_own(x, w, b)
     finally:
         torch.backends.mkldnn.conv.fp32_precision = before  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("no_convolution")
+def test_other_devices_are_not_asked() -> None:
+    x, w, b = (t.detach().to("meta") for t in leaves(50, 16, 64))
+    assert products.linear(x, w, b).shape == (50, 64)
+
+
+@pytest.mark.usefixtures("no_convolution")
+def test_a_graph_holds_a_linear_map() -> None:
+    x, w, b = (t.detach() for t in leaves(50, 16, 64))
+    compiled = torch.compile(products.linear, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, w, b), F.linear(x, w, b), rtol=0, atol=0)
+
+
+def test_a_bias_has_an_exact_gradient() -> None:
+    """oneDNN's own is a chain of as many additions as there are rows."""
+    x, w, b = leaves(100_000, 2, 4)
+    dy = torch.rand(100_000, 4, generator=torch.Generator().manual_seed(1))
+    (db,) = torch.autograd.grad(products.linear(x, w, b), b, dy)
+    right = dy.double().sum(0)
+    assert bool(((db.double() - right).abs() <= tolerances.SUM_UNITS * U * right).all())
+
+
+@pytest.mark.parametrize("least", [1, 1 << 60])
+def test_autocast_in_the_backward_changes_no_gradient(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "LEAST_PRODUCTS", least)
+    a = leaves(50, 16, 50)[0].detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = products.sum_of_outer_products(a, a)
+    assert torch.equal(found, products.sum_of_outer_products(a, a))
 
 
 @pytest.mark.usefixtures("no_convolution")
@@ -214,3 +251,34 @@ def test_norms_of_inputs_are_written_in_place_only_where_nobody_looks() -> None:
         (g,) = torch.autograd.grad(z.sum(), [layer.get_parameter("norm_weight_ih_l0")])
         assert g.isfinite().all()
         assert bool((g != 0).any())
+
+
+class _Expanded(torch.nn.Module):
+    def forward(self, gain: Tensor) -> Tensor:
+        return gain.expand(32)
+
+
+def test_a_norm_whose_parameter_is_a_view_is_not_read_as_if_it_were_not() -> None:
+    torch.manual_seed(0)
+    layer, x, table = nk.LayerNormLSTM(8, 8), torch.randn(5, 3, 8), torch.randn(32, 3)
+    for weight in (table[:, 1], torch.tensor(1.5).expand(32), torch._neg_view(table[:, 0].contiguous())):
+        with torch.no_grad():
+            found = torch.func.functional_call(layer, {"norm_weight_ih_l0": weight}, (x,))[0]
+            plain = weight.clone(memory_format=torch.contiguous_format).resolve_neg()
+            right = torch.func.functional_call(layer, {"norm_weight_ih_l0": plain}, (x,))[0]
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
+    layer.norm_weight_ih_l0 = torch.nn.Parameter(torch.tensor(2.0))
+    torch.nn.utils.parametrize.register_parametrization(layer, "norm_weight_ih_l0", _Expanded(), unsafe=True)
+    with torch.no_grad():
+        found = layer(x)[0]
+    torch.testing.assert_close(found, layer(x)[0].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_of_another_dtype_or_a_wrong_eps_is_an_error_without_gradients_too() -> None:
+    layer, x = nk.LayerNormLSTM(8, 8), torch.randn(5, 3, 8)
+    with torch.no_grad():
+        with pytest.raises(DtypeError, match="weight"):
+            torch.func.functional_call(layer, {"norm_weight_ih_l0": torch.ones(32, dtype=torch.float64)}, (x,))
+        layer.eps = -1.0
+        with pytest.raises(ArgumentError, match="eps"):
+            layer(x)

@@ -162,3 +162,30 @@ def test_in_training_a_sequence_depends_on_its_batch_and_in_evaluation_it_does_n
     assert (flat(layer(x))[0][:, :2] - flat(layer(x[:, :2]))[0]).abs().max() > 1e-3
     layer.eval()
     torch.testing.assert_close(flat(layer(x))[0][:, :2], flat(layer(x[:, :2]))[0])
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2, H), torch.ones(20, H, dtype=torch.int64)], ids=["shape", "dtype"])
+def test_statistics_that_cannot_be_written_leave_the_others_as_they_were(wrong: Tensor) -> None:
+    layer = nn.BatchNormLSTM(I, H, norm="input", max_steps=20)
+    layer.statistics_ih_l0.running_var = wrong
+    before = layer.statistics_ih_l0.running_mean.clone()
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(T, N, I))
+    assert torch.equal(layer.statistics_ih_l0.running_mean, before)
+
+
+def test_an_ensemble_trains_in_one_vmap() -> None:
+    """Each member by its own statistics, which are given back; without a warning of what vmap does one by one."""
+    torch.manual_seed(0)
+    layers = [nn.BatchNormLSTM(I, H, max_steps=T - 1) for _ in range(3)]
+    x = torch.randn(T, N, I)
+    parameters, buffers = torch.func.stack_module_state(layers)  # type: ignore[arg-type]
+    base = nn.BatchNormLSTM(I, H, max_steps=T - 1, device="meta")
+
+    def member(p: dict[str, Tensor], s: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, _ = torch.func.functional_call(base, (p, s), (x,))
+        return y, s
+
+    y, _ = torch.func.vmap(member)(parameters, buffers)
+    for found, layer in zip(y, layers, strict=True):
+        torch.testing.assert_close(found, layer(x)[0])

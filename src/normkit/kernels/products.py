@@ -12,44 +12,56 @@ from torch.nn import functional as F
 
 from normkit.kernels import choose, cpu
 
-# Fewer multiplications than this take no longer than what a convolution does before it begins.
-LEAST_PRODUCTS = 1 << 23
 MKL_LEAVES_AVX512: bool = (
     cpu.LIBRARY is not None
     and cpu.LIBRARY.is_amd_with_avx512()
     and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 )
+# Fewer multiplications than this take no longer than what a convolution does before it begins; with fewer rows oneDNN
+# spends more on laying out the matrix than it gains; and smaller images than this torch keeps from it.
+LEAST_PRODUCTS = 1 << 23
+LEAST_ROWS = 256
+LEAST_VALUES = 20481
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` of x [R, K] and w [N, K]."""
-    if (
-        x.dim() != 2
-        or not _is_faster_as_convolution(x, w, x.shape[0] * w.numel())
-        or choose.path_of(x, w, b) != "kernel"
-    ):
+    if torch.compiler.is_compiling() or x.dim() != 2:
         return F.linear(x, w, b)
-    y = F.conv2d(_as_image(x), _as_kernel(w), b)
-    return y.permute(0, 2, 3, 1).reshape(x.shape[0], w.shape[0])
+    if not _is_faster_as_convolution(x, w, x.numel() * w.shape[0]) or choose.path_of(x, w, b) != "kernel":
+        return F.linear(x, w, b)
+    y = F.conv2d(_as_image(x), w[:, :, None, None]).permute(0, 2, 3, 1).reshape(x.shape[0], w.shape[0])
+    if b is None:
+        return y
+    # Added here, for oneDNN would add up its gradient in one long chain.
+    return y + b if torch.is_grad_enabled() else y.add_(b)
 
 
 def sum_of_outer_products(a: Tensor, b: Tensor) -> Tensor:
-    """aᵀ b of a [R, N] and b [R, K]: the gradient of a weight, outside autograd."""
-    if not _is_faster_as_convolution(a, b, a.numel() * b.shape[1]):
-        return a.T @ b
-    w = a.new_empty(a.shape[1], b.shape[1], 1, 1)  # of its shape alone anything is asked
-    found: Tensor = torch.ops.aten.convolution_backward(
-        _as_image(a), _as_image(b), w, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (False, True, False)
-    )[1]
-    return found.view(w.shape[:2])
+    """aᵀ b of a [R, N] and b [R, K], in their dtype: the gradient of a weight, outside autograd."""
+    if _is_faster_as_convolution(b, a, b.numel() * a.shape[1]):
+        w = a.new_empty(a.shape[1], b.shape[1], 1, 1)  # of its shape alone anything is asked
+        found: Tensor = torch.ops.aten.convolution_backward(
+            _as_image(a), _as_image(b), w, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (False, True, False)
+        )[1]
+        return found.view(w.shape[:2])
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return a.T @ b
+    return a.T @ b
 
 
-def _is_faster_as_convolution(a: Tensor, b: Tensor, n_products: int) -> bool:
+def _is_faster_as_convolution(x: Tensor, other: Tensor, n_products: int) -> bool:
+    """Whether a product of the rows of x is, of so many numbers."""
     return (
         n_products >= LEAST_PRODUCTS
-        and a.dtype == b.dtype == torch.float32
         and MKL_LEAVES_AVX512
+        and x.shape[0] >= LEAST_ROWS
+        and x.numel() >= LEAST_VALUES
+        and x.is_cpu
+        and x.dtype == other.dtype == torch.float32
+        and torch.get_num_threads() > 1  # by one torch asks MKL also for convolutions
         and onednn_is_on_and_exact()
     )
 
@@ -63,7 +75,3 @@ def onednn_is_on_and_exact() -> bool:
 def _as_image(rows: Tensor) -> Tensor:
     """[R, K] as [1, K, R, 1], where the channels of a pixel lie beside one another."""
     return rows.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
-
-
-def _as_kernel(w: Tensor) -> Tensor:
-    return w[:, :, None, None]

@@ -162,7 +162,7 @@ def of_parameters(
 def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:
     """The sum over all rows of dz times the state before their step."""
     first = sizes[0]
-    dw = dz[:first].T @ h0
+    dw = products.sum_of_outer_products(dz[:first], h0)
     if len(sizes) == 1:
         return dw
     if sizes[-1] == first:

@@ -89,19 +89,23 @@ class StepStatistics(torch.nn.Module):
             return
         mean, var = self._written()
         shared: list[Batch] = []
+        changes: list[tuple[Tensor, Tensor]] = []  # all found before the first is written
+
+        def change(rows: slice | int, of_mean: Tensor, of_var: Tensor) -> None:
+            for running, batch in ((mean[rows], of_mean), (var[rows], of_var)):
+                changes.append((running, torch.lerp(running, batch.to(running.dtype), self.momentum)))
+
         for batch in batches:
             steps = batch.mean.shape[0]
             own = max(0, min(self.max_steps - 1 - batch.first_step, steps))
             if own:
-                rows = slice(batch.first_step, batch.first_step + own)
-                mean[rows].lerp_(batch.mean[:own].to(mean.dtype), self.momentum)
-                var[rows].lerp_(batch.var[:own].to(var.dtype), self.momentum)
+                change(slice(batch.first_step, batch.first_step + own), batch.mean[:own], batch.var[:own])
             if own < steps:
                 shared.append(batch._replace(mean=batch.mean[own:], var=batch.var[own:]))
         if shared:
-            pooled_mean, pooled_var = _pool(shared)
-            mean[-1].lerp_(pooled_mean.to(mean.dtype), self.momentum)
-            var[-1].lerp_(pooled_var.to(var.dtype), self.momentum)
+            change(-1, *_pool(shared))
+        for running, value in changes:
+            running.copy_(value)
 
     def _written(self) -> tuple[Tensor, Tensor]:
         """What a batch is to be written into; as BatchNorm's under torch.func: statistics that the transform was given
