@@ -7,11 +7,13 @@ x·scale + shift.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from normkit._sequence_checks import under_autocast
 from normkit.moments import Moments, centre, mean_over, power_of_two_scale, scaled_eps, spread
 
 Activation = Literal["relu", "silu", "gelu"]
@@ -26,6 +28,11 @@ def under_functorch() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """autocast off for the device of x."""
+    return torch.autocast(x.device.type, enabled=False) if under_autocast(x) else nullcontext()
 
 
 def layer_norm(x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:

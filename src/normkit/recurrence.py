@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
-from normkit.kernels import choose, gru, products, recurrent, rows
+from normkit.kernels import choose, cpu, gru, products, recurrent, rows
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -45,6 +45,11 @@ class RowNorm:
     eps: float
     stretches: list[int]
 
+    @property
+    def norm(self) -> cpu.Norm:
+        """Its name among the kernels."""
+        return "rms_norm" if self.kind == "rms" else "layer_norm"
+
     def at(self, x: Tensor, step: int) -> Tensor:
         if len(self.stretches) == 1:
             return self._row(x)
@@ -64,8 +69,7 @@ class RowNorm:
             or not choose.accepts_row_norm(x, self.stretches, self.weight, self.bias, self.eps)
         ):
             return self.at(x, 0)
-        norm: Literal["rms_norm", "layer_norm"] = "rms_norm" if self.kind == "rms" else "layer_norm"
-        return rows.write(norm, x, self.stretches, self.weight, self.bias, self.eps, out=x)
+        return rows.write(self.norm, x, self.stretches, self.weight, self.bias, self.eps, out=x)
 
     def parts(self) -> list[RowNorm]:
         """The norm of each stretch."""
@@ -213,7 +217,7 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
     loop = recurrent.Loop(
         cell="lstm" if isinstance(cell, LSTM) else "gru" if isinstance(cell, GRU) else cell.nonlinearity,
         place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
-        norm="rms_norm" if of_rows and of_rows[0].kind == "rms" else "layer_norm",
+        norm=of_rows[0].norm if of_rows else "layer_norm",
         has_norm_c=c_norm is not None,
         eps=of_rows[0].eps if of_rows else 0.0,
         sizes=sizes,
@@ -256,9 +260,7 @@ def _inputs_merged(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int]) -> T
     norm = _row_norm(cell.norms.ih)
     if norm is None or norm.bias is None or cell.w.b_ih is None:
         return cell.inputs(x, sizes)
-    u = products.linear(x, cell.w.ih)
-    shifted = replace(norm, bias=norm.bias + cell.w.b_ih)
-    return shifted.consume(u)
+    return replace(norm, bias=norm.bias + cell.w.b_ih).consume(products.linear(x, cell.w.ih))
 
 
 def _row_norm(norm: Norm | None) -> RowNorm | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from normkit.composite import without_autocast
 from normkit.kernels import choose, cpu
 
 MKL_LEAVES_AVX512: bool = (
@@ -27,9 +28,12 @@ LEAST_VALUES = 20481
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` of x [R, K] and w [N, K]."""
-    if torch.compiler.is_compiling() or x.dim() != 2:
-        return F.linear(x, w, b)
-    if not _is_faster_as_convolution(x, w, x.numel() * w.shape[0]) or choose.path_of(x, w, b) != "kernel":
+    if (
+        torch.compiler.is_compiling()
+        or x.dim() != 2
+        or not _is_faster_as_convolution(x, w, x.numel() * w.shape[0])
+        or choose.path_of(x, w, b) != "kernel"
+    ):
         return F.linear(x, w, b)
     y = F.conv2d(_as_image(x), w[:, :, None, None]).permute(0, 2, 3, 1).reshape(x.shape[0], w.shape[0])
     if b is None:
@@ -46,10 +50,8 @@ def sum_of_outer_products(a: Tensor, b: Tensor) -> Tensor:
             _as_image(a), _as_image(b), w, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (False, True, False)
         )[1]
         return found.view(w.shape[:2])
-    if torch.is_autocast_enabled("cpu"):
-        with torch.autocast("cpu", enabled=False):
-            return a.T @ b
-    return a.T @ b
+    with without_autocast(a):
+        return a.T @ b
 
 
 def _is_faster_as_convolution(x: Tensor, other: Tensor, n_products: int) -> bool:
@@ -59,7 +61,6 @@ def _is_faster_as_convolution(x: Tensor, other: Tensor, n_products: int) -> bool
         and MKL_LEAVES_AVX512
         and x.shape[0] >= LEAST_ROWS
         and x.numel() >= LEAST_VALUES
-        and x.is_cpu
         and x.dtype == other.dtype == torch.float32
         and torch.get_num_threads() > 1  # by one torch asks MKL also for convolutions
         and onednn_is_on_and_exact()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from operator import index
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import widen
+from normkit.composite import widen, without_autocast
 from normkit.nn import _sequence
 from normkit.recurrence import Cell, Kind, Norms, RowNorm, State, Weights
 
@@ -72,12 +71,6 @@ def output_dtype(x: Tensor) -> torch.dtype:
     if x.dtype != torch.float64 and _sequence_checks.under_autocast(x):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """autocast off for the device of x."""
-    on = _sequence_checks.under_autocast(x)
-    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 def biased_row_norms(norm: str, sizes: Mapping[str, int]) -> Sequence[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normkit import _checks, _sequence_checks
-from normkit.composite import widen
+from normkit.composite import widen, without_autocast
 from normkit.nn import _recurrent
 from normkit.recurrence import Cell, State
 
@@ -72,7 +72,7 @@ class RecurrentCell(torch.nn.RNNCellBase):
             for name, s in zip(("h_0", "c_0"), hx, strict=False):
                 _sequence_checks.recurrent_state(call, name, s, shape, x)
         dtype = _recurrent.output_dtype(x)
-        with _recurrent.without_autocast(x):
+        with without_autocast(x):
             rows = widen(x).reshape(-1, self.input_size)
             p = cell.inputs(rows, [rows.shape[0]], step)
             state = cell.step(p, tuple(widen(s).reshape(-1, self.hidden_size) for s in hx), step)
