@@ -12,6 +12,7 @@
 #include "core/layer_norm2d.h"
 #include "core/recurrent.h"
 #include "core/row_norm.h"
+#include "core/step_statistics.h"
 #include "plain.h"
 #include "table.h"
 #include "torch_parallel.h"
@@ -222,6 +223,13 @@ PyObject* batch_lstm_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n)
   return run(in, batch_lstm_backward, a, elements(a));
 }
 
+PyObject* update_step_statistics_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  StepStatistics a{};
+  in(a.n_cols, a.n_steps, a.sizes, a.n_places, a.momentum, a.stats, a.running_mean, a.running_var);
+  return run(in, update_step_statistics, a, a.n_steps * a.n_cols);
+}
+
 TorchNames torch_names;  // filled when the module is imported
 
 PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -304,6 +312,8 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "(as batch_lstm_forward up to c0, z, cells, dy, dh_last, dc_last, du, dz, dh, m, dh0, dc0, then for ih, hh, sum and c "
      "each: dw, db)"},
+    {"update_step_statistics", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(update_step_statistics_py)),
+     METH_FASTCALL, "(n_cols, n_steps, sizes, n_places, momentum, stats, running_mean, running_var)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

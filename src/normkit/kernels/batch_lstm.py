@@ -68,6 +68,33 @@ def run(loop: Loop, arguments: Arguments, composite: Composite) -> tuple[Outputs
     return outputs, found.stats
 
 
+def update(stats: Tensor, sizes: Sequence[int], running: tuple[Tensor, Tensor], momentum: float) -> bool:
+    """Lets the statistics of a call by batch enter running mean and variance [places, C].
+
+    False, and nothing done, where these are not memory that a kernel may write.
+    """
+    if type(momentum) is not float or not all(map(_is_writable, running)):
+        return False
+    mean, var = running
+    steps = array("q", sizes)
+    cpu.LIBRARY.update_step_statistics(
+        mean.shape[1], len(sizes), steps.buffer_info()[0], mean.shape[0], momentum,
+        *map(cpu.address, (stats, mean, var)),
+    )  # fmt: skip
+    torch.autograd.graph.increment_version(running)
+    return True
+
+
+def _is_writable(t: Tensor) -> bool:
+    return (
+        choose.why_not(t) is None
+        and t.dtype == torch.float32
+        and t.is_contiguous()
+        and not t.requires_grad
+        and t.is_inference() == torch.is_inference_mode_enabled()
+    )
+
+
 def _forward(loop: Loop, arguments: Arguments, keep: bool) -> Found | None:
     u, h0, c0 = arguments[:3]
     assert u is not None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from normkit.functional import batch_norm
 from normkit.kernels import batch_lstm, products, recurrent
-from normkit.nn._step_statistics import Batch, StepNorm
+from normkit.nn._step_statistics import CompiledSteps, StepNorm
 from normkit.nn._updates import step_of
 from normkit.recurrence import LSTM, Norms, State, step_after_step
 
@@ -63,7 +62,7 @@ class BatchLSTM(LSTM):
         if loop.by_batch:
             for norm, kept in zip(self.norms, stats, strict=True):
                 if isinstance(norm, StepNorm) and kept is not None:
-                    norm.found.extend(_batches(kept, sizes))
+                    norm.compiled.append(CompiledSteps(kept, sizes))
         return y, tuple(last)
 
     def _loop(self, norms: Sequence[StepNorm], sizes: Sequence[int]) -> batch_lstm.Loop | None:
@@ -106,16 +105,3 @@ class _KeptNorm:
     def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
         rows = x.split(list(sizes))  # type: ignore[no-untyped-call]
         return torch.cat([self.at(some, step) for step, some in enumerate(rows, first)])
-
-
-def _batches(stats: Tensor, sizes: Sequence[int]) -> list[Batch]:
-    """The statistics of the steps that more than one sequence reaches, those with equally many together."""
-    found: list[Batch] = []
-    step = 0
-    for n, steps in groupby(sizes):
-        count = len(list(steps))
-        if n > 1:
-            m0, dm, _, var = stats[step : step + count].unbind(1)
-            found.append(Batch(step, n, m0 + dm, var * (n / (n - 1))))
-        step += count
-    return found

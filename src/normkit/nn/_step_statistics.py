@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from normkit import _checks
 from normkit.composite import under_functorch
 from normkit.errors import SingleValueError
 from normkit.functional import batch_norm, batch_norm_with_statistics
+from normkit.kernels import batch_lstm
 from normkit.nn._statistics import apply_keeping_float32, keep_in_float32
 from normkit.nn._updates import step_of
 
@@ -24,6 +26,25 @@ class Batch(NamedTuple):
     n: int
     mean: Tensor  # [steps, C]
     var: Tensor  # unbiased
+
+
+class CompiledSteps(NamedTuple):
+    """Statistics of all steps of a call, as the compiled time loop keeps them: m0, dm, rstd, var of each."""
+
+    stats: Tensor  # [T, 4, C]
+    sizes: Sequence[int]
+
+    def batches(self) -> list[Batch]:
+        """Those of the steps that more than one sequence reaches, those with equally many together."""
+        found: list[Batch] = []
+        step = 0
+        for n, steps in groupby(self.sizes):
+            count = len(list(steps))
+            if n > 1:
+                m0, dm, _, var = self.stats[step : step + count].unbind(1)
+                found.append(Batch(step, n, m0 + dm, var * (n / (n - 1))))
+            step += count
+        return found
 
 
 class StepStatistics(torch.nn.Module):
@@ -83,10 +104,18 @@ class StepStatistics(torch.nn.Module):
         return torch.cat([rows for rows, _ in found]), [batch for _, batch in found if batch is not None]
 
     @torch.no_grad()
-    def remember(self, batches: Sequence[Batch]) -> None:
+    def remember(self, found: Sequence[Batch] | CompiledSteps) -> None:
         """running = (1 − momentum)·running + momentum·batch, at every step that has statistics of a batch."""
-        if not batches or batches[0].n == 0 or step_of(self) != "update":
+        if step_of(self) != "update":
             return
+        if isinstance(found, CompiledSteps):
+            running = (self.running_mean, self.running_var)
+            if not batch_lstm.update(found.stats, found.sizes, running, self.momentum):
+                self._remember(found.batches())
+        elif found and found[0].n > 0:
+            self._remember(found)
+
+    def _remember(self, batches: Sequence[Batch]) -> None:
         mean, var = self._written()
         shared: list[Batch] = []
         changes: list[tuple[Tensor, Tensor]] = []  # all found before the first is written
@@ -133,6 +162,7 @@ class StepNorm:
     weight: Tensor
     bias: Tensor | None
     found: list[Batch] = field(default_factory=list)
+    compiled: list[CompiledSteps] = field(default_factory=list)  # in place of them, of a compiled call
 
     def at(self, x: Tensor, step: int) -> Tensor:
         x_hat, batch = self.statistics(x, step)
@@ -148,6 +178,8 @@ class StepNorm:
     def remember(self) -> None:
         """Lets the statistics of the call enter the running ones."""
         self.statistics.remember(self.found)
+        for steps in self.compiled:
+            self.statistics.remember(steps)
 
     def _affine(self, x_hat: Tensor) -> Tensor:
         y = x_hat * self.weight
