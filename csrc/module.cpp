@@ -154,22 +154,27 @@ void read_recurrent(Reader& in, Recurrent& a) {
   in(a.w_hh, a.w_hr, a.norm_w.data, a.norm_b.data, a.norm_c_w.data, a.norm_c_b.data, a.p, a.h0, a.c0);
 }
 
+void read_plain_recurrent(Reader& in, PlainRecurrent& a) {
+  read_recurrent(in, a);
+  in(a.has_norm_p, a.norm_p_w.data, a.norm_p_b.data, a.b_ih, a.b_hh);
+}
+
 int64_t elements(const Recurrent& a) { return a.n_steps * a.n_sequences * a.gates(); }
 
 PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   RecurrentForward a{};
-  read_recurrent(in, a);
-  in(a.y, a.z, a.z_stats, a.c, a.c_stats, a.h_last, a.c_last);
+  read_plain_recurrent(in, a);
+  in(a.y, a.p_stats, a.z, a.z_stats, a.c, a.c_stats, a.h_last, a.c_last);
   return run(in, recurrent_forward, a, elements(a));
 }
 
 PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   RecurrentBackward a{};
-  read_recurrent(in, a);
-  in(a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last);
-  in(a.da, a.dz, a.du, a.dh, a.m, a.dh0, a.dc0);
+  read_plain_recurrent(in, a);
+  in(a.p_stats, a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last, a.dp, a.dz, a.dh, a.m, a.dh0, a.dc0);
+  in(a.db, a.dnorm_p_w, a.dnorm_p_b, a.dnorm_w, a.dnorm_b, a.dnorm_c_w, a.dnorm_c_b);
   return run(in, recurrent_backward, a, elements(a));
 }
 
@@ -294,11 +299,11 @@ PyMethodDef methods[] = {
     {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
      METH_FASTCALL,
      "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, y, z, z_stats, c, c_stats, h_last, c_last)"},
+     "norm_c_b, p, h0, c0, has_norm_p, norm_p_w, norm_p_b, b_ih, b_hh, y, p_stats, z, z_stats, c, c_stats, h_last, c_last)"},
     {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, da, dz, du, dh, m, dh0, dc0)"},
+     "(as recurrent_forward up to b_hh, p_stats, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, dp, dz, dh, m, dh0, dc0, db, "
+     "dnorm_p_w, dnorm_p_b, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b)"},
     {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
      "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
     {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,

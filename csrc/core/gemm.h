@@ -13,16 +13,37 @@ constexpr int kProductPanels = NK_REGISTER_BYTES == 64 ? 2 : 1;
 constexpr int kGateRows = NK_REGISTER_BYTES == 64 ? 4 : kProductRows;
 constexpr int kGatePanels = NK_REGISTER_BYTES == 64 ? 4 : 1;
 
-// to[k * 16 + j] = from[j * step + k] for j, k < 4.
+// to[k * 16 + j] = from[j * step + k] for j < 16, k < 4.
+#if defined(__AVX512F__)
+NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
+  __m512 rows[4];  // rows[i] has of the rows i, i + 4, i + 8 and i + 12 four values each
+  for (int i = 0; i < 4; ++i) {
+    const float* const p = from + i * step;
+    rows[i] = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    rows[i] = _mm512_insertf32x4(rows[i], _mm_loadu_ps(p + 4 * step), 1);
+    rows[i] = _mm512_insertf32x4(rows[i], _mm_loadu_ps(p + 8 * step), 2);
+    rows[i] = _mm512_insertf32x4(rows[i], _mm_loadu_ps(p + 12 * step), 3);
+  }
+  const __m512 low01 = _mm512_unpacklo_ps(rows[0], rows[1]), high01 = _mm512_unpackhi_ps(rows[0], rows[1]);
+  const __m512 low23 = _mm512_unpacklo_ps(rows[2], rows[3]), high23 = _mm512_unpackhi_ps(rows[2], rows[3]);
+  _mm512_storeu_ps(to, _mm512_shuffle_ps(low01, low23, 0x44));
+  _mm512_storeu_ps(to + kLanes, _mm512_shuffle_ps(low01, low23, 0xee));
+  _mm512_storeu_ps(to + 2 * kLanes, _mm512_shuffle_ps(high01, high23, 0x44));
+  _mm512_storeu_ps(to + 3 * kLanes, _mm512_shuffle_ps(high01, high23, 0xee));
+}
+#else
 NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
   typedef float Four __attribute__((vector_size(16)));
-  Four rows[4];
-  for (int j = 0; j < 4; ++j) __builtin_memcpy(&rows[j], from + j * step, sizeof rows[j]);
-  for (int k = 0; k < 4; ++k) {
-    const Four column = {rows[0][k], rows[1][k], rows[2][k], rows[3][k]};
-    __builtin_memcpy(to + k * kLanes, &column, sizeof column);
+  for (int first = 0; first < kLanes; first += 4, from += 4 * step) {
+    Four rows[4];
+    for (int j = 0; j < 4; ++j) __builtin_memcpy(&rows[j], from + j * step, sizeof rows[j]);
+    for (int k = 0; k < 4; ++k) {
+      const Four column = {rows[0][k], rows[1][k], rows[2][k], rows[3][k]};
+      __builtin_memcpy(to + k * kLanes + first, &column, sizeof column);
+    }
   }
 }
+#endif
 
 // b [n_deep, n_cols], read at from[k * k_step + j * j_step], as panels [n_cols / 16][n_deep][16], zeros past the end; or `gates` of
 // them, which lie n_cols * j_step apart, one after the other.
@@ -66,9 +87,7 @@ class Panels {
       if (n == kLanes && j_step == 1) {
         for (; k < n_deep_; ++k) store(to + k * kLanes, load(panel + k * k_step));
       } else if (n == kLanes && k_step == 1) {
-        for (; k + 4 <= n_deep_; k += 4) {
-          for (int64_t j = 0; j < kLanes; j += 4) transpose_four(panel + k + j * j_step, j_step, to + k * kLanes + j);
-        }
+        for (; k + 4 <= n_deep_; k += 4) transpose_four(panel + k, j_step, to + k * kLanes);
       }
       for (; k < n_deep_; ++k) {
         for (int64_t j = 0; j < kLanes; ++j) to[k * kLanes + j] = j < n ? panel[k * k_step + j * j_step] : 0.0f;

@@ -34,10 +34,10 @@ void recurrent_forward(const RecurrentForward& args) {
 
 void recurrent_backward(const RecurrentBackward& args) {
   const int64_t rows = rows_of(args);
-  advise(rows * args.n_hidden, {args.du, args.m});
+  advise(rows * args.n_hidden, {args.m});
   advise(rows * args.n_out, {args.dh});
-  advise(rows * args.gates(), {args.da});
-  if (args.dz != args.da) advise(rows * args.gates(), {args.dz});
+  advise(rows * args.gates(), {args.dp});
+  if (args.dz != args.dp) advise(rows * args.gates(), {args.dz});
   kernels().recurrent.backward(args);
 }
 

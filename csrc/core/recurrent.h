@@ -13,11 +13,7 @@ enum class RecurrentCell : int32_t { kLstm = 0, kTanh = 1, kRelu = 2, kGru = 3 }
 // What of the pre-activation is normalized: nothing, the recurrent product, or the whole sum.
 enum class RecurrentPlace : int32_t { kNone = 0, kProduct = 1, kSum = 2 };
 
-// Scalar math of a step, with N the norm at `place`, if any, and N_c that of an LSTM's cell:
-//   q = W_hh h                        z = q at kProduct, else p + q
-//   a = p + N(z) at kProduct, N(z) at kSum, else z
-//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = W_hr (sigmoid(o) tanh(N_c(c')))
-//   RNN:  h' = tanh(a), or relu(a)
+// What every cell has.
 struct Recurrent {
   RecurrentCell cell;
   RecurrentPlace place;
@@ -35,7 +31,7 @@ struct Recurrent {
   ConstArray norm_b;
   ConstArray norm_c_w;  // [H]
   ConstArray norm_c_b;
-  const float* p;   // [R, G·H]; W_ih x and all biases
+  const float* p;   // [R, G·H]; W_ih x
   const float* h0;  // [N, P]
   const float* c0;  // [N, H]
   ParallelFor parallel_for;
@@ -45,9 +41,24 @@ struct Recurrent {
   }
 };
 
-struct RecurrentForward : Recurrent {
+// Scalar math of a step of an LSTM or RNN, with N the norm at `place`, if any, N_p that of W_ih x and N_c that of the cell:
+//   in = N_p(p) + b                   b = b_ih + b_hh
+//   q = W_hh h                        z = q at kProduct, else in + q
+//   a = in + N(z) at kProduct, N(z) at kSum, else z
+//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = W_hr (sigmoid(o) tanh(N_c(c')))
+//   RNN:  h' = tanh(a), or relu(a)
+struct PlainRecurrent : Recurrent {
+  bool has_norm_p;
+  ConstArray norm_p_w;  // [G·H]
+  ConstArray norm_p_b;
+  const float* b_ih;  // [G·H]; may be null, each
+  const float* b_hh;
+};
+
+struct RecurrentForward : PlainRecurrent {
   float* y;  // [R, P]: h'
   // Kept for the backward; all null where there is none.
+  float* p_stats;  // [R, stats_per_row]; null without N_p
   float* z;        // [R, G·H]
   float* z_stats;  // [R, stats_per_row]; null without a norm at `place`
   float* c;        // [R, H]: c'
@@ -56,7 +67,8 @@ struct RecurrentForward : Recurrent {
   float* c_last;   // [N, H]
 };
 
-struct RecurrentBackward : Recurrent {
+struct RecurrentBackward : PlainRecurrent {
+  const float* p_stats;
   const float* z;
   const float* z_stats;
   const float* c;
@@ -65,16 +77,26 @@ struct RecurrentBackward : Recurrent {
   const float* dy;       // [R, P]
   const float* dh_last;  // [N, P]
   const float* dc_last;  // [N, H]
-  float* da;   // [R, G·H]
-  float* dz;   // [R, G·H]; da itself without a norm at `place`
-  float* du;   // [R, H]: the gradient of N_c(c'); null without N_c
+  float* dp;   // [R, G·H]
+  float* dz;   // [R, G·H]; dp itself where in is p + b and z is not q alone
   float* dh;   // [R, P]: the gradient of h', dy and what the next step hands back; null without a projection
   float* m;    // [R, H]: what is projected; null without a projection
   float* dh0;  // [N, P]
   float* dc0;  // [N, H]
+  // Of the parameters; null where not needed. db is that of both biases.
+  float* db;
+  float* dnorm_p_w;
+  float* dnorm_p_b;
+  float* dnorm_w;
+  float* dnorm_b;
+  float* dnorm_c_w;
+  float* dnorm_c_b;
+
+  // Whether dz is dp: what a step adds to z then adds the same to p.
+  __attribute__((always_inline)) constexpr bool one_gradient() const { return place != RecurrentPlace::kProduct && !has_norm_p; }
 };
 
-// Scalar math of a GRU's step, whose r and z share a norm and whose n has one of its own, N and M:
+// Scalar math of a GRU's step, whose r and z share a norm and whose n has one of its own, N and M. p has its norm and b_ih:
 //   q = W_hh h
 //   kProduct: q_rz := N(q_rz), q_n := M(q_n);  then in all places q := q + b_hh
 //   a_rz = p_rz + q_rz, at kSum N of it;   (r, z) = sigmoid(a_rz)

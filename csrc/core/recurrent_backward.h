@@ -3,7 +3,8 @@
 // Scalar math (LSTM), with i, f, g, o after their activations, u = N_c(c'), s = tanh(u) and the gradients that the
 // next step hands back in dh and dc:
 //   dh += dy;  du = dh o (1 - s^2);  dc += N_c'(du);  da = (dc g i(1-i), dc c f(1-f), dc i (1-g^2), dh s o(1-o))
-//   dz = N'(da);  dc := dc f;  dh := dz W_hh;  with a projection dh W_hr takes the place of dh in du and da
+//   dz = N'(da);  din = dz, or da at kProduct;  dp = N_p'(din);  db = sum of din
+//   dc := dc f;  dh := dz W_hh;  with a projection dh W_hr takes the place of dh in du and da
 // RNN: da = dh (1 - h'^2), or dh where h' > 0.
 
 // du and the o part of da of a row.
@@ -38,15 +39,19 @@ static void rnn_hidden_backward(RecurrentCell cell, const float* h, const float*
 
 class BackwardBlock {
  public:
-  BackwardBlock(const RecurrentBackward& r, const RecurrentPanels& w, int64_t first, int64_t last)
+  BackwardBlock(const RecurrentBackward& r, const RecurrentPanels& w, int64_t first, int64_t last,
+                const SumsOfRecurrent& sums, double* totals)
       : r_(r), w_(w), first_(first), n_hidden_(r.n_hidden), n_out_(r.n_out), gates_(r.gates()), steps_(r, first, last),
-        memory_(steps_.capacity() * (gates_ + 5 * n_hidden_)) {
+        input_(r, steps_.capacity()), of_b_(sums.of[0], totals), of_p_(sums.of[1], totals), of_z_(sums.of[2], totals),
+        of_c_(sums.of[3], totals), memory_(steps_.capacity() * (2 * gates_ + 6 * n_hidden_)) {
     a_ = memory_.data();
-    dh_ = a_ + steps_.capacity() * gates_;
+    da_ = a_ + steps_.capacity() * gates_;
+    dh_ = da_ + steps_.capacity() * gates_;
     dc_ = dh_ + steps_.capacity() * n_hidden_;
     normed_ = dc_ + steps_.capacity() * n_hidden_;
     du_ = normed_ + steps_.capacity() * n_hidden_;
     dm_ = du_ + steps_.capacity() * n_hidden_;
+    through_c_ = dm_ + steps_.capacity() * n_hidden_;
   }
 
   void run() {
@@ -64,47 +69,63 @@ class BackwardBlock {
       alive = n;
       if (n == 0) continue;
       add_values(dh_, dh_, r_.dy + at * n_out_, n * n_out_);
-      float* const da = r_.da + at * gates_;
+      float* const dz = r_.dz + at * gates_;
+      float* const dp = r_.dp + at * gates_;
+      const bool product = r_.place == RecurrentPlace::kProduct;
+      float* const da = r_.place == RecurrentPlace::kNone ? dz : product && !r_.has_norm_p ? dp : da_;
       if (lstm) {
         const int64_t back = t > 0 ? at - r_.sizes[t - 1] : 0;
         lstm_step(at, n, t > 0 ? r_.c + back * n_hidden_ : r_.c0 + first_ * n_hidden_, da);
       } else {
         rnn_hidden_backward(r_.cell, r_.y + at * n_hidden_, dh_, da, n * n_hidden_);
       }
-      float* const dz = r_.dz + at * gates_;
       if (r_.place != RecurrentPlace::kNone) {
-        norm_rows_backward(r_, da, r_.z + at * gates_, r_.z_stats + at * stats_per_row(r_.norm), n, gates_, r_.norm_w, dz);
+        norm_rows_backward(r_, da, r_.z + at * gates_, stats_at(r_, r_.z_stats, at), n, gates_, r_.norm_w, dz, of_z_.of(n));
       }
+      const float* const din = product ? da : dz;
+      if (r_.has_norm_p) {
+        norm_rows_backward(r_, din, r_.p + at * gates_, stats_at(r_, r_.p_stats, at), n, gates_, r_.norm_p_w, dp,
+                           of_p_.of(n));
+      }
+      of_b_.add(din, n, gates_);
       w_.hh.multiply(dz, gates_, n, dh_, n_out_);
     }
     copy_values(r_.dh0 + first_ * n_out_, dh_, steps_.capacity() * n_out_);
     if (lstm) copy_values(r_.dc0 + first_ * n_hidden_, dc_, steps_.capacity() * n_hidden_);
+    SumsOfBlock* const all[] = {&of_b_, &of_p_, &of_z_, &of_c_};
+    for (SumsOfBlock* sums : all) sums->flush();
   }
 
  private:
   void lstm_step(int64_t at, int64_t n, const float* c_before, float* da) {
     const float* const c = r_.c + at * n_hidden_;
-    const float* const a = pre_activation(r_, r_.p + at * gates_, r_.z + at * gates_, n, a_, nullptr);
+    const float* const c_stats = stats_at(r_, r_.c_stats, at);
+    const float* const a = pre_activation(at, n);
     const float* normed = c;
-    float* du = du_;
     if (r_.has_norm_c) {
-      norm_rows(r_, c, n, n_hidden_, r_.norm_c_w, r_.norm_c_b, normed_, nullptr);
+      norm_rows_again(r_, c, c_stats, n, n_hidden_, r_.norm_c_w, r_.norm_c_b, normed_);
       normed = normed_;
-      du = r_.du + at * n_hidden_;
     }
     const float* const dm = project(at, n, a, normed);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t unit = i * n_hidden_, gate = i * gates_ + 3 * n_hidden_;
-      lstm_hidden_backward(a + gate, normed + unit, dm + unit, du + unit, da + gate, n_hidden_);
+      lstm_hidden_backward(a + gate, normed + unit, dm + unit, du_ + unit, da + gate, n_hidden_);
     }
-    if (r_.has_norm_c) {
-      norm_rows_backward(r_, du, c, r_.c_stats + at * stats_per_row(r_.norm), n, n_hidden_, r_.norm_c_w, du_);
-    }
-    add_values(dc_, dc_, du_, n * n_hidden_);
+    if (r_.has_norm_c) norm_rows_backward(r_, du_, c, c_stats, n, n_hidden_, r_.norm_c_w, through_c_, of_c_.of(n));
+    add_values(dc_, dc_, r_.has_norm_c ? through_c_ : du_, n * n_hidden_);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t unit = i * n_hidden_;
       lstm_cell_backward(a + i * gates_, c_before + unit, dc_ + unit, da + i * gates_, n_hidden_);
     }
+  }
+
+  // The pre-activations of n rows, from what was kept.
+  const float* pre_activation(int64_t at, int64_t n) {
+    const float* const z = r_.z + at * gates_;
+    if (r_.place == RecurrentPlace::kNone) return z;
+    norm_rows_again(r_, z, stats_at(r_, r_.z_stats, at), n, gates_, r_.norm_w, r_.norm_b, a_);
+    if (r_.place == RecurrentPlace::kProduct) input_.add_again(at, n, a_, stats_at(r_, r_.p_stats, at));
+    return a_;
   }
 
   // The gradient of what is projected; dh and the projected itself are kept for the weight's. Without one, dh.
@@ -122,12 +143,20 @@ class BackwardBlock {
   const RecurrentPanels& w_;
   int64_t first_, n_hidden_, n_out_, gates_;
   BlockSteps steps_;
+  InputOfSteps input_;
+  SumsOfBlock of_b_, of_p_, of_z_, of_c_;
   Memory<float> memory_;
-  float *a_, *dh_, *dc_, *normed_, *du_, *dm_;
+  float *a_, *da_, *dh_, *dc_, *normed_, *du_, *dm_, *through_c_;
 };
 
 static void recurrent_backward(const RecurrentBackward& r) {
   const RecurrentPanels w = {Panels(r.w_hh, r.gates(), r.n_out, r.n_out, 1),
                              Panels(r.w_hr, r.n_out, r.w_hr != nullptr ? r.n_hidden : 0, r.n_hidden, 1)};
-  each_block(r, [&](int64_t first, int64_t last) { BackwardBlock(r, w, first, last).run(); });
+  const SumsOfRecurrent sums(r);
+  const int64_t n_blocks = sequence_blocks(r.n_sequences).count;
+  const Memory<double> totals(n_blocks * sums.size());
+  each_block(r, [&](int64_t first, int64_t last, int64_t block) {
+    BackwardBlock(r, w, first, last, sums, totals.data() + block * sums.size()).run();
+  });
+  add_blocks(r, sums, totals.data(), n_blocks);
 }

@@ -29,6 +29,7 @@ static void recurrent_block(const RecurrentForward& r, const RecurrentPanels& w,
   const int64_t n_hidden = r.n_hidden, n_out = r.n_out, gates = r.gates();
   const bool lstm = r.cell == RecurrentCell::kLstm;
   BlockSteps steps(r, first, last);
+  const InputOfSteps input(r, steps.capacity());
   const Memory<float> memory(steps.capacity() * (2 * gates + 3 * n_hidden));
   float* const own_z = memory.data();
   float* const own_a = own_z + steps.capacity() * gates;
@@ -48,18 +49,20 @@ static void recurrent_block(const RecurrentForward& r, const RecurrentPanels& w,
     before = n;
     if (n == 0) return;
     float* const z = r.z != nullptr ? r.z + at * gates : own_z;
-    const float* const p = r.p + at * gates;
+    float* const p_stats = stats_at(r, r.p_stats, at);
+    float* const z_stats = stats_at(r, r.z_stats, at);
     w.hh.multiply(h, n_out, n, z, gates);
-    if (r.place != RecurrentPlace::kProduct) add_values(z, z, p, n * gates);
-    float* const z_stats = r.z_stats != nullptr ? r.z_stats + at * stats_per_row(r.norm) : nullptr;
-    const float* const a = pre_activation(r, p, z, n, own_a, z_stats);
+    float* const a = r.place == RecurrentPlace::kNone ? z : own_a;
+    if (r.place != RecurrentPlace::kProduct) input.add(at, n, z, p_stats);
+    if (r.place != RecurrentPlace::kNone) norm_rows(r, z, n, gates, r.norm_w, r.norm_b, a, z_stats);
+    if (r.place == RecurrentPlace::kProduct) input.add(at, n, a, p_stats);
     float* const y = r.y + at * n_out;
     if (lstm) {
       float* const c_next = r.c != nullptr ? r.c + at * n_hidden : own_c;
       for (int64_t i = 0; i < n; ++i) lstm_cell(a + i * gates, c + i * n_hidden, c_next + i * n_hidden, n_hidden);
       const float* normed = c_next;
       if (r.has_norm_c) {
-        float* const c_stats = r.c_stats != nullptr ? r.c_stats + at * stats_per_row(r.norm) : nullptr;
+        float* const c_stats = stats_at(r, r.c_stats, at);
         norm_rows(r, c_next, n, n_hidden, r.norm_c_w, r.norm_c_b, own_normed, c_stats);
         normed = own_normed;
       }
@@ -84,5 +87,5 @@ static void recurrent_block(const RecurrentForward& r, const RecurrentPanels& w,
 static void recurrent_forward(const RecurrentForward& r) {
   const RecurrentPanels w = {Panels(r.w_hh, r.n_out, r.gates(), 1, r.n_out),
                              Panels(r.w_hr, r.n_hidden, projected(r), 1, r.n_hidden)};
-  each_block(r, [&](int64_t first, int64_t last) { recurrent_block(r, w, first, last); });
+  each_block(r, [&](int64_t first, int64_t last, int64_t) { recurrent_block(r, w, first, last); });
 }

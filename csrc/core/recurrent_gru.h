@@ -123,7 +123,7 @@ class GruForwardBlock {
 static void gru_forward(const GruForward& r) {
   const int64_t n = r.n_hidden;
   const GruPanels w_hh = {Panels(r.w_hh, n, 2 * n, 1, n), Panels(r.w_hh + 2 * n * n, n, n, 1, n)};
-  each_block(r, [&](int64_t first, int64_t last) { GruForwardBlock(r, w_hh, first, last).run(); });
+  each_block(r, [&](int64_t first, int64_t last, int64_t) { GruForwardBlock(r, w_hh, first, last).run(); });
 }
 
 // Scalar math, with r, z after their activations, v = tanh(a_n):
@@ -257,5 +257,5 @@ class GruBackwardBlock {
 static void gru_backward(const GruBackward& r) {
   const int64_t n = r.n_hidden;
   const GruPanels w_hh = {Panels(r.w_hh, 2 * n, n, n, 1), Panels(r.w_hh + 2 * n * n, n, n, n, 1)};
-  each_block(r, [&](int64_t first, int64_t last) { GruBackwardBlock(r, w_hh, first, last).run(); });
+  each_block(r, [&](int64_t first, int64_t last, int64_t) { GruBackwardBlock(r, w_hh, first, last).run(); });
 }

@@ -33,6 +33,11 @@ class BlockSteps {
   int64_t start_ = 0;
 };
 
+template <RowNorm kWhich>
+struct NormIs {
+  static constexpr RowNorm kNorm = kWhich;
+};
+
 // y = N(x) of n rows of n_cols, with their statistics if these are wanted.
 static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_cols, ConstArray w, ConstArray b, float* y,
                       float* stats) {
@@ -51,12 +56,34 @@ static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_c
   NK_ISA::row_norm_forward(norm);
 }
 
-// dx of those rows.
+// work(kNorm) with the norm as a constant.
+template <class Work>
+NK_INLINE void by_norm(RowNorm norm, const Work& work) {
+  norm == RowNorm::kLayerNorm ? work(NormIs<RowNorm::kLayerNorm>()) : work(NormIs<RowNorm::kRmsNorm>());
+}
+
+// The same y from the statistics that were kept.
+static void norm_rows_again(const Recurrent& a, const float* x, const float* stats, int64_t n, int64_t n_cols, ConstArray w,
+                            ConstArray b, float* y) {
+  RowNormForward norm{};
+  norm.n_rows = n;
+  norm.n_cols = n_cols;
+  norm.eps = a.eps;
+  norm.w = w;
+  norm.b = b;
+  norm.y = y;
+  by_norm(a.norm, [&](auto is) {
+    const RowForward<is.kNorm, float> forward(norm);
+    for (int64_t i = 0; i < n; ++i) {
+      forward.again(x + i * n_cols, y + i * n_cols, saved_stats<is.kNorm>(stats + i * stats_per_row(is.kNorm)));
+    }
+  });
+}
+
+// dx of those rows; and what they add to the gradients of w and b, where these are wanted.
 static void norm_rows_backward(const Recurrent& a, const float* dy, const float* x, const float* stats, int64_t n,
-                               int64_t n_cols, ConstArray w, float* dx) {
+                               int64_t n_cols, ConstArray w, float* dx, const ParamSums<float>& sums = {}) {
   RowNormBackward norm{};
-  norm.norm = a.norm;
-  norm.dtype = DType::kFloat32;
   norm.n_rows = n;
   norm.n_cols = n_cols;
   norm.eps = a.eps;
@@ -65,8 +92,17 @@ static void norm_rows_backward(const Recurrent& a, const float* dy, const float*
   norm.stats = stats;
   norm.w = w;
   norm.dx = dx;
-  norm.parallel_for = one_after_the_other;
-  NK_ISA::row_norm_backward(norm);
+  by_norm(a.norm, [&](auto is) {
+    const RowBackward<is.kNorm, float> backward(norm);
+    sums.dw != nullptr ? backward.template rows_before_dropout<true>(norm, 0, n, sums)
+                       : backward.template rows_before_dropout<false>(norm, 0, n, sums);
+  });
+}
+
+// Those of the rows from `row` on; null where there are none.
+template <class Stats>
+static Stats* stats_at(const Recurrent& a, Stats* stats, int64_t row) {
+  return stats != nullptr ? stats + row * stats_per_row(a.norm) : nullptr;
 }
 
 static void copy_values(float* to, const float* from, int64_t n) {
@@ -80,14 +116,6 @@ static void add_values(float* to, const float* a, const float* b, int64_t n) {
   each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA { store_at(to + j, load_at(a + j) + load_at(b + j)); });
 }
 
-// The pre-activation a of n rows from z, in place where there is no norm. `a` is memory for them.
-static const float* pre_activation(const Recurrent& r, const float* p, const float* z, int64_t n, float* a, float* stats) {
-  if (r.place == RecurrentPlace::kNone) return z;
-  norm_rows(r, z, n, r.gates(), r.norm_w, r.norm_b, a, stats);
-  if (r.place == RecurrentPlace::kProduct) add_values(a, a, p, n * r.gates());
-  return a;
-}
-
 // The recurrent weight and that of the projection, which without one has no columns.
 struct RecurrentPanels {
   Panels hh;
@@ -97,10 +125,11 @@ struct RecurrentPanels {
 // How many columns a projection gives to, in the forward.
 static int64_t projected(const Recurrent& a) { return a.w_hr != nullptr ? a.n_out : 0; }
 
+// body(first sequence, last, number) of each block.
 template <class Body>
 static void each_block(const Recurrent& a, const Body& body) {
   const Chunks blocks = sequence_blocks(a.n_sequences);
   for_range(a.parallel_for, 0, blocks.count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(blocks.begin(i), blocks.begin(i + 1));
+    for (int64_t i = begin; i < end; ++i) body(blocks.begin(i), blocks.begin(i + 1), i);
   });
 }

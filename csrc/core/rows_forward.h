@@ -59,6 +59,11 @@ struct RowForward {
     }
   }
 
+  // A row once more, from the statistics of the first time.
+  NK_MEMBER void again(const T* x, T* y, const RowStats<A>& stats) const {
+    within_range(stats) ? apply(x, load_tail(x, row), y, stats) : apply_careful(x, y, careful_stats<kNorm>(x, row.n, eps));
+  }
+
   // Normalizes up to kTogether rows, step by step: so one row's long chain of additions, square root and division
   // need not wait for another's.
   NK_MEMBER void some_rows(const T* x, T* y, int count, RowStats<A>* stats) const {

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
-from normkit.kernels import choose, cpu, gru, products, recurrent, rows
+from normkit.kernels import cpu, gru, products, recurrent
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -58,18 +58,6 @@ class RowNorm:
 
     def sequence(self, x: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
         return self.at(x, 0)
-
-    def consume(self, x: Tensor) -> Tensor:
-        """As ``sequence`` of an x that nobody else reads, for the kernels: in its place where that can be."""
-        used = (x, self.weight, self.bias)
-        differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in used)
-        if (
-            differentiable
-            or len(self.stretches) > 1
-            or not choose.accepts_row_norm(x, self.stretches, self.weight, self.bias, self.eps)
-        ):
-            return self.at(x, 0)
-        return rows.write(self.norm, x, self.stretches, self.weight, self.bias, self.eps, out=x)
 
     def parts(self) -> list[RowNorm]:
         """The norm of each stretch."""
@@ -210,34 +198,40 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
     of_rows = [norm for norm in norms if isinstance(norm, RowNorm)]
     if len(of_rows) < sum(norm is not None for norm in norms):
         return None
-    a_norm, c_norm = _row_norm(norms.hh or norms.sum), _row_norm(norms.c)
-    own = tuple(t for norm in (a_norm, c_norm) for t in ((None, None) if norm is None else (norm.weight, norm.bias)))
-    if not recurrent.accepts(x, *w, *state, *own):
+    own = tuple(
+        t
+        for norm in map(_row_norm, (norms.ih, norms.hh or norms.sum, norms.c))
+        for t in ((None, None) if norm is None else (norm.weight, norm.bias))
+    )
+    eps = of_rows[0].eps if of_rows else 0.0
+    if not recurrent.accepts(eps, x, *w, *state, *own):
         return None
     loop = recurrent.Loop(
         cell="lstm" if isinstance(cell, LSTM) else "gru" if isinstance(cell, GRU) else cell.nonlinearity,
         place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
         norm=of_rows[0].norm if of_rows else "layer_norm",
-        has_norm_c=c_norm is not None,
-        eps=of_rows[0].eps if of_rows else 0.0,
+        has_norm_p=norms.ih is not None and not isinstance(cell, GRU),
+        has_norm_c=norms.c is not None,
+        eps=eps,
         sizes=sizes,
     )
     if isinstance(cell, GRU):
-        return _gru_by_kernel(cell, loop, x, state[0], own[:2])
-    # No gate stands between the biases: they are added together, once for all steps.
-    merged = replace(cell, w=w._replace(b_ih=_sum(w.b_ih, w.b_hh), b_hh=None))
+        return _gru_by_kernel(cell, loop, x, state[0], own[2:4])
     h, c = state[0], state[1] if len(state) == 2 else None
 
     def composite(
-        p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, *own: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        again = replace(merged, w=merged.w._replace(hh=w_hh, hr=w_hr), norms=_with_parameters(norms, own))
-        y, last = step_after_step(again, p, sizes, (h,) if c is None else (h, c))
+        p: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, b_ih: Tensor | None,
+        b_hh: Tensor | None, *own: Tensor | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        again = replace(cell, w=Weights(w.ih, w_hh, b_ih, b_hh, w_hr), norms=_with_parameters(norms, own))
+        y, last = step_after_step(
+            again, _of_product(again.w, again.norms, p, sizes), sizes, (h,) if c is None else (h, c)
+        )
         return y, *last
 
-    p = _inputs_merged(merged, x, sizes)
-    a_w, a_b, c_w, c_b = own
-    y, *last = recurrent.run(loop, (p, h, c, w.hh, w.hr, a_w, a_b, c_w, c_b), composite)
+    p = products.linear(x, w.ih)
+    arguments = recurrent.Arguments(p, h, c, w.hh, w.hr, w.b_ih, w.b_hh, *own)
+    y, *last = recurrent.run(loop, arguments, composite)
     return y, tuple(last)
 
 
@@ -246,7 +240,7 @@ def _gru_by_kernel(
 ) -> tuple[Tensor, State]:
     def composite(p: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, *own: Tensor | None) -> tuple[Tensor, ...]:
         weights = cell.w._replace(hh=w_hh, b_hh=b_hh)
-        again = GRU(weights, _with_parameters(cell.norms, (*own, None, None)))
+        again = GRU(weights, _with_parameters(cell.norms, (None, None, *own, None, None)))
         y, last = step_after_step(again, p, loop.sizes, (h,))
         return y, *last
 
@@ -255,38 +249,42 @@ def _gru_by_kernel(
     return y, (last,)
 
 
-def _inputs_merged(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int]) -> Tensor:
+def _inputs_merged(cell: GRU, x: Tensor, sizes: Sequence[int]) -> Tensor:
     """p' of all steps, the bias within the norm's own where it has one: a pass over all rows less."""
     norm = _row_norm(cell.norms.ih)
     if norm is None or norm.bias is None or cell.w.b_ih is None:
         return cell.inputs(x, sizes)
-    return replace(norm, bias=norm.bias + cell.w.b_ih).consume(products.linear(x, cell.w.ih))
+    return replace(norm, bias=norm.bias + cell.w.b_ih).sequence(products.linear(x, cell.w.ih), sizes)
 
 
 def _row_norm(norm: Norm | None) -> RowNorm | None:
     return norm if isinstance(norm, RowNorm) else None
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a + b
-
-
 def _with_parameters(norms: Norms, own: Sequence[Tensor | None]) -> Norms:
-    """The norms with other parameters: weight and bias of the one of hh or sum, and of that of c."""
+    """The norms with other parameters: weight and bias of the one of ih, of that of hh or sum, and of that of c."""
 
     def changed(norm: Norm | None, w: Tensor | None, b: Tensor | None) -> Norm | None:
         found = _row_norm(norm)
         return None if found is None or w is None else replace(found, weight=w, bias=b)
 
-    w, b, c_w, c_b = own
-    return Norms(None, changed(norms.hh, w, b), changed(norms.sum, w, b), changed(norms.c, c_w, c_b))
+    ih_w, ih_b, w, b, c_w, c_b = own
+    return Norms(
+        changed(norms.ih, ih_w, ih_b), changed(norms.hh, w, b), changed(norms.sum, w, b), changed(norms.c, c_w, c_b)
+    )
 
 
 def _inputs(w: Weights, norms: Norms, x: Tensor, sizes: Sequence[int], first: int) -> Tensor:
     """p' of all steps from ``first`` on."""
     if norms.ih is None:
         return products.linear(x, w.ih, w.b_ih)
-    p = norms.ih.sequence(products.linear(x, w.ih), sizes, first)
+    return _of_product(w, norms, products.linear(x, w.ih), sizes, first)
+
+
+def _of_product(w: Weights, norms: Norms, p: Tensor, sizes: Sequence[int], first: int = 0) -> Tensor:
+    """p' from W_ih·x."""
+    if norms.ih is not None:
+        p = norms.ih.sequence(p, sizes, first)
     return p if w.b_ih is None else p + w.b_ih
 
 

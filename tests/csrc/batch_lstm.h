@@ -29,7 +29,7 @@ struct Norm {
 };
 
 inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
-  const recurrent::Case shape{RecurrentCell::kLstm, RecurrentPlace::kNone, RowNorm::kLayerNorm, false, false, c.hard,
+  const recurrent::Case shape{RecurrentCell::kLstm, RecurrentPlace::kNone, RowNorm::kLayerNorm, false, false, false, c.hard,
                               c.n_hidden, c.n_out, c.n_sequences, c.n_steps};
   recurrent::Inputs in(shape);
   constexpr int64_t kPlaces = 2;

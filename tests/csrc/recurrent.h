@@ -9,7 +9,7 @@ struct Case {
   RecurrentCell cell;
   RecurrentPlace place;
   RowNorm norm;
-  bool has_norm_c, affine, hard;
+  bool has_norm_p, has_norm_c, affine, hard;
   int64_t n_hidden, n_out, n_sequences, n_steps;  // n_out < n_hidden: a projection
 };
 
@@ -34,7 +34,7 @@ inline float* at(Floats& values) { return values.empty() ? nullptr : values.data
 struct Inputs {
   std::vector<int64_t> sizes;
   int64_t n_rows = 0;
-  Floats w_hh, w_hr, b_hh, norm_w, norm_b, norm_c_w, norm_c_b, p, h0, c0, dy, dh_last, dc_last;
+  Floats w_hh, w_hr, b_ih, b_hh, norm_p_w, norm_p_b, norm_w, norm_b, norm_c_w, norm_c_b, p, h0, c0, dy, dh_last, dc_last;
 
   explicit Inputs(const Case& c) {
     for (int64_t t = 0; t < c.n_steps; ++t) {
@@ -46,7 +46,9 @@ struct Inputs {
     const int64_t h = c.n_hidden, gates = (lstm ? 4 : gru ? 3 : 1) * h, states = c.n_sequences * h;
     const int64_t out = c.n_out, outs = c.n_sequences * out;
     w_hh = floats(gates * out, 1, false), w_hr = floats(out < h ? out * h : 0, 13, false);
-    b_hh = floats(gru && c.affine ? gates : 0, 2, false);
+    b_hh = floats(c.affine ? gates : 0, 2, false), b_ih = floats(!gru && c.affine ? gates : 0, 14, false);
+    const bool norm_p = c.has_norm_p && c.affine;
+    norm_p_w = floats(norm_p ? gates : 0, 15, false), norm_p_b = floats(norm_p ? gates : 0, 16, false);
     norm_w = floats(norm ? gates : 0, 3, false), norm_b = floats(norm ? gates : 0, 4, false);
     norm_c_w = floats(norm_c ? h : 0, 5, false), norm_c_b = floats(norm_c ? h : 0, 6, false);
     p = floats(n_rows * gates, 7, c.hard), h0 = floats(outs, 8, false), c0 = floats(lstm ? states : 0, 9, false);
@@ -58,6 +60,10 @@ struct Inputs {
     r.n_hidden = c.n_hidden, r.n_out = c.n_out, r.n_steps = c.n_steps, r.n_sequences = c.n_sequences, r.sizes = sizes.data(), r.eps = 1e-5;
     r.w_hh = at(w_hh), r.w_hr = at(w_hr), r.norm_w.data = at(norm_w), r.norm_b.data = at(norm_b), r.norm_c_w.data = at(norm_c_w);
     r.norm_c_b.data = at(norm_c_b), r.p = at(p), r.h0 = at(h0), r.c0 = at(c0), r.parallel_for = parallel_for;
+  }
+  void put_plain(const Case& c, ParallelFor parallel_for, PlainRecurrent& r) {
+    put(c, parallel_for, r);
+    r.has_norm_p = c.has_norm_p, r.norm_p_w.data = at(norm_p_w), r.norm_p_b.data = at(norm_p_b), r.b_ih = at(b_ih), r.b_hh = at(b_hh);
   }
 };
 
@@ -73,27 +79,33 @@ inline Floats zeros(int64_t n) { return Floats(static_cast<size_t>(n)); }
 inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
   Inputs in(c);
   RecurrentForward f{};
-  in.put(c, parallel_for, f);
+  in.put_plain(c, parallel_for, f);
   const bool lstm = c.cell == RecurrentCell::kLstm, norm = c.place != RecurrentPlace::kNone;
   const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
   const int64_t gates = rows * f.gates(), stats = rows * stats_per_row(c.norm);
   const int64_t outs = rows * c.n_out, out_states = c.n_sequences * c.n_out, projected = in.w_hr.empty() ? 0 : 1;
   Floats y = zeros(outs), again = y, z = zeros(gates), z_stats = zeros(norm ? stats : 0), cell = zeros(lstm ? units : 0);
-  Floats c_stats = zeros(c.has_norm_c ? stats : 0), h_last = zeros(out_states), c_last = zeros(lstm ? states : 0);
+  Floats p_stats = zeros(c.has_norm_p ? stats : 0), c_stats = zeros(c.has_norm_c ? stats : 0);
+  Floats h_last = zeros(out_states), c_last = zeros(lstm ? states : 0);
   f.y = at(again), f.h_last = at(h_last), f.c_last = at(c_last);
   kernels.recurrent.forward(f);
-  f.y = at(y), f.z = at(z), f.z_stats = at(z_stats), f.c = at(cell), f.c_stats = at(c_stats);
+  f.y = at(y), f.p_stats = at(p_stats), f.z = at(z), f.z_stats = at(z_stats), f.c = at(cell), f.c_stats = at(c_stats);
   kernels.recurrent.forward(f);
 
   RecurrentBackward g{};
-  in.put(c, parallel_for, g);
-  Floats da = zeros(gates), dz = zeros(norm ? gates : 0), du = zeros(c.has_norm_c ? units : 0);
+  in.put_plain(c, parallel_for, g);
+  Floats dp = zeros(gates), dz = zeros(g.one_gradient() ? 0 : gates);
   Floats dh = zeros(projected * outs), m = zeros(projected * units), dh0 = zeros(out_states), dc0 = zeros(lstm ? states : 0);
-  g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
+  Floats db = zeros(f.gates()), dnorm_p_w = zeros(c.has_norm_p ? f.gates() : 0), dnorm_p_b = dnorm_p_w;
+  Floats dnorm_w = zeros(norm ? f.gates() : 0), dnorm_b = dnorm_w, dnorm_c_w = zeros(c.has_norm_c ? c.n_hidden : 0);
+  g.p_stats = f.p_stats, g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
   g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dc_last = at(in.dc_last);
-  g.da = at(da), g.dz = norm ? at(dz) : g.da, g.du = at(du), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  g.dp = at(dp), g.dz = g.one_gradient() ? g.dp : at(dz), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  g.db = at(db), g.dnorm_p_w = at(dnorm_p_w), g.dnorm_p_b = at(dnorm_p_b), g.dnorm_w = at(dnorm_w), g.dnorm_b = at(dnorm_b);
+  g.dnorm_c_w = at(dnorm_c_w);  // and not dnorm_c_b: one of two
   kernels.recurrent.backward(g);
-  return bits_of({&again, &y, &z, &z_stats, &cell, &c_stats, &h_last, &c_last, &da, &dz, &du, &dh, &m, &dh0, &dc0});
+  return bits_of({&again, &y, &p_stats, &z, &z_stats, &cell, &c_stats, &h_last, &c_last, &dp, &dz, &dh, &m, &dh0, &dc0, &db,
+                  &dnorm_p_w, &dnorm_p_b, &dnorm_w, &dnorm_b, &dnorm_c_w});
 }
 
 inline std::vector<Bytes> run_gru(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
@@ -139,7 +151,8 @@ inline int check(const std::vector<const Kernels*>& all) {
             const bool lstm = cell == RecurrentCell::kLstm, norm_c = lstm && variant != 0;
             if (variant == 3 && (!lstm || s.n_hidden == 1)) continue;
             const int64_t n_out = variant == 3 ? s.n_hidden / 2 : s.n_hidden;
-            const Case c{cell, place, norm, norm_c, variant != 2, variant == 1, s.n_hidden, n_out, s.n_sequences, s.n_steps};
+            const bool norm_p = cell != RecurrentCell::kGru && variant != 3 && s.n_hidden > 1;
+            const Case c{cell, place, norm, norm_p, norm_c, variant != 2, variant == 1, s.n_hidden, n_out, s.n_sequences, s.n_steps};
             const std::vector<Bytes> expected = run(*all[0], c, serial);
             for (const Kernels* kernels : all) {
               if (run(*kernels, c, s.n_sequences > 16 ? three_threads : serial) == expected) continue;

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nn.recurrent import BATCH_LSTM, flat, weighted_sum
 from normkit import nn, recurrence
+from normkit.errors import ArgumentError
+from normkit.kernels import batch_lstm
 
 T, N, I, H = 6, 5, 3, 4  # noqa: E741
 
@@ -172,6 +174,43 @@ def test_statistics_that_cannot_be_written_leave_the_others_as_they_were(wrong: 
     with pytest.raises(RuntimeError):
         layer(torch.randn(T, N, I))
     assert torch.equal(layer.statistics_ih_l0.running_mean, before)
+
+
+@pytest.mark.parametrize("max_steps", [1, 3, T, 20])
+def test_statistics_of_a_compiled_call_are_remembered_as_others_are(
+    max_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass, or in torch operations where a kernel cannot write: of steps alone and of those that share."""
+    found = []
+    seen: list[bool] = []
+    original = batch_lstm.update
+    for by_kernel in (True, False):
+        torch.manual_seed(0)
+        layer = nn.BatchNormLSTM(I, H, max_steps=max_steps, momentum=0.3)
+
+        def update(*args: Any, wanted: bool = by_kernel) -> bool:
+            seen.append(wanted and original(*args))
+            return seen[-1]
+
+        monkeypatch.setattr(batch_lstm, "update", update)
+        x = 3 + 2 * torch.randn(T, N, I)
+        version = layer.statistics_ih_l0.running_mean._version
+        layer(x, lengths=[T, *range(1, N)])
+        assert layer.statistics_ih_l0.running_mean._version > version
+        found.append(list(layer.buffers()))
+    assert seen == [True] * 3 + [False] * 3
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_statistics_made_in_inference_mode_stay_as_they_were() -> None:
+    layer = nn.BatchNormLSTM(I, H)
+    with torch.inference_mode():
+        made = torch.zeros(100, 4 * H)
+    layer.statistics_ih_l0.running_mean = made
+    with pytest.raises(ArgumentError, match="inference mode"):
+        layer(torch.randn(T, N, I))
+    assert (made == 0).all()
 
 
 def test_an_ensemble_trains_in_one_vmap() -> None:

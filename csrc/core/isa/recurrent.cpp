@@ -2,12 +2,17 @@
 
 namespace normkit::NK_ISA {
 
+#include "../dropout.h"
 #include "../rows_stats.h"
+#include "../rows_forward.h"
+#include "../rows_backward.h"
 #include "../exp.h"
 #include "../channel_stats.h"
 #include "../gates.h"
 #include "../gemm.h"
 #include "../recurrent_steps.h"
+#include "../recurrent_inputs.h"
+#include "../recurrent_sums.h"
 #include "../recurrent_forward.h"
 #include "../recurrent_backward.h"
 #include "../recurrent_gru.h"

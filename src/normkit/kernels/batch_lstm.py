@@ -86,13 +86,7 @@ def update(stats: Tensor, sizes: Sequence[int], running: tuple[Tensor, Tensor], 
 
 
 def _is_writable(t: Tensor) -> bool:
-    return (
-        choose.why_not(t) is None
-        and t.dtype == torch.float32
-        and t.is_contiguous()
-        and not t.requires_grad
-        and t.is_inference() == torch.is_inference_mode_enabled()
-    )
+    return choose.why_not(t) is None and t.dtype == torch.float32 and t.is_contiguous() and not t.requires_grad
 
 
 def _forward(loop: Loop, arguments: Arguments, keep: bool) -> Found | None:

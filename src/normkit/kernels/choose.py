@@ -29,7 +29,7 @@ def accepts_row_norm(x: Tensor, shape: int | Sequence[int], w: Tensor | None, b:
 
     False means that the arguments, of whatever type, must be checked; the call may be valid still.
     """
-    if not _accepts_here(eps):
+    if not accepts_here(eps):
         return False
     sizes = (shape,) if type(shape) is int else tuple(shape)  # type: ignore[arg-type]
     return cpu.LIBRARY.plain_rows(x, sizes, w, b) >= 0  # type: ignore[no-any-return]
@@ -39,7 +39,7 @@ def accepts_channel_norm(
     x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, mean: Tensor | None = None, var: Tensor | None = None
 ) -> bool:
     """As ``accepts_row_norm``, for a contiguous (N, C, *) with values, and parameters and statistics of (C)."""
-    return _accepts_here(eps) and cpu.LIBRARY.plain_channels(x, w, b, mean, var)
+    return accepts_here(eps) and cpu.LIBRARY.plain_channels(x, w, b, mean, var)
 
 
 def accepts_sum(x: Tensor, residual: Tensor) -> bool:
@@ -47,7 +47,8 @@ def accepts_sum(x: Tensor, residual: Tensor) -> bool:
     return cpu.LIBRARY.plain_sum(x, residual)  # type: ignore[no-any-return]
 
 
-def _accepts_here(eps: float) -> bool:
+def accepts_here(eps: float) -> bool:
+    """Whether surroundings and eps leave nothing to be looked at with care."""
     return not torch.compiler.is_compiling() and why_not_here() is None and type(eps) is float and 0.0 <= eps < math.inf
 
 

@@ -30,6 +30,7 @@ ABSENT = SimpleNamespace(
             "group_norm",
             "instance_norm",
             "layer_norm2d",
+            "plain_floats",
         ),
         _declines,
     )
@@ -48,5 +49,5 @@ def _load() -> tuple[Any, str]:
         return ABSENT, f"calls by Python, which is slower on small inputs: {reason}"
 
 
-# Found once, at import. Each function returns None where the call, valid or not, must be looked at with care.
+# Found once, at import. Each function returns None or False where the call, valid or not, must be looked at with care.
 LIBRARY, DESCRIPTION = _load()

@@ -1,8 +1,7 @@
 """The time loop of an LSTM or RNN on the compiled kernels: all steps of one direction of one layer in one call.
 
-The product with the input, and its norm, are done before, for all steps at once; what is left is p, [R, G·H], that
-is with all biases. Rows are packed as in ``recurrence``. Sums over time, which give the weights' gradients, are done
-after: one product, and the norms' own backward, for all steps at once.
+The product with the input is done before, for all steps at once: p, [R, G·H]. Rows are packed as in ``recurrence``.
+The gradients of the weights are done after: one product for all steps.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from normkit.kernels import choose, cpu, products
+from normkit.kernels import choose, cpu, eager, products
 from normkit.kernels.cpu import Norm
 from normkit.kernels.derivatives import KernelFunction, through
 
@@ -26,11 +25,27 @@ _CELLS: dict[Cell, int] = {"lstm": 0, "tanh": 1, "relu": 2, "gru": 3}
 _GATES: dict[Cell, int] = {"lstm": 4, "tanh": 1, "relu": 1, "gru": 3}
 _PLACES: dict[Place, int] = {"none": 0, "product": 1, "sum": 2}
 
-# p, h0, c0, w_hh, w_hr, the norm's weight and bias, and those of N_c
-Arguments = tuple[
-    Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]  # fmt: skip
-_N_ARGUMENTS = 9
+
+class Arguments(NamedTuple):
+    """The tensors of a call; names as in csrc/core/recurrent.h."""
+
+    p: Tensor
+    h0: Tensor
+    c0: Tensor | None
+    w_hh: Tensor
+    w_hr: Tensor | None
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    norm_p_w: Tensor | None
+    norm_p_b: Tensor | None
+    norm_w: Tensor | None
+    norm_b: Tensor | None
+    norm_c_w: Tensor | None
+    norm_c_b: Tensor | None
+
+
+_N_ARGUMENTS = len(Arguments._fields)
+_FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
 Composite = Callable[..., Outputs]
 
@@ -42,6 +57,7 @@ class Loop:
     cell: Cell
     place: Place
     norm: Norm
+    has_norm_p: bool  # a GRU has that done before
     has_norm_c: bool
     eps: float
     sizes: Sequence[int]
@@ -51,47 +67,69 @@ class Loop:
         return array("q", self.sizes)
 
 
-def accepts(*tensors: Tensor | None) -> bool:
+def accepts(eps: float, *tensors: Tensor | None) -> bool:
     """Whether the kernel takes a call on these: float32, more than nothing, and arithmetic that is compiled well."""
-    if cpu.LIBRARY is None or torch.compiler.is_compiling() or choose.why_not(*tensors) is not None:
+    if not choose.accepts_here(eps) or not (eager.LIBRARY.plain_floats(*tensors) or _are_plain_floats(tensors)):
         return False
     # Without fused instructions (x86 before AVX2) a product of matrices would be a function call for each number.
-    fused = cpu.LIBRARY.isa() != "portable"
-    return fused and all(t is None or (t.dtype == torch.float32 and t.numel() > 0) for t in tensors)
+    return cpu.LIBRARY.isa() != "portable"  # type: ignore[no-any-return]
+
+
+def _are_plain_floats(tensors: Sequence[Tensor | None]) -> bool:
+    return choose.why_not_these(*tensors) is None and all(
+        t is None or (t.dtype == torch.float32 and t.numel() > 0) for t in tensors
+    )
 
 
 def run(loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
     """All steps, where ``accepts`` has said yes. ``composite`` is the same function of the same tensors."""
-    dense = tuple(None if t is None else t.contiguous() for t in arguments)
+    dense = Arguments(*(None if t is None else t.contiguous() for t in arguments))  # type: ignore[arg-type]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense):
         outputs: Outputs = _Loop.apply(loop, composite, *dense)
         return outputs
-    return _forward(loop, dense, keep=False)[0]  # type: ignore[arg-type]
+    return _forward(loop, dense, keep=False)[0]
 
 
-def _forward(loop: Loop, arguments: Arguments, keep: bool) -> tuple[Outputs, tuple[Tensor | None, ...]]:
-    """The outputs; and z, c and their statistics, for the backward."""
-    p, h0, c0, *_ = arguments
-    n_rows = p.shape[0]
-    y, h_last = p.new_empty(n_rows, h0.shape[1]), torch.empty_like(h0)
-    c_last = None if c0 is None else torch.empty_like(c0)
-    kept: tuple[Tensor | None, ...] = (None,) * 4
+class _Kept(NamedTuple):
+    """What the backward reads again beside arguments and y."""
+
+    p_stats: Tensor | None = None
+    z: Tensor | None = None
+    z_stats: Tensor | None = None
+    c: Tensor | None = None
+    c_stats: Tensor | None = None
+
+
+def _forward(loop: Loop, a: Arguments, keep: bool) -> tuple[Outputs, _Kept]:
+    n_rows = a.p.shape[0]
+    y, h_last = a.p.new_empty(n_rows, a.h0.shape[1]), torch.empty_like(a.h0)
+    c_last = None if a.c0 is None else torch.empty_like(a.c0)
+    kept = _Kept()
     if keep:
-        per_row = cpu.STATS_PER_ROW[loop.norm]
-        kept = (
-            torch.empty_like(p),
-            None if loop.place == "none" else p.new_empty(n_rows * per_row),
-            None if c0 is None else p.new_empty(n_rows, c0.shape[1]),
-            p.new_empty(n_rows * per_row) if loop.has_norm_c else None,
+        n_stats = n_rows * cpu.STATS_PER_ROW[loop.norm]
+        kept = _Kept(
+            p_stats=a.p.new_empty(n_stats) if loop.has_norm_p else None,
+            z=torch.empty_like(a.p),
+            z_stats=None if loop.place == "none" else a.p.new_empty(n_stats),
+            c=None if a.c0 is None else a.p.new_empty(n_rows, a.c0.shape[1]),
+            c_stats=a.p.new_empty(n_stats) if loop.has_norm_c else None,
         )
-    cpu.LIBRARY.recurrent_forward(*common(loop, *arguments), *map(cpu.address, (y, *kept, h_last, c_last)))
+    cpu.LIBRARY.recurrent_forward(*_common(loop, a), *map(cpu.address, (y, *kept, h_last, c_last)))
     return (y, h_last) if c_last is None else (y, h_last, c_last), kept
+
+
+def _common(loop: Loop, a: Arguments) -> tuple[Any, ...]:
+    """What both calls begin with."""
+    return (
+        *common(loop, a.p, a.h0, a.c0, a.w_hh, a.w_hr, a.norm_w, a.norm_b, a.norm_c_w, a.norm_c_b),
+        int(loop.has_norm_p), *map(cpu.address, (a.norm_p_w, a.norm_p_b, a.b_ih, a.b_hh)),
+    )  # fmt: skip
 
 
 def common(
     loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, *norms: Tensor | None
 ) -> tuple[Any, ...]:
-    """What every call begins with; the norms' weights and biases are four, those of N_c last."""
+    """What every cell's calls begin with; the norms' weights and biases are four, those of N_c last."""
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
         p.shape[1] // _GATES[loop.cell], h0.shape[1], len(loop.sizes), h0.shape[0],
@@ -101,8 +139,9 @@ def common(
 
 class _Loop(KernelFunction):
     @staticmethod
-    def forward(ctx: Any, loop: Loop, composite: Composite, *arguments: Tensor | None) -> Outputs:
-        outputs, kept = _forward(loop, arguments, keep=True)  # type: ignore[arg-type]
+    def forward(ctx: Any, loop: Loop, composite: Composite, *tensors: Tensor | None) -> Outputs:
+        arguments = Arguments(*tensors)  # type: ignore[arg-type]
+        outputs, kept = _forward(loop, arguments, keep=True)
         ctx.save_for_backward(*arguments, *kept, outputs[0])
         ctx.loop, ctx.composite = loop, composite
         return outputs
@@ -110,7 +149,7 @@ class _Loop(KernelFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        arguments, kept, y = saved[:_N_ARGUMENTS], saved[_N_ARGUMENTS:-1], saved[-1]
+        arguments, kept, y = Arguments(*saved[:_N_ARGUMENTS]), _Kept(*saved[_N_ARGUMENTS:-1]), saved[-1]
         needed = ctx.needs_input_grad[2:]
         if any(choose.wants_composite_backward(g) for g in gradients):
             return None, None, *through(ctx.composite, arguments, gradients, needed)
@@ -119,34 +158,28 @@ class _Loop(KernelFunction):
 
 
 def _backward(
-    loop: Loop,
-    arguments: Arguments,
-    kept: Sequence[Tensor | None],
-    y: Tensor,
-    gradients: Sequence[Tensor],
-    needed: Sequence[bool],
+    loop: Loop, a: Arguments, kept: _Kept, y: Tensor, gradients: Sequence[Tensor], needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    p, h0, c0, _, w_hr, norm_w, norm_b, norm_c_w, norm_c_b = arguments
-    z, z_stats, c, c_stats = kept
-    da = torch.empty_like(p)
-    dz = da if loop.place == "none" else torch.empty_like(p)
-    du = torch.empty_like(c) if loop.has_norm_c and c is not None else None
-    dh, m = (None, None) if w_hr is None or c is None else (torch.empty_like(y), torch.empty_like(c))
-    dh0, dc0 = torch.empty_like(h0), None if c0 is None else torch.empty_like(c0)
+    dp = torch.empty_like(a.p)
+    # What a step adds to z = p + q then adds the same to p.
+    dz = torch.empty_like(dp) if loop.has_norm_p or loop.place == "product" else dp
+    dh, m = (None, None) if a.w_hr is None or kept.c is None else (torch.empty_like(y), torch.empty_like(kept.c))
+    dh0, dc0 = torch.empty_like(a.h0), None if a.c0 is None else torch.empty_like(a.c0)
+    needs = dict(zip(Arguments._fields, needed, strict=True))
+    db = next((torch.empty_like(b) for b in (a.b_ih, a.b_hh) if b is not None), None)
+    of_norms = [
+        torch.empty_like(t) if t is not None and want else None
+        for t, want in zip(a[_FIRST_OF_NORMS:], needed[_FIRST_OF_NORMS:], strict=True)
+    ]
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
-        *common(loop, *arguments),
-        *map(cpu.address, (z, z_stats, c, c_stats, y, dy, dh_last, rest[0] if rest else None)),
-        *map(cpu.address, (da, dz, du, dh, m, dh0, dc0)),
+        *_common(loop, a),
+        *map(cpu.address, (*kept, y, dy, dh_last, rest[0] if rest else None, dp, dz, dh, m, dh0, dc0, db, *of_norms)),
     )
-    dw_hh = gradient_of_w_hh(y, h0, loop.sizes, dz) if needed[3] else None
-    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needed[4] else None
-    dnorm_w = dnorm_b = dnorm_c_w = dnorm_c_b = None
-    if z is not None and z_stats is not None and (needed[5] or needed[6]):
-        dnorm_w, dnorm_b = of_parameters(loop, da, z, z_stats, norm_w, norm_b)
-    if du is not None and c is not None and c_stats is not None and (needed[7] or needed[8]):
-        dnorm_c_w, dnorm_c_b = of_parameters(loop, du, c, c_stats, norm_c_w, norm_c_b)
-    return [dz if loop.place == "sum" else da, dh0, dc0, dw_hh, dw_hr, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b]
+    dw_hh = gradient_of_w_hh(y, a.h0, loop.sizes, dz) if needs["w_hh"] else None
+    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needs["w_hr"] else None
+    db_ih, db_hh = (db if needs[name] else None for name in ("b_ih", "b_hh"))
+    return [dp, dh0, dc0, dw_hh, dw_hr, db_ih, db_hh, *of_norms]
 
 
 def of_parameters(

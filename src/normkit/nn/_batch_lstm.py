@@ -24,7 +24,7 @@ class BatchLSTM(LSTM):
             return super().by_kernel(x, sizes, state)
         loop = self._loop(norms, sizes)
         tensors = [t for n in norms for t in (n.weight, n.bias, n.statistics.running_mean, n.statistics.running_var)]
-        if loop is None or not recurrent.accepts(x, *self.w, *state, *tensors):
+        if loop is None or not recurrent.accepts(loop.eps, x, *self.w, *state, *tensors):
             return None
         bias = self.w.b_ih if self.w.b_hh is None or self.w.b_ih is None else self.w.b_ih + self.w.b_hh
         # Where the product with the input has a norm, the layer's biases stand behind it, as a bias of its own would.

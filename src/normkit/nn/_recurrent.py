@@ -119,7 +119,9 @@ def wide(module: Any, name: str) -> Tensor | None:
     # As getattr has it, at less cost: what a tool has put in a parameter's place comes first.
     found = name in kept and name not in module.__dict__
     parameter = kept[name] if found else getattr(module, name, None)
-    _sequence_checks.recurrent_parameter(type(module).__name__, name, parameter, module._shapes.get(name))
+    shape = module._shapes.get(name)
+    if (None if parameter is None else parameter.shape) != shape:
+        _sequence_checks.recurrent_parameter(type(module).__name__, name, parameter, shape)
     return None if parameter is None else widen(parameter)
 
 
@@ -213,7 +215,9 @@ class Recurrent(torch.nn.RNNBase):
                 self.dropout if self.training else 0.0,
             )
         self._ran(cells)
-        return layout.output(y.to(dtype)), layout.as_given(tuple(s.to(dtype) for s in final))
+        if y.dtype != dtype:
+            y, final = y.to(dtype), tuple(s.to(dtype) for s in final)
+        return layout.output(y), layout.as_given(final)
 
     def _initial(self, call: str, hx: State | None, layout: _sequence.Layout, rows: Tensor) -> State:
         """The initial states as given, once they fit, or zeros."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from normkit import _checks
 from normkit.composite import under_functorch
-from normkit.errors import SingleValueError
+from normkit.errors import ArgumentError, SingleValueError
 from normkit.functional import batch_norm, batch_norm_with_statistics
 from normkit.kernels import batch_lstm
 from normkit.nn._statistics import apply_keeping_float32, keep_in_float32
@@ -110,6 +110,11 @@ class StepStatistics(torch.nn.Module):
             return
         if isinstance(found, CompiledSteps):
             running = (self.running_mean, self.running_var)
+            if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in running):
+                raise ArgumentError(  # torch would write first and then refuse
+                    "BatchNormLSTM: expected running statistics that can be written, got tensors made in inference "
+                    "mode; clone them outside of it."
+                )
             if not batch_lstm.update(found.stats, found.sizes, running, self.momentum):
                 self._remember(found.batches())
         elif found and found[0].n > 0:

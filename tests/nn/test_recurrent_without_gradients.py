@@ -1,4 +1,4 @@
-"""Without gradients the norm of the product with the input is written in its place, and only there."""
+"""A call without gradients: the same numbers as with them, whatever the norms' parameters are, and its input stays."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import normkit.nn as nk
 from normkit.errors import ArgumentError, DtypeError
 
 
-def test_norms_of_inputs_are_written_in_place_only_where_nobody_looks() -> None:
-    """Without gradients the product with the input is normalized where it lies; the input itself stays."""
+def test_the_input_stays_and_the_numbers_are_those_with_gradients() -> None:
     torch.manual_seed(0)
     for layer in (
         nk.LayerNormLSTM(8, 8),
@@ -58,6 +57,8 @@ def test_a_norm_of_another_dtype_or_a_wrong_eps_is_an_error_without_gradients_to
     with torch.no_grad():
         with pytest.raises(DtypeError, match="weight"):
             torch.func.functional_call(layer, {"norm_weight_ih_l0": torch.ones(32, dtype=torch.float64)}, (x,))
-        layer.eps = -1.0
-        with pytest.raises(ArgumentError, match="eps"):
-            layer(x)
+        for norm in ("separate", "sum", "rms_sum"):
+            layer = nk.LayerNormLSTM(8, 8, norm=norm)
+            layer.eps = -1.0
+            with pytest.raises(ArgumentError, match="eps"):
+                layer(x)
