@@ -25,8 +25,6 @@ _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 def under_functorch() -> bool:
     """Whether a torch.func transform (grad, vmap, jvp, …) is active."""
-    if torch.compiler.is_compiling():
-        return False
     return bool(torch._C._are_functorch_transforms_active())
 
 

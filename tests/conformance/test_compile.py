@@ -59,6 +59,36 @@ def test_whole_graph(case: LayerCase, device: torch.device) -> None:
     check_compiled(case, case.build(device=device), device, backend="aot_eager")
 
 
+@pytest.mark.parametrize("transform", ["grad", "jvp"])
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.jvp's own use
+@every_layer
+def test_transforms_inside_a_graph(case: LayerCase, transform: str, device: torch.device) -> None:
+    """torch.func's transforms of a call, compiled as a whole, give what they give uncompiled.
+
+    Statistics that a training step replaces are more than dynamo follows: with a warning it leaves the step to Python.
+    """
+    layer = case.build(device=device)
+    replaces = layer.training and getattr(layer, "running_mean", None) is not None
+    buffers = {name: b.clone() for name, b in layer.named_buffers()}
+    inputs = case.inputs(device=device)
+
+    def loss(parameters: dict[str, torch.Tensor], *xs: torch.Tensor) -> torch.Tensor:
+        own = {name: b.clone() for name, b in buffers.items()}
+        ys = outputs(torch.func.functional_call(layer, (parameters, own), xs))
+        return torch.stack([(y * y.detach().cos()).sum() for y in ys]).sum()
+
+    def directional(parameters: dict[str, torch.Tensor], *xs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"": torch.func.jvp(lambda *t: loss(parameters, *t), xs, tuple(x.sin() for x in xs))[1]}
+
+    call = torch.func.grad(loss) if transform == "grad" else directional
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    want = call(parameters, *inputs)
+    got = torch.compile(call, backend="aot_eager", fullgraph=not replaces)(parameters, *inputs)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d", "InstanceNorm1d", "LayerNorm2d"])
 def test_dynamic_shapes(name: str, device: torch.device) -> None:
     case = BY_NAME[name]

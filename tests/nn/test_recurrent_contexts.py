@@ -71,6 +71,23 @@ def test_copies_compute_the_same(case: Recurrent) -> None:
         assert not torch.equal(flat(copied(x))[0], flat(layer(x))[0])
 
 
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_compile_takes_gradients_of_each_sequence_whole(case: Recurrent, fresh_dynamo: None) -> None:
+    """vmap over torch.func.grad, compiled, as it is uncompiled."""
+    layer = case.build(4, 5).eval()
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def loss(parameters: dict[str, torch.Tensor], sequence: torch.Tensor) -> torch.Tensor:
+        outputs = flat(torch.func.functional_call(layer, parameters, (sequence[:, None],)))
+        return torch.stack([(t * t.detach().cos()).sum() for t in outputs]).sum()
+
+    call = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))
+    want = call(parameters, x)
+    got = torch.compile(call, fullgraph=True, backend="aot_eager")(parameters, x)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5)
+
+
 def cell_of(case: Recurrent, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     return randomize(case.cell(4, 5, **({"max_steps": 3} if case is BATCH_LSTM else {}))).to(dtype)

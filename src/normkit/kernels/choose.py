@@ -58,6 +58,8 @@ Path = Literal["kernel", "operator", "composite"]
 def path_of(*tensors: Tensor | None) -> Path:
     """How a call on these tensors is computed. An operator is the kernel inside a graph that is being made."""
     if torch.compiler.is_compiling():
+        if _functorch_is_active():  # operators know nothing of its wrapped tensors
+            return "composite"
         usable = cpu.LIBRARY is not None and all(
             t is None or (t.device.type == "cpu" and t.dtype in cpu.DTYPE_CODES) for t in tensors
         )
