@@ -6,10 +6,9 @@ of each step. Names are those of csrc/core/batch_lstm.h.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from normkit.kernels import choose, cpu, products
 from normkit.kernels.derivatives import KernelFunction, through
-from normkit.kernels.recurrent import Composite, Outputs, gradient_of_w_hh
+from normkit.kernels.recurrent import Composite, Outputs, Steps, gradient_of_w_hh
 
 PLACES = ("ih", "hh", "sum", "c")
 # u, h0, c0, w_hh, w_hr, and for each of PLACES its norm's weight and bias
@@ -27,18 +26,13 @@ _STATS_PER_COLUMN = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Loop:
+class Loop(Steps):
     """What of a call enters no gradient."""
 
-    sizes: Sequence[int]
     by_batch: bool
     eps: float
     n_places: int  # of the running statistics
     running: Sequence[tuple[Tensor, Tensor] | None]  # mean and variance, for each of PLACES
-
-    @cached_property
-    def sizes_in_memory(self) -> array[int]:
-        return array("q", self.sizes)
 
 
 class Found(NamedTuple):
@@ -76,9 +70,9 @@ def update(stats: Tensor, sizes: Sequence[int], running: tuple[Tensor, Tensor], 
     if type(momentum) is not float or not all(map(_is_writable, running)):
         return False
     mean, var = running
-    steps = array("q", sizes)
+    steps = Steps(sizes)
     cpu.LIBRARY.update_step_statistics(
-        mean.shape[1], len(sizes), steps.buffer_info()[0], mean.shape[0], momentum,
+        mean.shape[1], len(sizes), steps.address(), mean.shape[0], momentum,
         *map(cpu.address, (stats, mean, var)),
     )  # fmt: skip
     torch.autograd.graph.increment_version(running)
@@ -116,7 +110,7 @@ def _common(loop: Loop, arguments: Arguments, stats: Sequence[Tensor | None]) ->
         for address in map(cpu.address, (w, b, *(running or (None, None)), kept))
     ]
     return (
-        c0.shape[1], h0.shape[1], len(loop.sizes), h0.shape[0], loop.sizes_in_memory.buffer_info()[0], loop.n_places,
+        c0.shape[1], h0.shape[1], len(loop.sizes), h0.shape[0], loop.address(), loop.n_places,
         int(loop.by_batch), loop.eps, *map(cpu.address, (w_hh, w_hr)), *norms, *map(cpu.address, (u, h0, c0)),
     )  # fmt: skip
 

@@ -51,7 +51,22 @@ Composite = Callable[..., Outputs]
 
 
 @dataclass(frozen=True, eq=False)
-class Loop:
+class Steps:
+    """The time steps of a call."""
+
+    sizes: Sequence[int]  # rows of each
+
+    @cached_property
+    def _in_memory(self) -> array[int]:
+        return array("q", self.sizes)
+
+    def address(self) -> int:
+        """Of the sizes, while this lives."""
+        return self._in_memory.buffer_info()[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Loop(Steps):
     """What of a call enters no gradient; the names are those of csrc/core/recurrent.h."""
 
     cell: Cell
@@ -60,11 +75,6 @@ class Loop:
     has_norm_p: bool  # a GRU has that done before
     has_norm_c: bool
     eps: float
-    sizes: Sequence[int]
-
-    @cached_property
-    def sizes_in_memory(self) -> array[int]:
-        return array("q", self.sizes)
 
 
 def accepts(eps: float, *tensors: Tensor | None) -> bool:
@@ -133,7 +143,7 @@ def common(
     return (
         _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
         p.shape[1] // _GATES[loop.cell], h0.shape[1], len(loop.sizes), h0.shape[0],
-        loop.sizes_in_memory.buffer_info()[0], loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
+        loop.address(), loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
     )  # fmt: skip
 
 
