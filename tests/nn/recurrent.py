@@ -77,3 +77,8 @@ def weighted_sum(tensors: Sequence[Tensor]) -> Tensor:
     """A loss with random weights, the same for tensors of the same sizes in the same order, whatever their dtype."""
     generator = torch.Generator().manual_seed(1)
     return sum(((t * torch.randn(t.shape, generator=generator).to(t.dtype)).sum() for t in tensors), torch.zeros(()))
+
+
+def step_of(case: Recurrent, step: int = 0) -> dict[str, int]:
+    """What a cell is told beside its input and state: recurrent BatchNorm's the number of the step."""
+    return {"step": step} if case is BATCH_LSTM else {}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, randomize, weighted_sum
+from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, randomize, step_of, weighted_sum
 from normkit import nn
 
 x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def two_steps(cell: Any, rows: torch.Tensor, case: Recurrent) -> list[torch.Tens
     """The state after two steps, as a list."""
     state: Any = None
     for step in range(2):
-        state = cell(rows, state, **({"step": step} if case is BATCH_LSTM else {}))
+        state = cell(rows, state, **step_of(case, step))
     return list(state) if case.has_c else [state]
 
 
@@ -126,7 +126,7 @@ def test_compile_and_export_take_cells_whole(case: Recurrent, fresh_dynamo: None
     for a, b in [*zip(got, want, strict=True), *grads, *buffers]:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
-    options = {"step": 1} if case is BATCH_LSTM else {}
+    options = step_of(case, 1)
     exported = torch.export.export(eager.eval(), (x[0],), options).module()
     for a, b in zip(as_list(exported(x[1], **options)), as_list(eager(x[1], **options)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -139,7 +139,7 @@ def as_list(state: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_cells_in_16_bits_and_under_autocast(case: Recurrent) -> None:
     cell, low = cell_of(case).eval(), cell_of(case, torch.bfloat16).eval()
-    step = {"step": 0} if case is BATCH_LSTM else {}
+    step = step_of(case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = as_list(cell(x[0], **step))
     for a, b in zip(got, as_list(cell(x[0], **step)), strict=True):

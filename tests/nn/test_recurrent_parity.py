@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, weighted_sum
+from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, step_of, weighted_sum
 
 T, N, I, H = 5, 6, 3, 4  # noqa: E741
 LENGTHS = [5, 3, 4, 1, 5, 2]
@@ -158,7 +158,7 @@ def test_cells_are_torchs(case: Recurrent, bias: bool, shape: tuple[int, ...]) -
     ours = case.cell(I, H, bias, norm="none")
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    step = {"step": 0} if case is ALL[3] else {}
+    step = step_of(case)
     x, hidden = torch.randn(shape), torch.randn(*shape[:-1], H)
     hx = (hidden, torch.randn_like(hidden)) if case.has_c else hidden
     for state in (None, hx):
@@ -189,7 +189,7 @@ def test_a_layer_is_its_cell_step_after_step(case: Recurrent) -> None:
         y, *last = flat(layer(x))
         state: Any = None
         for t in range(T):
-            state = cell(x[t], state, **({"step": t} if case is ALL[3] else {}))
+            state = cell(x[t], state, **step_of(case, t))
             torch.testing.assert_close(state[0] if case.has_c else state, y[t], rtol=1e-5, atol=1e-6)
         for a, b in zip(state if case.has_c else (state,), last, strict=True):
             torch.testing.assert_close(a, b[0], rtol=1e-5, atol=1e-6)
