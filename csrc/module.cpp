@@ -150,13 +150,9 @@ PyObject* layer_norm2d_backward_py(PyObject*, PyObject* const* args, Py_ssize_t 
 }
 
 void read_recurrent(Reader& in, Recurrent& a) {
-  in(a.cell, a.place, a.norm, a.has_norm_c, a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.eps);
-  in(a.w_hh, a.w_hr, a.norm_w.data, a.norm_b.data, a.norm_c_w.data, a.norm_c_b.data, a.p, a.h0, a.c0);
-}
-
-void read_plain_recurrent(Reader& in, PlainRecurrent& a) {
-  read_recurrent(in, a);
-  in(a.has_norm_p, a.norm_p_w.data, a.norm_p_b.data, a.b_ih, a.b_hh);
+  in(a.cell, a.place, a.norm, a.has_norm_p, a.has_norm_c, a.n_hidden, a.n_out, a.n_steps, a.n_sequences, a.sizes, a.eps);
+  in(a.p, a.h0, a.c0, a.w_hh, a.w_hr, a.b_ih, a.b_hh, a.norm_p_w.data, a.norm_p_b.data, a.norm_w.data, a.norm_b.data);
+  in(a.norm_c_w.data, a.norm_c_b.data);
 }
 
 int64_t elements(const Recurrent& a) { return a.n_steps * a.n_sequences * a.gates(); }
@@ -164,7 +160,7 @@ int64_t elements(const Recurrent& a) { return a.n_steps * a.n_sequences * a.gate
 PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   RecurrentForward a{};
-  read_plain_recurrent(in, a);
+  read_recurrent(in, a);
   in(a.y, a.p_stats, a.z, a.z_stats, a.c, a.c_stats, a.h_last, a.c_last);
   return run(in, recurrent_forward, a, elements(a));
 }
@@ -172,7 +168,7 @@ PyObject* recurrent_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
 PyObject* recurrent_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   RecurrentBackward a{};
-  read_plain_recurrent(in, a);
+  read_recurrent(in, a);
   in(a.p_stats, a.z, a.z_stats, a.c, a.c_stats, a.y, a.dy, a.dh_last, a.dc_last, a.dp, a.dz, a.dh, a.m, a.dh0, a.dc0);
   in(a.db, a.dnorm_p_w, a.dnorm_p_b, a.dnorm_w, a.dnorm_b, a.dnorm_c_w, a.dnorm_c_b);
   return run(in, recurrent_backward, a, elements(a));
@@ -182,7 +178,7 @@ PyObject* gru_forward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   GruForward a{};
   read_recurrent(in, a);
-  in(a.b_hh, a.y, a.in_rz, a.in_n, a.q_n, a.stats_rz, a.stats_n, a.h_last);
+  in(a.y, a.p_stats_rz, a.p_stats_n, a.z_rz, a.z_n, a.q_n, a.stats_rz, a.stats_n, a.h_last);
   return run(in, gru_forward, a, elements(a));
 }
 
@@ -190,8 +186,8 @@ PyObject* gru_backward_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
   Reader in(args, n);
   GruBackward a{};
   read_recurrent(in, a);
-  in(a.b_hh, a.in_rz, a.in_n, a.q_n, a.stats_rz, a.stats_n, a.y, a.dy, a.dh_last);
-  in(a.dp, a.dout_rz, a.dout_n, a.dq_rz, a.dq_n, a.dh0);
+  in(a.p_stats_rz, a.p_stats_n, a.z_rz, a.z_n, a.q_n, a.stats_rz, a.stats_n, a.y, a.dy, a.dh_last, a.dp, a.dq, a.dh0);
+  in(a.db, a.dnorm_p_w, a.dnorm_p_b, a.dnorm_w, a.dnorm_b);
   return run(in, gru_backward, a, elements(a));
 }
 
@@ -298,17 +294,17 @@ PyMethodDef methods[] = {
      "(dtype, n_samples, n_channels, n_positions, eps, dy, x, stats, w, w_dtype, dx, dw, dw_dtype, db, db_dtype)"},
     {"recurrent_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_forward_py)),
      METH_FASTCALL,
-     "(cell, place, norm, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, w_hh, w_hr, norm_w, norm_b, norm_c_w, "
-     "norm_c_b, p, h0, c0, has_norm_p, norm_p_w, norm_p_b, b_ih, b_hh, y, p_stats, z, z_stats, c, c_stats, h_last, c_last)"},
+     "(cell, place, norm, has_norm_p, has_norm_c, n_hidden, n_out, n_steps, n_sequences, sizes, eps, p, h0, c0, w_hh, w_hr, b_ih, "
+     "b_hh, norm_p_w, norm_p_b, norm_w, norm_b, norm_c_w, norm_c_b, y, p_stats, z, z_stats, c, c_stats, h_last, c_last)"},
     {"recurrent_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(recurrent_backward_py)),
      METH_FASTCALL,
-     "(as recurrent_forward up to b_hh, p_stats, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, dp, dz, dh, m, dh0, dc0, db, "
+     "(as recurrent_forward up to norm_c_b, p_stats, z, z_stats, c, c_stats, y, dy, dh_last, dc_last, dp, dz, dh, m, dh0, dc0, db, "
      "dnorm_p_w, dnorm_p_b, dnorm_w, dnorm_b, dnorm_c_w, dnorm_c_b)"},
     {"gru_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_forward_py)), METH_FASTCALL,
-     "(as recurrent_forward up to c0, b_hh, y, in_rz, in_n, q_n, stats_rz, stats_n, h_last)"},
+     "(as recurrent_forward up to norm_c_b, y, p_stats_rz, p_stats_n, z_rz, z_n, q_n, stats_rz, stats_n, h_last)"},
     {"gru_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gru_backward_py)), METH_FASTCALL,
-     "(as recurrent_backward up to c0, b_hh, in_rz, in_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dout_rz, dout_n, "
-     "dq_rz, dq_n, dh0)"},
+     "(as recurrent_forward up to norm_c_b, p_stats_rz, p_stats_n, z_rz, z_n, q_n, stats_rz, stats_n, y, dy, dh_last, dp, dq, dh0, "
+     "db, dnorm_p_w, dnorm_p_b, dnorm_w, dnorm_b)"},
     {"batch_lstm_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(batch_lstm_forward_py)),
      METH_FASTCALL,
      "(n_hidden, n_out, n_steps, n_sequences, sizes, n_places, by_batch, eps, w_hh, w_hr, for ih, hh, sum and c each: w, b, "

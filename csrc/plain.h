@@ -31,7 +31,7 @@ struct TorchNames {
   PyObject* parameter;
   PyObject* strided;
   PyObject* dtypes[4];  // in the order of DType
-  PyObject *is_cpu, *dtype, *layout, *is_nested, *is_neg, *is_contiguous, *shape, *requires_grad;
+  PyObject *is_cpu, *dtype, *layout, *is_nested, *is_neg, *is_zerotensor, *is_contiguous, *shape, *requires_grad;
 
   // False, and a Python error set, if torch is not as it should be.
   bool find() {
@@ -49,6 +49,7 @@ struct TorchNames {
     layout = PyUnicode_InternFromString("layout");
     is_nested = PyUnicode_InternFromString("is_nested");
     is_neg = PyUnicode_InternFromString("is_neg");
+    is_zerotensor = PyUnicode_InternFromString("_is_zerotensor");  // of zeros in no memory
     is_contiguous = PyUnicode_InternFromString("is_contiguous");
     shape = PyUnicode_InternFromString("shape");
     requires_grad = PyUnicode_InternFromString("requires_grad");
@@ -67,7 +68,7 @@ struct TorchNames {
     PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(t));
     if (type != tensor && type != parameter) return -1;
     if (!says(t, is_cpu, Py_True) || !says(t, layout, strided) || !says(t, is_nested, Py_False)) return -1;
-    if (!calls(t, is_contiguous, Py_True) || !calls(t, is_neg, Py_False)) return -1;
+    if (!calls(t, is_contiguous, Py_True) || !calls(t, is_neg, Py_False) || !calls(t, is_zerotensor, Py_False)) return -1;
     const Ref found(PyObject_GetAttr(t, dtype));
     for (int i = 0; i < 4; ++i) {
       if (found.is(dtypes[i])) return i;

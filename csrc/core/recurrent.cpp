@@ -43,16 +43,14 @@ void recurrent_backward(const RecurrentBackward& args) {
 
 void gru_forward(const GruForward& args) {
   const int64_t units = rows_of(args) * args.n_hidden;
-  advise(units, {args.y, args.in_n, args.q_n});
-  advise(2 * units, {args.in_rz});
+  advise(units, {args.y, args.z_n, args.q_n});
+  advise(2 * units, {args.z_rz});
   kernels().recurrent.gru_forward(args);
 }
 
 void gru_backward(const GruBackward& args) {
   const int64_t units = rows_of(args) * args.n_hidden;
-  advise(units, {args.dout_n, args.dq_n});
-  advise(2 * units, {args.dout_rz, args.dq_rz});
-  advise(3 * units, {args.dp});
+  advise(3 * units, {args.dp, args.dq});
   kernels().recurrent.gru_backward(args);
 }
 

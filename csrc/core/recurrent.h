@@ -13,11 +13,24 @@ enum class RecurrentCell : int32_t { kLstm = 0, kTanh = 1, kRelu = 2, kGru = 3 }
 // What of the pre-activation is normalized: nothing, the recurrent product, or the whole sum.
 enum class RecurrentPlace : int32_t { kNone = 0, kProduct = 1, kSum = 2 };
 
-// What every cell has.
+// Scalar math of a step of an LSTM or RNN, with N the norm at `place`, if any, N_p that of W_ih x and N_c that of the cell:
+//   in = N_p(p) + b                   b = b_ih + b_hh
+//   q = W_hh h                        z = q at kProduct, else in + q
+//   a = in + N(z) at kProduct, N(z) at kSum, else z
+//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = W_hr (sigmoid(o) tanh(N_c(c')))
+//   RNN:  h' = tanh(a), or relu(a)
+// Of a GRU, whose r and z share norms and whose n has its own, N and M, N_p and M_p:
+//   in_rz = N_p(p_rz) + b_rz          b_rz = b_ih + b_hh of these
+//   in_n = M_p(p_n) + b_ih
+//   q = W_hh h                        z_rz = q_rz at kProduct, else in_rz + q_rz
+//   a_rz = in_rz + N(z_rz) at kProduct, N(z_rz) at kSum, else z_rz
+//   q_n := q_n + b_hh, at kProduct M(q_n) + b_hh;   a_n = in_n + sigmoid(a_r) q_n, at kSum M of it
+//   h' = (1 - sigmoid(a_z)) tanh(a_n) + sigmoid(a_z) h
 struct Recurrent {
   RecurrentCell cell;
   RecurrentPlace place;
   RowNorm norm;
+  bool has_norm_p;
   bool has_norm_c;
   int64_t n_hidden;
   int64_t n_out;  // P, the values of h: H, or what the projection leaves
@@ -27,6 +40,10 @@ struct Recurrent {
   double eps;
   const float* w_hh;  // [G·H, P]
   const float* w_hr;  // [P, H], of an LSTM alone; null without a projection
+  const float* b_ih;  // [G·H]; may be null, each
+  const float* b_hh;
+  ConstArray norm_p_w;  // [G·H]
+  ConstArray norm_p_b;
   ConstArray norm_w;  // [G·H]
   ConstArray norm_b;
   ConstArray norm_c_w;  // [H]
@@ -41,21 +58,7 @@ struct Recurrent {
   }
 };
 
-// Scalar math of a step of an LSTM or RNN, with N the norm at `place`, if any, N_p that of W_ih x and N_c that of the cell:
-//   in = N_p(p) + b                   b = b_ih + b_hh
-//   q = W_hh h                        z = q at kProduct, else in + q
-//   a = in + N(z) at kProduct, N(z) at kSum, else z
-//   LSTM: (i, f, g, o) = a;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = W_hr (sigmoid(o) tanh(N_c(c')))
-//   RNN:  h' = tanh(a), or relu(a)
-struct PlainRecurrent : Recurrent {
-  bool has_norm_p;
-  ConstArray norm_p_w;  // [G·H]
-  ConstArray norm_p_b;
-  const float* b_ih;  // [G·H]; may be null, each
-  const float* b_hh;
-};
-
-struct RecurrentForward : PlainRecurrent {
+struct RecurrentForward : Recurrent {
   float* y;  // [R, P]: h'
   // Kept for the backward; all null where there is none.
   float* p_stats;  // [R, stats_per_row]; null without N_p
@@ -67,7 +70,7 @@ struct RecurrentForward : PlainRecurrent {
   float* c_last;   // [N, H]
 };
 
-struct RecurrentBackward : PlainRecurrent {
+struct RecurrentBackward : Recurrent {
   const float* p_stats;
   const float* z;
   const float* z_stats;
@@ -78,7 +81,7 @@ struct RecurrentBackward : PlainRecurrent {
   const float* dh_last;  // [N, P]
   const float* dc_last;  // [N, H]
   float* dp;   // [R, G·H]
-  float* dz;   // [R, G·H]; dp itself where in is p + b and z is not q alone
+  float* dz;   // [R, G·H]; may be dp where in is p + b and z is not q alone
   float* dh;   // [R, P]: the gradient of h', dy and what the next step hands back; null without a projection
   float* m;    // [R, H]: what is projected; null without a projection
   float* dh0;  // [N, P]
@@ -91,33 +94,26 @@ struct RecurrentBackward : PlainRecurrent {
   float* dnorm_b;
   float* dnorm_c_w;
   float* dnorm_c_b;
-
-  // Whether dz is dp: what a step adds to z then adds the same to p.
-  __attribute__((always_inline)) constexpr bool one_gradient() const { return place != RecurrentPlace::kProduct && !has_norm_p; }
 };
 
-// Scalar math of a GRU's step, whose r and z share a norm and whose n has one of its own, N and M. p has its norm and b_ih:
-//   q = W_hh h
-//   kProduct: q_rz := N(q_rz), q_n := M(q_n);  then in all places q := q + b_hh
-//   a_rz = p_rz + q_rz, at kSum N of it;   (r, z) = sigmoid(a_rz)
-//   a_n = p_n + r q_n,  at kSum M of it;   h' = (1 - z) tanh(a_n) + z h
-// What a norm takes in is kept, at kNone a_rz and q_n + b_hh.
 struct GruForward : Recurrent {
-  const float* b_hh;  // [3H]; may be null
-  float* y;           // [R, H]: h'
+  float* y;  // [R, H]: h'
   // Kept for the backward; all null where there is none.
-  float* in_rz;     // [R, 2H]
-  float* in_n;      // [R, H]; at kNone q_n with its bias
-  float* q_n;       // [R, H] at kSum, else null: q_n with its bias
-  float* stats_rz;  // [R, stats_per_row]; null without norms
+  float* p_stats_rz;  // [R, stats_per_row], each; null without N_p
+  float* p_stats_n;
+  float* z_rz;     // [R, 2H]
+  float* z_n;      // [R, H]: what M takes in; at kNone q_n
+  float* q_n;      // [R, H] at kSum, else null
+  float* stats_rz;  // null without norms at `place`
   float* stats_n;
   float* h_last;  // [N, H]
 };
 
 struct GruBackward : Recurrent {
-  const float* b_hh;
-  const float* in_rz;
-  const float* in_n;
+  const float* p_stats_rz;
+  const float* p_stats_n;
+  const float* z_rz;
+  const float* z_n;
   const float* q_n;
   const float* stats_rz;
   const float* stats_n;
@@ -125,11 +121,14 @@ struct GruBackward : Recurrent {
   const float* dy;       // [R, H]
   const float* dh_last;  // [N, H]
   float* dp;             // [R, 3H]
-  float* dout_rz;        // [R, 2H]: the gradient of what a norm gives out
-  float* dout_n;         // [R, H]
-  float* dq_rz;          // [R, 2H]: of W_hh h; dout_rz itself at kNone
-  float* dq_n;           // [R, H]; dout_n itself at kNone
+  float* dq;             // [R, 3H]: of W_hh h
   float* dh0;            // [N, H]
+  // Of the parameters; null where not needed.
+  float* db;  // [4H]: of both biases for r and z, of b_ih for n, of b_hh for n
+  float* dnorm_p_w;
+  float* dnorm_p_b;
+  float* dnorm_w;
+  float* dnorm_b;
 };
 
 struct RecurrentKernels {

@@ -37,12 +37,19 @@ static void rnn_hidden_backward(RecurrentCell cell, const float* h, const float*
   });
 }
 
+static SumsOfLayer sums_of(const RecurrentBackward& r) {
+  return {{{r.gates(), r.db, nullptr},
+           {r.gates(), r.dnorm_p_w, r.dnorm_p_b},
+           {r.gates(), r.dnorm_w, r.dnorm_b},
+           {r.n_hidden, r.dnorm_c_w, r.dnorm_c_b}}};
+}
+
 class BackwardBlock {
  public:
   BackwardBlock(const RecurrentBackward& r, const RecurrentPanels& w, int64_t first, int64_t last,
-                const SumsOfRecurrent& sums, double* totals)
+                const SumsOfLayer& sums, double* totals)
       : r_(r), w_(w), first_(first), n_hidden_(r.n_hidden), n_out_(r.n_out), gates_(r.gates()), steps_(r, first, last),
-        input_(r, steps_.capacity()), of_b_(sums.of[0], totals), of_p_(sums.of[1], totals), of_z_(sums.of[2], totals),
+        input_(r, steps_.capacity(), {0, gates_, {r.b_ih, r.b_hh}}), of_b_(sums.of[0], totals), of_p_(sums.of[1], totals), of_z_(sums.of[2], totals),
         of_c_(sums.of[3], totals), memory_(steps_.capacity() * (2 * gates_ + 6 * n_hidden_)) {
     a_ = memory_.data();
     da_ = a_ + steps_.capacity() * gates_;
@@ -83,11 +90,8 @@ class BackwardBlock {
         norm_rows_backward(r_, da, r_.z + at * gates_, stats_at(r_, r_.z_stats, at), n, gates_, r_.norm_w, dz, of_z_.of(n));
       }
       const float* const din = product ? da : dz;
-      if (r_.has_norm_p) {
-        norm_rows_backward(r_, din, r_.p + at * gates_, stats_at(r_, r_.p_stats, at), n, gates_, r_.norm_p_w, dp,
-                           of_p_.of(n));
-      }
-      of_b_.add(din, n, gates_);
+      input_.backward(din, at, n, stats_at(r_, r_.p_stats, at), r_.dp, of_p_.of(n));
+      add_rows(of_b_.of(n).dw, din, n, gates_);
       w_.hh.multiply(dz, gates_, n, dh_, n_out_);
     }
     copy_values(r_.dh0 + first_ * n_out_, dh_, steps_.capacity() * n_out_);
@@ -152,11 +156,7 @@ class BackwardBlock {
 static void recurrent_backward(const RecurrentBackward& r) {
   const RecurrentPanels w = {Panels(r.w_hh, r.gates(), r.n_out, r.n_out, 1),
                              Panels(r.w_hr, r.n_out, r.w_hr != nullptr ? r.n_hidden : 0, r.n_hidden, 1)};
-  const SumsOfRecurrent sums(r);
-  const int64_t n_blocks = sequence_blocks(r.n_sequences).count;
-  const Memory<double> totals(n_blocks * sums.size());
-  each_block(r, [&](int64_t first, int64_t last, int64_t block) {
-    BackwardBlock(r, w, first, last, sums, totals.data() + block * sums.size()).run();
+  each_block_with_sums(r, sums_of(r), [&](int64_t first, int64_t last, const SumsOfLayer& sums, double* totals) {
+    BackwardBlock(r, w, first, last, sums, totals).run();
   });
-  add_blocks(r, sums, totals.data(), n_blocks);
 }

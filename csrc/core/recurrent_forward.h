@@ -29,7 +29,7 @@ static void recurrent_block(const RecurrentForward& r, const RecurrentPanels& w,
   const int64_t n_hidden = r.n_hidden, n_out = r.n_out, gates = r.gates();
   const bool lstm = r.cell == RecurrentCell::kLstm;
   BlockSteps steps(r, first, last);
-  const InputOfSteps input(r, steps.capacity());
+  const InputOfSteps input(r, steps.capacity(), {0, gates, {r.b_ih, r.b_hh}});
   const Memory<float> memory(steps.capacity() * (2 * gates + 3 * n_hidden));
   float* const own_z = memory.data();
   float* const own_a = own_z + steps.capacity() * gates;

@@ -38,6 +38,12 @@ struct NormIs {
   static constexpr RowNorm kNorm = kWhich;
 };
 
+// work(NormIs()) with the norm as a constant.
+template <class Work>
+NK_INLINE void by_norm(RowNorm norm, const Work& work) {
+  norm == RowNorm::kLayerNorm ? work(NormIs<RowNorm::kLayerNorm>()) : work(NormIs<RowNorm::kRmsNorm>());
+}
+
 // y = N(x) of n rows of n_cols, with their statistics if these are wanted.
 static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_cols, ConstArray w, ConstArray b, float* y,
                       float* stats) {
@@ -54,12 +60,6 @@ static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_c
   norm.stats = stats;
   norm.parallel_for = one_after_the_other;
   NK_ISA::row_norm_forward(norm);
-}
-
-// work(kNorm) with the norm as a constant.
-template <class Work>
-NK_INLINE void by_norm(RowNorm norm, const Work& work) {
-  norm == RowNorm::kLayerNorm ? work(NormIs<RowNorm::kLayerNorm>()) : work(NormIs<RowNorm::kRmsNorm>());
 }
 
 // The same y from the statistics that were kept.
@@ -103,6 +103,12 @@ static void norm_rows_backward(const Recurrent& a, const float* dy, const float*
 template <class Stats>
 static Stats* stats_at(const Recurrent& a, Stats* stats, int64_t row) {
   return stats != nullptr ? stats + row * stats_per_row(a.norm) : nullptr;
+}
+
+// A parameter from its value number `first` on.
+static ConstArray values_from(ConstArray array, int64_t first) {
+  if (array.data != nullptr) array.data = static_cast<const float*>(array.data) + first;
+  return array;
 }
 
 static void copy_values(float* to, const float* from, int64_t n) {

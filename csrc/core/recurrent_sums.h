@@ -6,28 +6,21 @@ struct TwoSums {
   int64_t n_cols;
   float* first;
   float* second;
-  bool wanted() const { return first != nullptr || second != nullptr; }
-  int64_t padded() const { return wanted() ? round_up(n_cols, kLanes) : 0; }
+  int64_t padded() const { return first != nullptr || second != nullptr ? round_up(n_cols, kLanes) : 0; }
 };
 
-constexpr int kSumsOfRecurrent = 4;
-
-struct SumsOfRecurrent {
-  explicit SumsOfRecurrent(const RecurrentBackward& r)
-      : of{{r.gates(), r.db, nullptr},
-           {r.gates(), r.dnorm_p_w, r.dnorm_p_b},
-           {r.gates(), r.dnorm_w, r.dnorm_b},
-           {r.n_hidden, r.dnorm_c_w, r.dnorm_c_b}} {}
-  // Of a block, in double.
+struct SumsOfLayer {
+  static constexpr int kMost = 6;
+  TwoSums of[kMost];
+  // How many numbers a block has for them.
   int64_t size() const {
     int64_t n = 0;
     for (const TwoSums& sums : of) n += 2 * sums.padded();
     return n;
   }
-  TwoSums of[kSumsOfRecurrent];  // of b, N_p, N and N_c
 };
 
-// One of them for a block of sequences, whose totals lie one after the other: `next` moves on.
+// Two of them for a block of sequences, whose totals lie one after the other: `next` moves on.
 class SumsOfBlock {
  public:
   SumsOfBlock(const TwoSums& sums, double*& next)
@@ -36,17 +29,12 @@ class SumsOfBlock {
     next += 2 * padded_;
   }
 
-  // Where the next n rows may be added.
+  // Where the next n rows may be added; null where not wanted.
   ParamSums<float> of(int64_t n) {
     if (padded_ == 0) return {};
     if (rows_ + n > kFlushRows) flush();
     rows_ += n;
     return {memory_.data(), memory_.data() + padded_, nullptr, nullptr};
-  }
-  // Adds n rows to the first.
-  void add(const float* x, int64_t n, int64_t n_cols) {
-    float* const to = of(n).dw;
-    for (int64_t i = 0; to != nullptr && i < n; ++i) add_values(to, to, x + i * n_cols, n_cols);
   }
   void flush() {
     float* const sums = memory_.data();
@@ -61,21 +49,36 @@ class SumsOfBlock {
   int64_t rows_ = 0;
 };
 
+// Adds n rows to `to`, which may be null.
+static void add_rows(float* to, const float* x, int64_t n, int64_t n_cols) {
+  for (int64_t i = 0; to != nullptr && i < n; ++i) add_values(to, to, x + i * n_cols, n_cols);
+}
+
 // From the totals of all blocks.
-static void add_blocks(const RecurrentBackward& r, const SumsOfRecurrent& all, const double* totals, int64_t n_blocks) {
-  const int64_t size = all.size();
-  for (const TwoSums& sums : all.of) {
-    for_range(r.parallel_for, 0, sums.padded(), grain_for(2 * n_blocks), [&](int64_t begin, int64_t end) {
+static void add_blocks(ParallelFor parallel_for, const SumsOfLayer& layer, const double* totals, int64_t n_blocks) {
+  const int64_t size = layer.size();
+  for (const TwoSums& sums : layer.of) {
+    const int64_t padded = sums.padded();
+    for_range(parallel_for, 0, padded, grain_for(2 * n_blocks), [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end && j < sums.n_cols; ++j) {
         double first = 0.0, second = 0.0;
         for (int64_t i = 0; i < n_blocks; ++i) {
           first += totals[i * size + j];
-          second += totals[i * size + sums.padded() + j];
+          second += totals[i * size + padded + j];
         }
         if (sums.first != nullptr) sums.first[j] = float(first);
         if (sums.second != nullptr) sums.second[j] = float(second);
       }
     });
-    totals += 2 * sums.padded();
+    totals += 2 * padded;
   }
+}
+
+// body(first sequence, last, sums, totals) of each block, and the sums of all.
+template <class Body>
+static void each_block_with_sums(const Recurrent& a, const SumsOfLayer& sums, const Body& body) {
+  const int64_t size = sums.size(), n_blocks = sequence_blocks(a.n_sequences).count;
+  const Memory<double> totals(n_blocks * size);
+  each_block(a, [&](int64_t first, int64_t last, int64_t block) { body(first, last, sums, totals.data() + block * size); });
+  add_blocks(a.parallel_for, sums, totals.data(), n_blocks);
 }

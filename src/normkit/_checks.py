@@ -60,7 +60,7 @@ def tensor(call: str, name: str, value: object) -> None:
 
 def eps(call: str, value: float, *, positive: bool = False) -> float:
     """eps is a finite number, not negative; positive where a zero would divide by zero."""
-    number = _number(value)
+    number = as_number(value)
     if number is not None and 0 <= number < math.inf and not (positive and number == 0):
         return number
     rule = "positive" if positive else "at least 0"
@@ -68,10 +68,10 @@ def eps(call: str, value: float, *, positive: bool = False) -> float:
     raise error(f"{call}: expected eps to be a finite number, {rule}, got {value!r}; 1e-5 is usual.")
 
 
-def _number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """The number that a Python or NumPy number, or a tensor of one element, stands for."""
     if isinstance(value, (int, float)):
-        return value
+        return float(value)
     try:
         return None if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
@@ -103,7 +103,7 @@ def size(call: str, name: str, value: object) -> None:
 
 def momentum(call: str, value: object, *, or_none: bool = True) -> None:
     """momentum is a number, or None for the cumulative average."""
-    number = 0.0 if value is None and or_none else _number(value)
+    number = 0.0 if value is None and or_none else as_number(value)
     if number is not None and -math.inf < number < math.inf:
         return
     error = DtypeError if number is None else ArgumentError
@@ -363,7 +363,7 @@ def one_of(call: str, name: str, value: object, known: Sequence[str]) -> None:
 
 def timeout(call: str, value: object) -> None:
     """A time to wait is a positive number of seconds, or None for what the process group waits."""
-    number = 1.0 if value is None else _number(value)
+    number = 1.0 if value is None else as_number(value)
     if number is None or not 0 < number < math.inf:
         error = DtypeError if number is None else ArgumentError
         raise error(f"{call}: expected timeout in seconds, more than 0, got {value!r}; None takes the process group's.")

@@ -122,13 +122,13 @@ def recurrent_input(call: str, x: Tensor, input_size: int, weight: Tensor) -> No
         )
 
 
-def recurrent_parameter(call: str, name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
+def recurrent_parameter(layer: type, name: str, value: Tensor | None, shape: tuple[int, ...] | None) -> None:
     """A parameter as it was built, whatever has been put in its place: kernels read as much memory as that had."""
-    got = None if value is None else tuple(value.shape)
+    got = None if value is None else value.shape
     if got != shape:
         expected, found = ("none" if s is None else f"shape {list(s)}" for s in (shape, got))
         raise ShapeError(
-            f"{call}: expected {name} of {expected}, as the layer was built, got {found}; "
+            f"{layer.__name__}: expected {name} of {expected}, as the layer was built, got {found}; "
             f"build the layer for those sizes."
         )
 

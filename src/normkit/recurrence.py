@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from normkit import functional
-from normkit.kernels import cpu, gru, products, recurrent
+from normkit._checks import as_number
+from normkit.kernels import cpu, gru, lstm, products, recurrent
 
 State = tuple[Tensor, ...]  # h, and c where there is one: [N, *]
 Kind = Literal["layer", "rms"]
@@ -203,20 +204,19 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
         for norm in map(_row_norm, (norms.ih, norms.hh or norms.sum, norms.c))
         for t in ((None, None) if norm is None else (norm.weight, norm.bias))
     )
-    eps = of_rows[0].eps if of_rows else 0.0
-    if not recurrent.accepts(eps, x, *w, *state, *own):
+    eps = as_number(of_rows[0].eps) if of_rows else 0.0
+    if eps is None or not recurrent.accepts(eps, x, *w, *state, *own):
         return None
+    kind: recurrent.Cell = "lstm" if isinstance(cell, LSTM) else "gru" if isinstance(cell, GRU) else cell.nonlinearity
     loop = recurrent.Loop(
-        cell="lstm" if isinstance(cell, LSTM) else "gru" if isinstance(cell, GRU) else cell.nonlinearity,
+        cell=kind,
         place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
         norm=of_rows[0].norm if of_rows else "layer_norm",
-        has_norm_p=norms.ih is not None and not isinstance(cell, GRU),
+        has_norm_p=norms.ih is not None,
         has_norm_c=norms.c is not None,
         eps=eps,
         sizes=sizes,
     )
-    if isinstance(cell, GRU):
-        return _gru_by_kernel(cell, loop, x, state[0], own[2:4])
     h, c = state[0], state[1] if len(state) == 2 else None
 
     def composite(
@@ -224,37 +224,14 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
         b_hh: Tensor | None, *own: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         again = replace(cell, w=Weights(w.ih, w_hh, b_ih, b_hh, w_hr), norms=_with_parameters(norms, own))
-        y, last = step_after_step(
-            again, _of_product(again.w, again.norms, p, sizes), sizes, (h,) if c is None else (h, c)
-        )
+        p = _of_product(again.w, again.norms, p, sizes)
+        y, last = step_after_step(again, p, sizes, (h,) if c is None else (h, c))
         return y, *last
 
     p = products.linear(x, w.ih)
     arguments = recurrent.Arguments(p, h, c, w.hh, w.hr, w.b_ih, w.b_hh, *own)
-    y, *last = recurrent.run(loop, arguments, composite)
+    y, *last = recurrent.run(gru.KERNEL if kind == "gru" else lstm.KERNEL, loop, arguments, composite)
     return y, tuple(last)
-
-
-def _gru_by_kernel(
-    cell: GRU, loop: recurrent.Loop, x: Tensor, h: Tensor, own: Sequence[Tensor | None]
-) -> tuple[Tensor, State]:
-    def composite(p: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, *own: Tensor | None) -> tuple[Tensor, ...]:
-        weights = cell.w._replace(hh=w_hh, b_hh=b_hh)
-        again = GRU(weights, _with_parameters(cell.norms, (None, None, *own, None, None)))
-        y, last = step_after_step(again, p, loop.sizes, (h,))
-        return y, *last
-
-    w, b = own
-    y, last = gru.run(loop, (_inputs_merged(cell, x, loop.sizes), h, cell.w.hh, cell.w.b_hh, w, b), composite)
-    return y, (last,)
-
-
-def _inputs_merged(cell: GRU, x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """p' of all steps, the bias within the norm's own where it has one: a pass over all rows less."""
-    norm = _row_norm(cell.norms.ih)
-    if norm is None or norm.bias is None or cell.w.b_ih is None:
-        return cell.inputs(x, sizes)
-    return replace(norm, bias=norm.bias + cell.w.b_ih).sequence(products.linear(x, cell.w.ih), sizes)
 
 
 def _row_norm(norm: Norm | None) -> RowNorm | None:

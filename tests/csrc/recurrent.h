@@ -46,7 +46,7 @@ struct Inputs {
     const int64_t h = c.n_hidden, gates = (lstm ? 4 : gru ? 3 : 1) * h, states = c.n_sequences * h;
     const int64_t out = c.n_out, outs = c.n_sequences * out;
     w_hh = floats(gates * out, 1, false), w_hr = floats(out < h ? out * h : 0, 13, false);
-    b_hh = floats(c.affine ? gates : 0, 2, false), b_ih = floats(!gru && c.affine ? gates : 0, 14, false);
+    b_hh = floats(c.affine ? gates : 0, 2, false), b_ih = floats(c.affine ? gates : 0, 14, false);
     const bool norm_p = c.has_norm_p && c.affine;
     norm_p_w = floats(norm_p ? gates : 0, 15, false), norm_p_b = floats(norm_p ? gates : 0, 16, false);
     norm_w = floats(norm ? gates : 0, 3, false), norm_b = floats(norm ? gates : 0, 4, false);
@@ -60,9 +60,6 @@ struct Inputs {
     r.n_hidden = c.n_hidden, r.n_out = c.n_out, r.n_steps = c.n_steps, r.n_sequences = c.n_sequences, r.sizes = sizes.data(), r.eps = 1e-5;
     r.w_hh = at(w_hh), r.w_hr = at(w_hr), r.norm_w.data = at(norm_w), r.norm_b.data = at(norm_b), r.norm_c_w.data = at(norm_c_w);
     r.norm_c_b.data = at(norm_c_b), r.p = at(p), r.h0 = at(h0), r.c0 = at(c0), r.parallel_for = parallel_for;
-  }
-  void put_plain(const Case& c, ParallelFor parallel_for, PlainRecurrent& r) {
-    put(c, parallel_for, r);
     r.has_norm_p = c.has_norm_p, r.norm_p_w.data = at(norm_p_w), r.norm_p_b.data = at(norm_p_b), r.b_ih = at(b_ih), r.b_hh = at(b_hh);
   }
 };
@@ -79,7 +76,7 @@ inline Floats zeros(int64_t n) { return Floats(static_cast<size_t>(n)); }
 inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
   Inputs in(c);
   RecurrentForward f{};
-  in.put_plain(c, parallel_for, f);
+  in.put(c, parallel_for, f);
   const bool lstm = c.cell == RecurrentCell::kLstm, norm = c.place != RecurrentPlace::kNone;
   const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
   const int64_t gates = rows * f.gates(), stats = rows * stats_per_row(c.norm);
@@ -93,14 +90,14 @@ inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, Paral
   kernels.recurrent.forward(f);
 
   RecurrentBackward g{};
-  in.put_plain(c, parallel_for, g);
-  Floats dp = zeros(gates), dz = zeros(g.one_gradient() ? 0 : gates);
+  in.put(c, parallel_for, g);
+  Floats dp = zeros(gates), dz = zeros(gates);
   Floats dh = zeros(projected * outs), m = zeros(projected * units), dh0 = zeros(out_states), dc0 = zeros(lstm ? states : 0);
   Floats db = zeros(f.gates()), dnorm_p_w = zeros(c.has_norm_p ? f.gates() : 0), dnorm_p_b = dnorm_p_w;
   Floats dnorm_w = zeros(norm ? f.gates() : 0), dnorm_b = dnorm_w, dnorm_c_w = zeros(c.has_norm_c ? c.n_hidden : 0);
   g.p_stats = f.p_stats, g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
   g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dc_last = at(in.dc_last);
-  g.dp = at(dp), g.dz = g.one_gradient() ? g.dp : at(dz), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  g.dp = at(dp), g.dz = at(dz), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
   g.db = at(db), g.dnorm_p_w = at(dnorm_p_w), g.dnorm_p_b = at(dnorm_p_b), g.dnorm_w = at(dnorm_w), g.dnorm_b = at(dnorm_b);
   g.dnorm_c_w = at(dnorm_c_w);  // and not dnorm_c_b: one of two
   kernels.recurrent.backward(g);
@@ -114,23 +111,26 @@ inline std::vector<Bytes> run_gru(const Kernels& kernels, const Case& c, Paralle
   in.put(c, parallel_for, f);
   const bool norm = c.place != RecurrentPlace::kNone, sum = c.place == RecurrentPlace::kSum;
   const int64_t rows = in.n_rows, units = rows * c.n_hidden, states = c.n_sequences * c.n_hidden;
-  const int64_t stats = norm ? rows * stats_per_row(c.norm) : 0;
-  Floats y = zeros(units), again = y, in_rz = zeros(2 * units), in_n = zeros(units), q_n = zeros(sum ? units : 0);
-  Floats stats_rz = zeros(stats), stats_n = zeros(stats), h_last = zeros(states);
-  f.b_hh = at(in.b_hh), f.y = at(again), f.h_last = at(h_last);
+  const int64_t per_row = rows * stats_per_row(c.norm), stats = norm ? per_row : 0, p_stats = c.has_norm_p ? per_row : 0;
+  Floats y = zeros(units), again = y, z_rz = zeros(2 * units), z_n = zeros(units), q_n = zeros(sum ? units : 0);
+  Floats stats_rz = zeros(stats), stats_n = stats_rz, p_stats_rz = zeros(p_stats), p_stats_n = p_stats_rz, h_last = zeros(states);
+  f.y = at(again), f.h_last = at(h_last);
   kernels.recurrent.gru_forward(f);
-  f.y = at(y), f.in_rz = at(in_rz), f.in_n = at(in_n), f.q_n = at(q_n), f.stats_rz = at(stats_rz), f.stats_n = at(stats_n);
+  f.y = at(y), f.z_rz = at(z_rz), f.z_n = at(z_n), f.q_n = at(q_n), f.stats_rz = at(stats_rz), f.stats_n = at(stats_n);
+  f.p_stats_rz = at(p_stats_rz), f.p_stats_n = at(p_stats_n);
   kernels.recurrent.gru_forward(f);
 
   GruBackward g{};
   in.put(c, parallel_for, g);
-  Floats dp = zeros(3 * units), dout_rz = zeros(2 * units), dout_n = zeros(units), dh0 = zeros(states);
-  Floats dq_rz = zeros(norm ? 2 * units : 0), dq_n = zeros(norm ? units : 0);
-  g.b_hh = f.b_hh, g.in_rz = f.in_rz, g.in_n = f.in_n, g.q_n = f.q_n, g.stats_rz = f.stats_rz, g.stats_n = f.stats_n;
-  g.y = f.y, g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dp = at(dp), g.dout_rz = at(dout_rz), g.dout_n = at(dout_n);
-  g.dq_rz = norm ? at(dq_rz) : g.dout_rz, g.dq_n = norm ? at(dq_n) : g.dout_n, g.dh0 = at(dh0);
+  Floats dp = zeros(3 * units), dq = zeros(3 * units), dh0 = zeros(states), db = zeros(4 * c.n_hidden);
+  Floats dnorm_w = zeros(norm ? 3 * c.n_hidden : 0), dnorm_b = dnorm_w;
+  Floats dnorm_p_w = zeros(c.has_norm_p ? 3 * c.n_hidden : 0), dnorm_p_b = dnorm_p_w;
+  g.p_stats_rz = f.p_stats_rz, g.p_stats_n = f.p_stats_n, g.z_rz = f.z_rz, g.z_n = f.z_n, g.q_n = f.q_n, g.stats_rz = f.stats_rz;
+  g.stats_n = f.stats_n, g.y = f.y, g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dp = at(dp), g.dq = at(dq), g.dh0 = at(dh0);
+  g.db = at(db), g.dnorm_w = at(dnorm_w), g.dnorm_b = at(dnorm_b), g.dnorm_p_w = at(dnorm_p_w), g.dnorm_p_b = at(dnorm_p_b);
   kernels.recurrent.gru_backward(g);
-  return bits_of({&again, &y, &in_rz, &in_n, &q_n, &stats_rz, &stats_n, &h_last, &dp, &dout_rz, &dout_n, &dq_rz, &dq_n, &dh0});
+  return bits_of({&again, &y, &p_stats_rz, &p_stats_n, &z_rz, &z_n, &q_n, &stats_rz, &stats_n, &h_last, &dp, &dq, &dh0, &db,
+                  &dnorm_w, &dnorm_b, &dnorm_p_w, &dnorm_p_b});
 }
 
 inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor parallel_for) {
@@ -151,7 +151,7 @@ inline int check(const std::vector<const Kernels*>& all) {
             const bool lstm = cell == RecurrentCell::kLstm, norm_c = lstm && variant != 0;
             if (variant == 3 && (!lstm || s.n_hidden == 1)) continue;
             const int64_t n_out = variant == 3 ? s.n_hidden / 2 : s.n_hidden;
-            const bool norm_p = cell != RecurrentCell::kGru && variant != 3 && s.n_hidden > 1;
+            const bool norm_p = variant != 3 && s.n_hidden > 1;
             const Case c{cell, place, norm, norm_p, norm_c, variant != 2, variant == 1, s.n_hidden, n_out, s.n_sequences, s.n_steps};
             const std::vector<Bytes> expected = run(*all[0], c, serial);
             for (const Kernels* kernels : all) {

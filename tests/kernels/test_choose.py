@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 import normkit
 from normkit.kernels import choose, cpu, eager
@@ -193,3 +194,36 @@ def test_after_fork() -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, timeout=60)
     assert done.returncode == 0
+
+
+def test_zeros_that_are_in_no_memory_are_not_read() -> None:
+    """As forward AD leaves them: they have no address."""
+    zeros = torch._efficientzerotensor((4, 8))
+    for y in (normkit.functional.layer_norm(zeros, (8,), w, b), normkit.functional.group_norm(zeros, 2, w, b)):
+        assert torch.equal(y, b.expand(4, 8))
+    assert not choose.are_plain_floats(zeros)
+    state = torch._efficientzerotensor((1, 2, 4)), torch.zeros(1, 2, 4)
+    layer, x = normkit.nn.LayerNormLSTM(3, 4), torch.randn(5, 2, 3)
+    torch.testing.assert_close(layer(x, state)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "plain"),
+    [
+        ((w, None, pixels.transpose(2, 3), Parameter(b)), True),
+        ((), True),
+        ((w, w.double()), False),
+        ((w[:0],), False),
+        ((w.to("meta"),), False),
+        ((w.to_sparse(),), False),
+        ((torch._neg_view(w),), False),
+        ((w.as_subclass(Subclass),), False),
+    ],
+)
+def test_float32_in_plain_memory(
+    tensors: tuple[Tensor | None, ...], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same is said with libtorch's eyes and by Python's attributes."""
+    assert choose.are_plain_floats(*tensors) is plain
+    monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
+    assert choose.are_plain_floats(*tensors) is plain

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kernels import instruction_sets
 from normkit import recurrence
-from normkit.kernels import cpu, gru, recurrent
+from normkit.kernels import cpu, lstm, recurrent
 from normkit.recurrence import GRU, LSTM, RNN, Norms, RowNorm, Weights
 
 CELLS = ("lstm", "gru", "tanh", "relu")
@@ -90,15 +91,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[recurrent.Loop]]:
     """The kernel's calls, so that a test cannot compare a path with itself."""
     seen: list[recurrent.Loop] = []
 
-    def watched(original: Any) -> Any:
-        def call(loop: recurrent.Loop, *rest: Any) -> Any:
-            seen.append(loop)
-            return original(loop, *rest)
+    original = recurrent.run
 
-        return call
+    def watched(kernel: recurrent.Kernel, loop: recurrent.Loop, *rest: Any) -> Any:
+        seen.append(loop)
+        return original(kernel, loop, *rest)
 
-    for module in (recurrent, gru):
-        monkeypatch.setattr(module, "run", watched(module.run))
+    monkeypatch.setattr(recurrent, "run", watched)
     yield seen
     assert seen, "no call has reached the kernel"
 
@@ -191,7 +190,7 @@ def of_the_loop(place: str, rows: slice = slice(None)) -> bytes:
         None if n is None else t for n in (cell.norms.ih, norm, cell.norms.c) for t in (n and n.weight, n and n.bias)
     ]
     arguments = recurrent.Arguments(p, h, c, cell.w.hh, None, cell.w.b_ih, cell.w.b_hh, *own)
-    y, *state = recurrent.run(loop, arguments, lambda *_: ())
+    y, *state = recurrent.run(lstm.KERNEL, loop, arguments, lambda *_: ())
     (dp,) = torch.autograd.grad(y, p, dy)
     return b"".join(t.detach().unflatten(0, (-1, h.shape[0])).numpy().tobytes() for t in (y, dp)) + b"".join(
         s.detach().numpy().tobytes() for s in state
@@ -251,13 +250,13 @@ def test_tanh_and_sigmoid_err_by_a_few_units() -> None:
     state = torch.zeros(len(a), 1)
     none = (None,) * 9  # a projection, biases, norms
     arguments = recurrent.Arguments(a[:, None], state, None, zero, *none)
-    y, _ = recurrent.run(loop_of("tanh", "none", [len(a)]), arguments, lambda *_: ())
+    y, _ = recurrent.run(lstm.KERNEL, loop_of("tanh", "none", [len(a)]), arguments, lambda *_: ())
     assert ((y[:, 0].double() - exact).abs() <= 4 * 2.0**-24 * exact.abs()).all()
 
     p = torch.zeros(len(a), 4)
     p[:, 1] = a
     arguments = recurrent.Arguments(p, state, torch.ones_like(state), torch.zeros(4, 1), *none)
-    _, _, c = recurrent.run(loop_of("lstm", "none", [len(a)]), arguments, lambda *_: ())
+    _, _, c = recurrent.run(lstm.KERNEL, loop_of("lstm", "none", [len(a)]), arguments, lambda *_: ())
     exact = torch.sigmoid(a.double())
     off = (c[:, 0].double() - exact).abs()
     # exp is held at exp(-87) = 1.6e-38, below which only subnormal numbers are
@@ -281,7 +280,7 @@ def test_sums_over_many_rows_are_as_exact_as_those_of_the_norms(n: int) -> None:
     none = (None,) * 4
     loop = replace(loop_of("tanh", "none", [n] * steps), has_norm_p=True)
     arguments = recurrent.Arguments(p, zero, None, w_hh, None, b_ih, None, w, b, *none)
-    y, _ = recurrent.run(loop, arguments, lambda *_: ())
+    y, _ = recurrent.run(lstm.KERNEL, loop, arguments, lambda *_: ())
     found = torch.autograd.grad(y, (w, b, b_ih), dy)
 
     x_hat = torch.nn.functional.layer_norm(p.double(), (n_hidden,), eps=1e-5)
@@ -333,6 +332,66 @@ def test_backward_twice_gives_the_same(calls: list[Any]) -> None:
     first = torch.autograd.grad(y.square().sum(), [x, *leaves(cell)], retain_graph=True)
     again = torch.autograd.grad(y.square().sum(), [x, *leaves(cell)])
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", [float, int, np.float64, np.float32, torch.tensor])
+def test_every_number_that_is_an_eps_takes_the_kernel(kind: Any, calls: list[Any]) -> None:
+    x, state = torch.randn(12, 3), tuple(torch.zeros(4, 8) for _ in range(2))
+    cell = cell_of("lstm", "separate", 3, 8, torch.float32)
+    norms = Norms(*(n if n is None else replace(n, eps=kind(1)) for n in cell.norms))
+    y, _ = recurrence.run(replace(cell, norms=norms), x, [4] * 3, state)
+    assert [loop.eps for loop in calls] == [1.0]
+    assert not torch.equal(y, recurrence.run(cell, x, [4] * 3, state)[0])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_what_hooks_give_back_for_saved_tensors_is_looked_at(name: str, calls: list[Any]) -> None:
+    """Other strides are made dense; another dtype or size is none that a kernel reads."""
+
+    def of(unpack: Any) -> list[Tensor]:
+        cell = cell_of(name, "separate", 3, 8, torch.float32)
+        x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        state = tuple(torch.zeros(4, 8) for _ in range(2 if name == "lstm" else 1))
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+            y, _ = recurrence.run(cell, x, [4] * 3, state)
+        return list(torch.autograd.grad(y.square().sum(), [x, *leaves(cell)]))
+
+    plain = of(lambda t: t)
+    for a, b in zip(of(lambda t: t.t().contiguous().t() if t.dim() == 2 else t), plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+    for wrong in (lambda t: t.double(), lambda t: t[: max(1, t.shape[0] // 2)], lambda t: t.to(torch.bfloat16)):
+        with pytest.raises(RuntimeError):
+            of(wrong)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_of_biases_are_tensors_of_their_own(name: str, calls: list[Any]) -> None:
+    cell = cell_of(name, "separate", 3, 8, torch.float32)
+    x, state = torch.randn(12, 3), tuple(torch.zeros(4, 8) for _ in range(2 if name == "lstm" else 1))
+    y, _ = recurrence.run(cell, x, [4] * 3, state)
+    a, b = torch.autograd.grad(y.sum(), (cell.w.b_ih, cell.w.b_hh))
+    before = b.clone()
+    a.zero_()
+    assert torch.equal(b, before)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_any_gradients_that_nobody_wants_are_left_out(name: str, calls: list[Any]) -> None:
+    cell = cell_of(name, "separate", 3, 8, torch.float32)
+    x, state = torch.randn(12, 3), tuple(torch.zeros(4, 8) for _ in range(2 if name == "lstm" else 1))
+    everything = leaves(cell)
+    whole = torch.autograd.grad(recurrence.run(cell, x, [4] * 3, state)[0].square().sum(), everything)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        wanted = (torch.rand(len(everything), generator=generator) < 0.4).tolist()
+        for t, want in zip(everything, wanted, strict=True):
+            t.requires_grad_(want)
+        if not any(wanted):
+            continue
+        y = recurrence.run(cell, x, [4] * 3, state)[0]
+        some = torch.autograd.grad(y.square().sum(), [t for t, want in zip(everything, wanted, strict=True) if want])
+        for a, b in zip(some, [g for g, want in zip(whole, wanted, strict=True) if want], strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("frozen", range(9))

@@ -203,14 +203,18 @@ def test_statistics_of_a_compiled_call_are_remembered_as_others_are(
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_statistics_made_in_inference_mode_stay_as_they_were() -> None:
-    layer = nn.BatchNormLSTM(I, H)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("place", ["ih", "c"])
+def test_statistics_made_in_inference_mode_leave_all_as_they_were(place: str, dtype: torch.dtype) -> None:
+    layer = nn.BatchNormLSTM(I, H, dtype=dtype)
+    statistics = getattr(layer, f"statistics_{place}_l0")
     with torch.inference_mode():
-        made = torch.zeros(100, 4 * H)
-    layer.statistics_ih_l0.running_mean = made
+        statistics.running_mean = torch.zeros_like(statistics.running_mean)
+    before = [b.clone() for b in layer.buffers()]
     with pytest.raises(ArgumentError, match="inference mode"):
-        layer(torch.randn(T, N, I))
-    assert (made == 0).all()
+        layer(torch.randn(T, N, I, dtype=dtype))
+    for a, b in zip(layer.buffers(), before, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_an_ensemble_trains_in_one_vmap() -> None:

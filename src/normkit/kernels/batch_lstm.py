@@ -1,7 +1,6 @@
 """The time loop of an LSTM with recurrent BatchNorm on the compiled kernels: all steps of one direction in one call.
 
-Unlike ``recurrent``, the norm of the product with the input is part of the loop, since its statistics, too, are those
-of each step. Names are those of csrc/core/batch_lstm.h.
+Names are those of csrc/core/batch_lstm.h.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from normkit.kernels import choose, cpu, products
-from normkit.kernels.derivatives import KernelFunction, through
+from normkit.kernels.derivatives import KernelFunction, save, saved, through
 from normkit.kernels.recurrent import Composite, Outputs, Steps, gradient_of_w_hh
 
 PLACES = ("ih", "hh", "sum", "c")
@@ -67,7 +66,7 @@ def update(stats: Tensor, sizes: Sequence[int], running: tuple[Tensor, Tensor], 
 
     False, and nothing done, where these are not memory that a kernel may write.
     """
-    if type(momentum) is not float or not all(map(_is_writable, running)):
+    if not isinstance(momentum, (float, int)) or not all(map(_is_writable, running)):
         return False
     mean, var = running
     steps = Steps(sizes)
@@ -120,17 +119,17 @@ class _Loop(KernelFunction):
 
     @staticmethod
     def forward(ctx: Any, loop: Loop, composite: Composite, found: Found, *arguments: Tensor | None) -> Outputs:
-        ctx.save_for_backward(*arguments, *found.stats, found.z, found.cells, found.outputs[0])
+        save(ctx, *arguments, *found.stats, found.z, found.cells, found.outputs[0])
         ctx.loop, ctx.composite = loop, composite
         return found.outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        arguments, kept = saved[:_N_ARGUMENTS], saved[_N_ARGUMENTS:]
         needed = ctx.needs_input_grad[3:]
-        if any(choose.wants_composite_backward(g) for g in gradients):
-            return None, None, None, *through(ctx.composite, arguments, gradients, needed)
+        tensors = saved(ctx)
+        if tensors is None or any(choose.wants_composite_backward(g) for g in gradients):
+            return None, None, None, *through(ctx.composite, ctx.saved_tensors[:_N_ARGUMENTS], gradients, needed)
+        arguments, kept = tensors[:_N_ARGUMENTS], tensors[_N_ARGUMENTS:]
         dense = [g.contiguous() for g in gradients]
         return None, None, None, *_backward(ctx.loop, arguments, kept, dense, needed)
 
@@ -138,7 +137,7 @@ class _Loop(KernelFunction):
 def _backward(
     loop: Loop,
     arguments: Arguments,
-    kept: Sequence[Tensor],
+    kept: Sequence[Tensor | None],
     gradients: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
@@ -147,6 +146,8 @@ def _backward(
     assert u is not None
     assert h0 is not None
     assert c0 is not None
+    assert cells is not None
+    assert y is not None
     du, dh0, dc0 = torch.empty_like(u), torch.empty_like(h0), torch.empty_like(c0)
     dz = torch.empty_like(u) if parameters[0] is not None or parameters[2] is not None else du
     dh, m = (None, None) if w_hr is None else (torch.empty_like(y), torch.empty_like(cells))

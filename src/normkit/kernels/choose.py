@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from normkit.kernels import cpu
+from normkit.kernels import cpu, eager
 
 # Bound once: each attribute on the way costs as much as the call.
 _functorch_is_active = torch._C._are_functorch_transforms_active
@@ -98,9 +98,17 @@ def why_not_these(*tensors: Tensor | None) -> str | None:
             return f"there is no kernel for device {t.device.type}"
         if t.dtype not in cpu.DTYPE_CODES:
             return f"there is no kernel for {t.dtype}"
-        if t.layout is not torch.strided or t.is_nested or t.is_neg():
+        if t.layout is not torch.strided or t.is_nested or t.is_neg() or t._is_zerotensor():
             return "the tensor is not in plain memory"
     return None
+
+
+def are_plain_floats(*tensors: Tensor | None) -> bool:
+    """Whether each is None, or float32 with values in memory that a kernel may read."""
+    return bool(eager.LIBRARY.plain_floats(*tensors)) or (
+        why_not_these(*tensors) is None
+        and all(t is None or (t.dtype == torch.float32 and t.numel() > 0) for t in tensors)
+    )
 
 
 def wants_composite_backward(gradient: Tensor) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normkit.kernels import choose
+
 
 class KernelFunction(torch.autograd.Function):
     """A Function for calls of which ``choose`` has said that no torch.func transform is active.
@@ -18,6 +20,27 @@ class KernelFunction(torch.autograd.Function):
     @classmethod
     def apply(cls, *args: Any) -> Any:
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keeps float32 tensors for a backward that reads their memory."""
+    ctx.save_for_backward(*tensors)
+    ctx.n_values = [_n_values(t) for t in tensors]
+
+
+def saved(ctx: Any) -> list[Tensor | None] | None:
+    """What ``save`` kept, dense; None where it is no memory that a kernel may read.
+
+    Hooks on saved tensors may give back anything.
+    """
+    tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
+    if not choose.are_plain_floats(*tensors) or [_n_values(t) for t in tensors] != ctx.n_values:
+        return None
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _n_values(t: Tensor | None) -> int:
+    return 0 if t is None else t.numel()
 
 
 def through(

@@ -1,4 +1,4 @@
-"""The time loop of an LSTM or RNN on the compiled kernels: all steps of one direction of one layer in one call.
+"""The time loop of an LSTM, GRU or RNN on the compiled kernels: all steps of one direction of one layer in one call.
 
 The product with the input is done before, for all steps at once: p, [R, G·H]. Rows are packed as in ``recurrence``.
 The gradients of the weights are done after: one product for all steps.
@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from normkit.kernels import choose, cpu, eager, products
+from normkit.kernels import choose, cpu, products
 from normkit.kernels.cpu import Norm
-from normkit.kernels.derivatives import KernelFunction, through
+from normkit.kernels.derivatives import KernelFunction, save, saved, through
 
 Cell = Literal["lstm", "tanh", "relu", "gru"]
 Place = Literal["none", "product", "sum"]
@@ -44,8 +44,25 @@ class Arguments(NamedTuple):
     norm_c_b: Tensor | None
 
 
+class Needed(NamedTuple):
+    """Which of them need a gradient."""
+
+    p: bool
+    h0: bool
+    c0: bool
+    w_hh: bool
+    w_hr: bool
+    b_ih: bool
+    b_hh: bool
+    norm_p_w: bool
+    norm_p_b: bool
+    norm_w: bool
+    norm_b: bool
+    norm_c_w: bool
+    norm_c_b: bool
+
+
 _N_ARGUMENTS = len(Arguments._fields)
-_FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
 Composite = Callable[..., Outputs]
 
@@ -72,134 +89,67 @@ class Loop(Steps):
     cell: Cell
     place: Place
     norm: Norm
-    has_norm_p: bool  # a GRU has that done before
+    has_norm_p: bool
     has_norm_c: bool
     eps: float
 
 
 def accepts(eps: float, *tensors: Tensor | None) -> bool:
     """Whether the kernel takes a call on these: float32, more than nothing, and arithmetic that is compiled well."""
-    if not choose.accepts_here(eps) or not (eager.LIBRARY.plain_floats(*tensors) or _are_plain_floats(tensors)):
+    if not choose.accepts_here(eps) or not choose.are_plain_floats(*tensors):
         return False
     # Without fused instructions (x86 before AVX2) a product of matrices would be a function call for each number.
     return cpu.LIBRARY.isa() != "portable"  # type: ignore[no-any-return]
 
 
-def _are_plain_floats(tensors: Sequence[Tensor | None]) -> bool:
-    return choose.why_not_these(*tensors) is None and all(
-        t is None or (t.dtype == torch.float32 and t.numel() > 0) for t in tensors
-    )
+class Kernel(NamedTuple):
+    """How a kind of cell is computed: the outputs and what the backward reads again; and the arguments' gradients."""
+
+    forward: Callable[..., tuple[Outputs, Sequence[Tensor | None]]]
+    backward: Callable[..., list[Tensor | None]]
 
 
-def run(loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
+def run(kernel: Kernel, loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
     """All steps, where ``accepts`` has said yes. ``composite`` is the same function of the same tensors."""
     dense = Arguments(*(None if t is None else t.contiguous() for t in arguments))  # type: ignore[arg-type]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense):
-        outputs: Outputs = _Loop.apply(loop, composite, *dense)
+        outputs: Outputs = _Loop.apply(kernel, loop, composite, *dense)
         return outputs
-    return _forward(loop, dense, keep=False)[0]
-
-
-class _Kept(NamedTuple):
-    """What the backward reads again beside arguments and y."""
-
-    p_stats: Tensor | None = None
-    z: Tensor | None = None
-    z_stats: Tensor | None = None
-    c: Tensor | None = None
-    c_stats: Tensor | None = None
-
-
-def _forward(loop: Loop, a: Arguments, keep: bool) -> tuple[Outputs, _Kept]:
-    n_rows = a.p.shape[0]
-    y, h_last = a.p.new_empty(n_rows, a.h0.shape[1]), torch.empty_like(a.h0)
-    c_last = None if a.c0 is None else torch.empty_like(a.c0)
-    kept = _Kept()
-    if keep:
-        n_stats = n_rows * cpu.STATS_PER_ROW[loop.norm]
-        kept = _Kept(
-            p_stats=a.p.new_empty(n_stats) if loop.has_norm_p else None,
-            z=torch.empty_like(a.p),
-            z_stats=None if loop.place == "none" else a.p.new_empty(n_stats),
-            c=None if a.c0 is None else a.p.new_empty(n_rows, a.c0.shape[1]),
-            c_stats=a.p.new_empty(n_stats) if loop.has_norm_c else None,
-        )
-    cpu.LIBRARY.recurrent_forward(*_common(loop, a), *map(cpu.address, (y, *kept, h_last, c_last)))
-    return (y, h_last) if c_last is None else (y, h_last, c_last), kept
-
-
-def _common(loop: Loop, a: Arguments) -> tuple[Any, ...]:
-    """What both calls begin with."""
-    return (
-        *common(loop, a.p, a.h0, a.c0, a.w_hh, a.w_hr, a.norm_w, a.norm_b, a.norm_c_w, a.norm_c_b),
-        int(loop.has_norm_p), *map(cpu.address, (a.norm_p_w, a.norm_p_b, a.b_ih, a.b_hh)),
-    )  # fmt: skip
-
-
-def common(
-    loop: Loop, p: Tensor, h0: Tensor, c0: Tensor | None, w_hh: Tensor, w_hr: Tensor | None, *norms: Tensor | None
-) -> tuple[Any, ...]:
-    """What every cell's calls begin with; the norms' weights and biases are four, those of N_c last."""
-    return (
-        _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_c),
-        p.shape[1] // _GATES[loop.cell], h0.shape[1], len(loop.sizes), h0.shape[0],
-        loop.address(), loop.eps, *map(cpu.address, (w_hh, w_hr, *norms, p, h0, c0)),
-    )  # fmt: skip
+    return kernel.forward(loop, dense, keep=False)[0]
 
 
 class _Loop(KernelFunction):
     @staticmethod
-    def forward(ctx: Any, loop: Loop, composite: Composite, *tensors: Tensor | None) -> Outputs:
-        arguments = Arguments(*tensors)  # type: ignore[arg-type]
-        outputs, kept = _forward(loop, arguments, keep=True)
-        ctx.save_for_backward(*arguments, *kept, outputs[0])
-        ctx.loop, ctx.composite = loop, composite
+    def forward(ctx: Any, kernel: Kernel, loop: Loop, composite: Composite, *tensors: Tensor | None) -> Outputs:
+        outputs, kept = kernel.forward(loop, Arguments(*tensors), keep=True)  # type: ignore[arg-type]
+        save(ctx, *tensors, *kept, outputs[0])
+        ctx.kernel, ctx.loop, ctx.composite = kernel, loop, composite
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        arguments, kept, y = Arguments(*saved[:_N_ARGUMENTS]), _Kept(*saved[_N_ARGUMENTS:-1]), saved[-1]
-        needed = ctx.needs_input_grad[2:]
-        if any(choose.wants_composite_backward(g) for g in gradients):
-            return None, None, *through(ctx.composite, arguments, gradients, needed)
+        needed = ctx.needs_input_grad[3:]
+        found = saved(ctx)
+        if found is None or any(choose.wants_composite_backward(g) for g in gradients):
+            return None, None, None, *through(ctx.composite, ctx.saved_tensors[:_N_ARGUMENTS], gradients, needed)
+        arguments, kept, y = Arguments(*found[:_N_ARGUMENTS]), found[_N_ARGUMENTS:-1], found[-1]  # type: ignore[arg-type]
         dense = [g.contiguous() for g in gradients]
-        return None, None, *_backward(ctx.loop, arguments, kept, y, dense, needed)
+        of_arguments = ctx.kernel.backward(ctx.loop, arguments, kept, y, dense, Needed(*needed))
+        return None, None, None, *of_arguments
 
 
-def _backward(
-    loop: Loop, a: Arguments, kept: _Kept, y: Tensor, gradients: Sequence[Tensor], needed: Sequence[bool]
-) -> list[Tensor | None]:
-    dp = torch.empty_like(a.p)
-    # What a step adds to z = p + q then adds the same to p.
-    dz = torch.empty_like(dp) if loop.has_norm_p or loop.place == "product" else dp
-    dh, m = (None, None) if a.w_hr is None or kept.c is None else (torch.empty_like(y), torch.empty_like(kept.c))
-    dh0, dc0 = torch.empty_like(a.h0), None if a.c0 is None else torch.empty_like(a.c0)
-    needs = dict(zip(Arguments._fields, needed, strict=True))
-    db = next((torch.empty_like(b) for b in (a.b_ih, a.b_hh) if b is not None), None)
-    of_norms = [
-        torch.empty_like(t) if t is not None and want else None
-        for t, want in zip(a[_FIRST_OF_NORMS:], needed[_FIRST_OF_NORMS:], strict=True)
-    ]
-    dy, dh_last, *rest = gradients
-    cpu.LIBRARY.recurrent_backward(
-        *_common(loop, a),
-        *map(cpu.address, (*kept, y, dy, dh_last, rest[0] if rest else None, dp, dz, dh, m, dh0, dc0, db, *of_norms)),
-    )
-    dw_hh = gradient_of_w_hh(y, a.h0, loop.sizes, dz) if needs["w_hh"] else None
-    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needs["w_hr"] else None
-    db_ih, db_hh = (db if needs[name] else None for name in ("b_ih", "b_hh"))
-    return [dp, dh0, dc0, dw_hh, dw_hr, db_ih, db_hh, *of_norms]
+def common(loop: Loop, a: Arguments) -> tuple[Any, ...]:
+    """What every call of a kernel begins with."""
+    return (
+        _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_p), int(loop.has_norm_c),
+        a.p.shape[1] // _GATES[loop.cell], a.h0.shape[1], len(loop.sizes), a.h0.shape[0], loop.address(), loop.eps,
+        *map(cpu.address, a),
+    )  # fmt: skip
 
 
-def of_parameters(
-    loop: Loop, dy: Tensor, x: Tensor, stats: Tensor, w: Tensor | None, b: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a norm's weight and bias, of all steps at once."""
-    found = cpu.row_norm_backward(
-        loop.norm, dy, x, stats, x.shape[1], w, loop.eps, False, w is not None, None if b is None else b.dtype
-    )
-    return found.dw, found.db
+def empty_if(needed: bool, like: Tensor | None) -> Tensor | None:
+    """Memory for the gradient of a parameter that is there and needs one."""
+    return torch.empty_like(like) if needed and like is not None else None
 
 
 def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:

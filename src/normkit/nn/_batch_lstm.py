@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normkit._checks import as_number
 from normkit.functional import batch_norm
 from normkit.kernels import batch_lstm, products, recurrent
 from normkit.nn._step_statistics import CompiledSteps, StepNorm
@@ -62,12 +63,15 @@ class BatchLSTM(LSTM):
         if loop.by_batch:
             for norm, kept in zip(self.norms, stats, strict=True):
                 if isinstance(norm, StepNorm) and kept is not None:
-                    norm.compiled.append(CompiledSteps(kept, sizes))
+                    norm.found.append(CompiledSteps(kept, sizes))
         return y, tuple(last)
 
     def _loop(self, norms: Sequence[StepNorm], sizes: Sequence[int]) -> batch_lstm.Loop | None:
         """None where the norms differ in what they are to do, have nothing to take statistics of, or too few places."""
         first = norms[0].statistics
+        eps = as_number(first.eps)
+        if eps is None:
+            return None
         by_batch = step_of(first) != "evaluate"
         for other in (norm.statistics for norm in norms):
             if (step_of(other) != "evaluate", other.eps, other.max_steps) != (by_batch, first.eps, first.max_steps):
@@ -83,7 +87,7 @@ class BatchLSTM(LSTM):
             else None
             for n in self.norms
         ]
-        return batch_lstm.Loop(sizes, by_batch, first.eps, first.max_steps, running)
+        return batch_lstm.Loop(sizes, by_batch, eps, first.max_steps, running)
 
 
 @dataclass(frozen=True)

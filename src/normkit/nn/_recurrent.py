@@ -119,9 +119,7 @@ def wide(module: Any, name: str) -> Tensor | None:
     # As getattr has it, at less cost: what a tool has put in a parameter's place comes first.
     found = name in kept and name not in module.__dict__
     parameter = kept[name] if found else getattr(module, name, None)
-    shape = module._shapes.get(name)
-    if (None if parameter is None else parameter.shape) != shape:
-        _sequence_checks.recurrent_parameter(type(module).__name__, name, parameter, shape)
+    _sequence_checks.recurrent_parameter(type(module), name, parameter, module._shapes.get(name))
     return None if parameter is None else widen(parameter)
 
 

@@ -103,22 +103,29 @@ class StepStatistics(torch.nn.Module):
         found = [self(rows, step) for step, rows in enumerate(torch.split(x, list(sizes)), first)]
         return torch.cat([rows for rows, _ in found]), [batch for _, batch in found if batch is not None]
 
+    def check_writable(self, call: str) -> None:
+        """A call may change the running statistics; torch would write to tensors of inference mode, and then refuse."""
+        if step_of(self) != "update" or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return
+        if self.running_mean.is_inference() or self.running_var.is_inference():
+            raise ArgumentError(
+                f"{call}: expected running statistics that can be written, got tensors made in inference mode; "
+                f"clone them outside of it."
+            )
+
     @torch.no_grad()
-    def remember(self, found: Sequence[Batch] | CompiledSteps) -> None:
+    def remember(self, found: Sequence[Batch | CompiledSteps]) -> None:
         """running = (1 − momentum)·running + momentum·batch, at every step that has statistics of a batch."""
         if step_of(self) != "update":
             return
-        if isinstance(found, CompiledSteps):
-            running = (self.running_mean, self.running_var)
-            if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in running):
-                raise ArgumentError(  # torch would write first and then refuse
-                    "BatchNormLSTM: expected running statistics that can be written, got tensors made in inference "
-                    "mode; clone them outside of it."
-                )
-            if not batch_lstm.update(found.stats, found.sizes, running, self.momentum):
-                self._remember(found.batches())
-        elif found and found[0].n > 0:
-            self._remember(found)
+        batches: list[Batch] = []
+        for part in found:
+            if isinstance(part, Batch):
+                batches.append(part)
+            elif not batch_lstm.update(part.stats, part.sizes, (self.running_mean, self.running_var), self.momentum):
+                batches.extend(part.batches())
+        if batches and batches[0].n > 0:
+            self._remember(batches)
 
     def _remember(self, batches: Sequence[Batch]) -> None:
         mean, var = self._written()
@@ -166,8 +173,7 @@ class StepNorm:
     statistics: StepStatistics
     weight: Tensor
     bias: Tensor | None
-    found: list[Batch] = field(default_factory=list)
-    compiled: list[CompiledSteps] = field(default_factory=list)  # in place of them, of a compiled call
+    found: list[Batch | CompiledSteps] = field(default_factory=list)
 
     def at(self, x: Tensor, step: int) -> Tensor:
         x_hat, batch = self.statistics(x, step)
@@ -183,8 +189,6 @@ class StepNorm:
     def remember(self) -> None:
         """Lets the statistics of the call enter the running ones."""
         self.statistics.remember(self.found)
-        for steps in self.compiled:
-            self.statistics.remember(steps)
 
     def _affine(self, x_hat: Tensor) -> Tensor:
         y = x_hat * self.weight

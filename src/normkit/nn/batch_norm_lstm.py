@@ -106,9 +106,7 @@ class BatchNormLSTM(Recurrent):
         return BatchLSTM(weights_of(self, suffix), _norms_of(self, suffix))
 
     def _ran(self, cells: Sequence[Cell]) -> None:
-        for cell in cells:
-            assert isinstance(cell, LSTM)
-            _remember(cell)
+        _remember("BatchNormLSTM", cells)
 
     @overload
     def forward(
@@ -183,7 +181,7 @@ class BatchNormLSTMCell(RecurrentCell):
             _sequence_checks.recurrent_pair("BatchNormLSTMCell", hx)
         cell = self._cell()
         h, c = _checks.as_call("BatchNormLSTMCell", self._run, cell, input, hx, step)
-        _remember(cell)
+        _remember("BatchNormLSTMCell", [cell])
         return h, c
 
 
@@ -211,7 +209,10 @@ def _norms_of(module: torch.nn.Module, suffix: str) -> Norms:
     return Norms(**found)
 
 
-def _remember(cell: LSTM) -> None:
-    for norm in cell.norms:
-        if isinstance(norm, StepNorm):
-            norm.remember()
+def _remember(call: str, cells: Sequence[Cell]) -> None:
+    """Lets what a call has found enter the running statistics: of all norms, or of none where one cannot be written."""
+    norms = [norm for cell in cells if isinstance(cell, LSTM) for norm in cell.norms if isinstance(norm, StepNorm)]
+    for norm in norms:
+        norm.statistics.check_writable(call)
+    for norm in norms:
+        norm.remember()
