@@ -19,7 +19,7 @@ struct Pixels {
         n_cols(fold * s.n_channels),
         n_rows(rows.walked() / fold),
         rest(rows.walked() % fold * s.n_channels),
-        chunks(chunks_of(n_rows, chunk_rows(n_cols))),
+        chunks(chunks_of(ceil_div(n_rows, kTogether), ceil_div(chunk_rows(n_cols), kTogether))),
         columns(ceil_div(n_cols, kColumns)) {}
 
   static constexpr int64_t fold_of(int64_t n_channels) {
@@ -42,9 +42,9 @@ struct Pixels {
   };
   int64_t parts() const { return chunks.count * columns; }
   Part part(int64_t i) const {
-    const int64_t chunk = i / columns, first = i % columns * kColumns;
-    return {chunks.begin(chunk), chunks.begin(chunk + 1), first, first + kColumns < n_cols ? first + kColumns : n_cols,
-            chunk + 1 == chunks.count};
+    const int64_t chunk = i / columns, first = i % columns * kColumns, end = chunks.begin(chunk + 1) * kTogether;
+    return {chunks.begin(chunk) * kTogether, end < n_rows ? end : n_rows, first,
+            first + kColumns < n_cols ? first + kColumns : n_cols, chunk + 1 == chunks.count};
   }
   int64_t padded() const { return round_up(n_cols, kLanes); }
   // How many items ahead of what it reads the forward asks while it writes: for the next image where that pays.
@@ -53,8 +53,11 @@ struct Pixels {
     return pays_to_ask_for_next(image * item_bytes, images * image * item_bytes) ? image : kAhead;
   }
   bool narrow() const { return n_cols <= 1024; }
+  // Whether an image stays in a thread's own caches.
+  bool in_caches(int64_t item_bytes) const { return n_pixels * shape.n_channels * item_bytes <= int64_t(1) << 20; }
 
   static constexpr int64_t kColumns = 4096;
+  static constexpr int64_t kTogether = 4;  // rows that are added up together
   ChannelShape shape;
   int64_t group;  // channels of a slab
   int64_t slabs;  // of an image
@@ -64,7 +67,7 @@ struct Pixels {
   int64_t n_cols;
   int64_t n_rows;
   int64_t rest;
-  Chunks chunks;  // of the rows
+  Chunks chunks;  // of the rows, by fours
   int64_t columns;
 };
 
@@ -167,13 +170,13 @@ NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pi
 // to[at] = op(k, at, j, n) for the items of a part, n <= 16 of them from column j, and 0 in the rows that do not count;
 // k = op.at(j) is what a column has in common. Or `past` the caches, where that serves.
 // op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
-// likes it, and ask for what lies so many items `ahead`; of wide ones four together, since what all their columns have in common
-// does not stay in the first cache.
+// likes it, and ask for what lies so many items `ahead`. Four go together where they are wide, since what all their columns have in
+// common does not stay in the first cache; or where neither memory is waited for, nor much computed for a value (of 16 bits).
 template <bool kPast, class T, class Rows, class Op>
 static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to,
                                                int64_t ahead, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  const bool narrow = pixels.narrow();
+  const bool narrow = pixels.narrow() && !(Rows::kAll && sizeof(T) >= sizeof(float) && pixels.in_caches(sizeof(T)));
   const auto put_at = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
     if (!kPast) prefetch(to + at + 512);
     put(to + at, keep(op(k, at, j, kLanes), kept), Past<kPast>());

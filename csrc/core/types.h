@@ -50,9 +50,10 @@ static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) 
 // 192 = 2^6 * 3 divides evenly among 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 and 96 threads.
 static constexpr int64_t kMaxChunks = 192;
 
-static constexpr Chunks chunks_of(int64_t n, int64_t least_per_chunk) {
-  const int64_t wanted = ceil_div(n, least_per_chunk);
-  return {n, wanted < 1 ? 1 : wanted < kMaxChunks ? wanted : kMaxChunks};
+// About so many items a chunk. Where there are more chunks than four, they can be dealt out to two or four threads evenly.
+static constexpr Chunks chunks_of(int64_t n, int64_t per_chunk) {
+  const int64_t wanted = ceil_div(n, per_chunk), even = wanted > 4 ? round_up(wanted, 4) : wanted;
+  return {n, even < 1 ? 1 : even < kMaxChunks ? even : kMaxChunks};
 }
 
 // Below this many elements a parallel region costs more than it saves.
