@@ -24,7 +24,7 @@ _FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 
 
 class _Kept(NamedTuple):
-    """What the backward of an LSTM or RNN reads again beside arguments and y."""
+    """What the backward reads again beside arguments and y."""
 
     p_stats: Tensor | None = None
     z: Tensor | None = None
