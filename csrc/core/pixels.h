@@ -176,7 +176,7 @@ template <bool kPast, class T, class Rows, class Op>
 static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to,
                                                int64_t ahead, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  const bool narrow = pixels.narrow() && !(Rows::kAll && sizeof(T) >= sizeof(float) && pixels.in_caches(sizeof(T)));
+  const bool one_by_one = pixels.narrow() && !(Rows::kAll && sizeof(T) >= sizeof(float) && pixels.in_caches(sizeof(T)));
   const auto put_at = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
     if (!kPast) prefetch(to + at + 512);
     put(to + at, keep(op(k, at, j, kLanes), kept), Past<kPast>());
@@ -186,7 +186,7 @@ static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows&
     const FourRows<Compute<T>, Rows> these(pixels, rows, i);
     if (rows.none_of_four(i)) {
       for (int r = 0; r < 4; ++r) clear(to + these.begin[r] + part.first_col, whole - part.first_col);
-    } else if (narrow) {
+    } else if (one_by_one) {
       for (int r = 0; r < 4; ++r) {
         for (int64_t j = part.first_col; j < whole; j += kLanes) {
           op.fetch(these.begin[r] + j + ahead);

@@ -13,8 +13,8 @@ class InputOfSteps {
   // `most`: the rows of a step.
   InputOfSteps(const Recurrent& r, int64_t most, const Stretch& stretch)
       : r_(r), gates_(r.gates()), first_(stretch.first), n_cols_(stretch.n_cols),
-        w_(values_from(r.norm_p_w, first_)), memory_(n_cols_ * (1 + 2 * most)), shift_(memory_.data()), rows_(shift_ + n_cols_),
-        normed_(rows_ + most * n_cols_), shift_is_bias_(r.norm == RowNorm::kLayerNorm && r.has_norm_p) {
+        w_(values_from(r.norm_p_w, first_)), memory_(n_cols_ * (1 + most * (n_cols_ != gates_ ? 2 : 1))), shift_(memory_.data()), normed_(shift_ + n_cols_),
+        rows_(normed_ + most * n_cols_), shift_is_bias_(r.norm == RowNorm::kLayerNorm && r.has_norm_p) {
     for (int64_t j = 0; j < n_cols_; ++j) shift_[j] = -0.0f;  // which leaves what it is added to as it is
     const float* const bias = r.has_norm_p ? static_cast<const float*>(values_from(r.norm_p_b, first_).data) : nullptr;
     const float* const parts[] = {stretch.b[0], stretch.b[1], bias};
@@ -72,6 +72,6 @@ class InputOfSteps {
   int64_t gates_, first_, n_cols_;
   ConstArray w_;
   Memory<float> memory_;
-  float *shift_, *rows_, *normed_;
+  float *shift_, *normed_, *rows_;  // rows_: of a stretch alone
   bool shift_is_bias_;
 };

@@ -59,7 +59,7 @@ struct RowKernels {
   void (*backward)(const RowNormBackward&);
 };
 
-// Rows are added up in chunks of this many or more; the second term bounds the memory that very long rows take.
+// Rows are added up in chunks of about this many, or more; the second term bounds the memory that very long rows take.
 static constexpr Chunks row_chunks(int64_t n_rows, int64_t n_cols) { return chunks_of(n_rows, n_cols <= 16384 ? 64 : 16); }
 
 // The kernels of this processor, after advising huge pages for what they are about to write.

@@ -50,9 +50,9 @@ static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) 
 // 192 = 2^6 * 3 divides evenly among 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 and 96 threads.
 static constexpr int64_t kMaxChunks = 192;
 
-// About so many items a chunk. Where there are more chunks than four, they can be dealt out to two or four threads evenly.
+// About so many items a chunk, and none without an item. Where there are more chunks than four, two or four threads share them evenly.
 static constexpr Chunks chunks_of(int64_t n, int64_t per_chunk) {
-  const int64_t wanted = ceil_div(n, per_chunk), even = wanted > 4 ? round_up(wanted, 4) : wanted;
+  const int64_t wanted = ceil_div(n, per_chunk), even = wanted > 4 && per_chunk > 1 ? round_up(wanted, 4) : wanted;
   return {n, even < 1 ? 1 : even < kMaxChunks ? even : kMaxChunks};
 }
 

@@ -70,11 +70,9 @@ def eps(call: str, value: float, *, positive: bool = False) -> float:
 
 def as_number(value: object) -> float | None:
     """The number that a Python or NumPy number, or a tensor of one element, stands for."""
-    if isinstance(value, (int, float)):
-        return float(value)
     try:
         return None if isinstance(value, str) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
 
 

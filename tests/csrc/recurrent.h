@@ -97,7 +97,7 @@ inline std::vector<Bytes> run_plain(const Kernels& kernels, const Case& c, Paral
   Floats dnorm_w = zeros(norm ? f.gates() : 0), dnorm_b = dnorm_w, dnorm_c_w = zeros(c.has_norm_c ? c.n_hidden : 0);
   g.p_stats = f.p_stats, g.z = f.z, g.z_stats = f.z_stats, g.c = f.c, g.c_stats = f.c_stats, g.y = f.y;
   g.dy = at(in.dy), g.dh_last = at(in.dh_last), g.dc_last = at(in.dc_last);
-  g.dp = at(dp), g.dz = at(dz), g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
+  g.dp = at(dp), g.dz = c.has_norm_p || c.place == RecurrentPlace::kProduct ? at(dz) : g.dp, g.dh = at(dh), g.m = at(m), g.dh0 = at(dh0), g.dc0 = at(dc0);
   g.db = at(db), g.dnorm_p_w = at(dnorm_p_w), g.dnorm_p_b = at(dnorm_p_b), g.dnorm_w = at(dnorm_w), g.dnorm_b = at(dnorm_b);
   g.dnorm_c_w = at(dnorm_c_w);  // and not dnorm_c_b: one of two
   kernels.recurrent.backward(g);

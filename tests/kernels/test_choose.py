@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import normkit
+from normkit.errors import DtypeError
 from normkit.kernels import choose, cpu, eager
 
 
@@ -227,3 +228,8 @@ def test_float32_in_plain_memory(
     assert choose.are_plain_floats(*tensors) is plain
     monkeypatch.setattr(eager, "LIBRARY", eager.ABSENT)
     assert choose.are_plain_floats(*tensors) is plain
+
+
+def test_a_number_beyond_all_floats_is_no_eps() -> None:
+    with pytest.raises(DtypeError, match="eps"):
+        normkit.functional.layer_norm(x, 8, eps=10**400)

@@ -166,14 +166,19 @@ def test_in_training_a_sequence_depends_on_its_batch_and_in_evaluation_it_does_n
     torch.testing.assert_close(flat(layer(x))[0][:, :2], flat(layer(x[:, :2]))[0])
 
 
-@pytest.mark.parametrize("wrong", [torch.ones(2, H), torch.ones(20, H, dtype=torch.int64)], ids=["shape", "dtype"])
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.ones(2, 4 * H), torch.ones(20, 4 * H, dtype=torch.int64), torch.ones(1).expand(20, 4 * H)],
+    ids=["shape", "dtype", "expanded"],
+)
 def test_statistics_that_cannot_be_written_leave_the_others_as_they_were(wrong: Tensor) -> None:
-    layer = nn.BatchNormLSTM(I, H, norm="input", max_steps=20)
-    layer.statistics_ih_l0.running_var = wrong
-    before = layer.statistics_ih_l0.running_mean.clone()
-    with pytest.raises(RuntimeError):
+    layer = nn.BatchNormLSTM(I, H, max_steps=20)
+    layer.statistics_hh_l0.running_var = wrong
+    before = [b.clone() for b in layer.buffers()]
+    with pytest.raises(ArgumentError, match=r"running_var of floats \[20, 16\] that can be written"):
         layer(torch.randn(T, N, I))
-    assert torch.equal(layer.statistics_ih_l0.running_mean, before)
+    for a, b in zip(layer.buffers(), before, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("max_steps", [1, 3, T, 20])

@@ -126,10 +126,11 @@ class _Loop(KernelFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
-        tensors = saved(ctx)
-        if tensors is None or any(choose.wants_composite_backward(g) for g in gradients):
-            return None, None, None, *through(ctx.composite, ctx.saved_tensors[:_N_ARGUMENTS], gradients, needed)
-        arguments, kept = tensors[:_N_ARGUMENTS], tensors[_N_ARGUMENTS:]
+        tensors, readable = saved(ctx)
+        if not readable or any(choose.wants_composite_backward(g) for g in gradients):
+            return None, None, None, *through(ctx.composite, tensors[:_N_ARGUMENTS], gradients, needed)
+        found = [None if t is None else t.contiguous() for t in tensors]
+        arguments, kept = found[:_N_ARGUMENTS], found[_N_ARGUMENTS:]
         dense = [g.contiguous() for g in gradients]
         return None, None, None, *_backward(ctx.loop, arguments, kept, dense, needed)
 

@@ -154,20 +154,22 @@ class _ChannelNorm(derivatives.KernelFunction):
             x, n_groups, w, b, eps, activation,
             residual=residual, given=_dense_pair(given), running=running, momentum=momentum, mask=mask,
         )  # fmt: skip
+        ctx.b_dtype = None if b is None else b.dtype
         # After a residual add the sign of y tells what relu passed on; without it, x does.
         ctx.by_sign = residual is not None and activation == "relu"
         ctx.activation = None if residual is not None else activation
-        ctx.save_for_backward(x, w, None if ctx.activation is None else b, stats, y if ctx.by_sign else None, mask)
+        b = None if ctx.activation is None else b
+        derivatives.save(ctx, x, w, b, stats, y if ctx.by_sign else None, mask)
         ctx.n_groups, ctx.eps, ctx.constant_stats = n_groups, eps, given is not None
-        ctx.b_dtype = None if b is None else b.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, w, b, stats, y, mask = ctx.saved_tensors
+        tensors, readable = derivatives.saved(ctx)
+        x, w, b, stats, y, mask = tensors
         need_dx, need_dw, need_db, need_residual = ctx.needs_input_grad[:4]
         rest = (None,) * 7
-        if choose.wants_composite_backward(dy):
+        if not readable or x is None or stats is None or choose.wants_composite_backward(dy):
             b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
             activation = cpu.ACTIVATION_CODES[ctx.activation]
             call = (ctx.n_groups, ctx.eps, activation, ctx.by_sign, ctx.constant_stats, b_code)
@@ -178,7 +180,10 @@ class _ChannelNorm(derivatives.KernelFunction):
         dy, d_residual = _past_the_residual(dy, y if ctx.by_sign else None, mask, need_residual)
         if not (need_dx or need_dw or need_db):
             return None, None, None, d_residual, *rest
-        dw = torch.empty_like(w) if need_dw else None
+        x = dense(x)
+        w, b, stats, mask = (None if t is None else t.contiguous() for t in (w, b, stats, mask))
+        assert stats is not None
+        dw = torch.empty_like(w) if need_dw and w is not None else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.channel_norm_backward(
             dy.contiguous(memory_format=memory_format(x)), x, stats, ctx.n_groups, w, b, ctx.eps, ctx.activation,

@@ -121,5 +121,6 @@ def wants_composite_backward(gradient: Tensor) -> bool:
         or _dispatch_modes() > 0
         or gradient.layout is not torch.strided
         or gradient.is_neg()
+        or gradient._is_zerotensor()
         or _is_legacy_batched(gradient)  # what torch.autograd.grad(is_grads_batched=True) passes
     )

@@ -23,24 +23,29 @@ class KernelFunction(torch.autograd.Function):
 
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """Keeps float32 tensors for a backward that reads their memory."""
+    """Keeps tensors for a backward that reads their memory."""
     ctx.save_for_backward(*tensors)
-    ctx.n_values = [_n_values(t) for t in tensors]
+    ctx.forms = [_form_of(t) for t in tensors]
 
 
-def saved(ctx: Any) -> list[Tensor | None] | None:
-    """What ``save`` kept, dense; None where it is no memory that a kernel may read.
+def saved(ctx: Any) -> tuple[tuple[Tensor | None, ...], bool]:
+    """What ``save`` kept, and whether it is still what a kernel may read, but for its strides.
 
-    Hooks on saved tensors may give back anything.
+    Hooks on saved tensors may give back anything. They run at each look, and a checkpoint's only once.
     """
     tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
-    if not choose.are_plain_floats(*tensors) or [_n_values(t) for t in tensors] != ctx.n_values:
-        return None
-    return [None if t is None else t.contiguous() for t in tensors]
+    plain = choose.are_plain_floats(*tensors) or all(map(_is_plain, tensors))
+    return tensors, plain and [_form_of(t) for t in tensors] == ctx.forms
 
 
-def _n_values(t: Tensor | None) -> int:
-    return 0 if t is None else t.numel()
+def _is_plain(t: Tensor | None) -> bool:
+    if t is not None and t.dtype is torch.bool:  # a mask
+        return type(t) is Tensor and t.is_cpu and t.layout is torch.strided and not t._is_zerotensor()
+    return choose.why_not_these(t) is None
+
+
+def _form_of(t: Tensor | None) -> tuple[torch.Size, torch.dtype] | None:
+    return None if t is None else (t.shape, t.dtype)
 
 
 def through(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normkit.kernels import cpu
 from normkit.kernels.recurrent import (
+    FIRST_OF_NORMS,
     Arguments,
     Kernel,
     Loop,
@@ -62,20 +63,17 @@ def _backward(
     dp, dq, dh0 = torch.empty_like(a.p), torch.empty_like(a.p), torch.empty_like(a.h0)
     n_hidden = a.h0.shape[1]
     db = a.p.new_empty(4 * n_hidden) if needed.b_ih or needed.b_hh else None
-    of_norms = [
-        empty_if(needed.norm_p_w, a.norm_p_w),
-        empty_if(needed.norm_p_b, a.norm_p_b),
-        empty_if(needed.norm_w, a.norm_w),
-        empty_if(needed.norm_b, a.norm_b),
-    ]
-    cpu.LIBRARY.gru_backward(*common(loop, a), *map(cpu.address, (*kept, y, *gradients, dp, dq, dh0, db, *of_norms)))
+    of_norms = list(map(empty_if, needed[FIRST_OF_NORMS:], a[FIRST_OF_NORMS:]))
+    cpu.LIBRARY.gru_backward(
+        *common(loop, a), *map(cpu.address, (*kept, y, *gradients, dp, dq, dh0, db, *of_norms[:4]))
+    )
     db_ih = db_hh = None
     if db is not None:
         of_both, of_ih, of_hh = torch.split(db, [2 * n_hidden, n_hidden, n_hidden])
         db_ih = torch.cat([of_both, of_ih]) if needed.b_ih else None
         db_hh = torch.cat([of_both, of_hh]) if needed.b_hh else None
     dw_hh = gradient_of_w_hh(y, a.h0, loop.sizes, dq) if needed.w_hh else None
-    return [dp, dh0, None, dw_hh, None, db_ih, db_hh, *of_norms, None, None]
+    return [dp, dh0, None, dw_hh, None, db_ih, db_hh, *of_norms]
 
 
 KERNEL = Kernel(_forward, _backward)

@@ -34,19 +34,23 @@ class _LayerNorm2d(derivatives.KernelFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
         y, stats = cpu.layer_norm2d(x, w, b, eps, True)
-        ctx.save_for_backward(x, w, stats)
+        derivatives.save(ctx, x, w, stats)
         ctx.eps = eps
         ctx.b_dtype = None if b is None else b.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, w, stats = ctx.saved_tensors
+        tensors, readable = derivatives.saved(ctx)
+        x, w, stats = tensors
         need_dx, need_dw, need_db, _ = ctx.needs_input_grad
-        if choose.wants_composite_backward(dy):
+        if not readable or choose.wants_composite_backward(dy):
             b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
             return *hand_over((ctx.eps, b_code), (x, w), (dy,), (need_dx, need_dw, need_db)), None
-        dw = torch.empty_like(w) if need_dw else None
+        x, w, stats = (None if t is None else t.contiguous() for t in tensors)
+        assert x is not None
+        assert stats is not None
+        dw = torch.empty_like(w) if need_dw and w is not None else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None
         dx = cpu.layer_norm2d_backward(dy.contiguous(), x, stats, w, ctx.eps, need_dx=need_dx, dw=dw, db=db)
         return dx, dw, db, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normkit.kernels import cpu, products
 from normkit.kernels.recurrent import (
+    FIRST_OF_NORMS,
     Arguments,
     Kernel,
     Loop,
@@ -19,8 +20,6 @@ from normkit.kernels.recurrent import (
     empty_if,
     gradient_of_w_hh,
 )
-
-_FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 
 
 class _Kept(NamedTuple):
@@ -62,7 +61,7 @@ def _backward(
     dh0, dc0 = torch.empty_like(a.h0), None if a.c0 is None else torch.empty_like(a.c0)
     db_ih, db_hh = empty_if(needed.b_ih, a.b_ih), empty_if(needed.b_hh, a.b_hh)
     db = db_hh if db_ih is None else db_ih
-    of_norms = list(map(empty_if, needed[_FIRST_OF_NORMS:], a[_FIRST_OF_NORMS:]))
+    of_norms = list(map(empty_if, needed[FIRST_OF_NORMS:], a[FIRST_OF_NORMS:]))
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
         *common(loop, a),

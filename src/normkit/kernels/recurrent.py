@@ -62,7 +62,9 @@ class Needed(NamedTuple):
     norm_c_b: bool
 
 
+assert Needed._fields == Arguments._fields
 _N_ARGUMENTS = len(Arguments._fields)
+FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
 Composite = Callable[..., Outputs]
 
@@ -129,9 +131,10 @@ class _Loop(KernelFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
-        found = saved(ctx)
-        if found is None or any(choose.wants_composite_backward(g) for g in gradients):
-            return None, None, None, *through(ctx.composite, ctx.saved_tensors[:_N_ARGUMENTS], gradients, needed)
+        tensors, readable = saved(ctx)
+        if not readable or any(choose.wants_composite_backward(g) for g in gradients):
+            return None, None, None, *through(ctx.composite, tensors[:_N_ARGUMENTS], gradients, needed)
+        found = [None if t is None else t.contiguous() for t in tensors]
         arguments, kept, y = Arguments(*found[:_N_ARGUMENTS]), found[_N_ARGUMENTS:-1], found[-1]  # type: ignore[arg-type]
         dense = [g.contiguous() for g in gradients]
         of_arguments = ctx.kernel.backward(ctx.loop, arguments, kept, y, dense, Needed(*needed))

@@ -162,10 +162,10 @@ class _RowNorm(derivatives.KernelFunction):
         ctx.set_materialize_grads(False)
         if residual is None:
             y, stats = cpu.row_norm(norm, x, n_cols, w, b, eps, True)
-            ctx.save_for_backward(x, w, stats)
+            derivatives.save(ctx, x, w, stats)
             return y
         y, z, stats = cpu.add_row_norm(norm, x, residual, n_cols, w, b, eps, dropout_p, seed)
-        ctx.save_for_backward(z, w, stats)
+        derivatives.save(ctx, z, w, stats)
         if not any(ctx.needs_input_grad[:2]):
             ctx.mark_non_differentiable(z)
         return y, z
@@ -178,8 +178,15 @@ class _RowNorm(derivatives.KernelFunction):
         unused = (None,) * 5
         if dy is None and d_sum is None:
             return None, None, None, None, *unused
-        z, w, stats = ctx.saved_tensors
-        if dy is None or any(d is not None and choose.wants_composite_backward(d) for d in (dy, d_sum)):
+        tensors, readable = derivatives.saved(ctx)
+        z, w, stats = (None if t is None or not readable else t.contiguous() for t in tensors)
+        if (
+            dy is None
+            or z is None
+            or stats is None
+            or any(d is not None and choose.wants_composite_backward(d) for d in (dy, d_sum))
+        ):
+            z, w, stats = tensors
             return *hand_over(call, (z, w, None, stats, None), (dy, d_sum), needed), *unused
         dz, dw, db, dropped = cpu.row_norm_backward(
             ctx.norm, dy.contiguous(), z, stats, _n_cols(z, call.n_axes), w, call.eps,

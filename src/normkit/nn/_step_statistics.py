@@ -104,13 +104,21 @@ class StepStatistics(torch.nn.Module):
         return torch.cat([rows for rows, _ in found]), [batch for _, batch in found if batch is not None]
 
     def check_writable(self, call: str) -> None:
-        """A call may change the running statistics; torch would write to tensors of inference mode, and then refuse."""
-        if step_of(self) != "update" or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        """A call may change the running statistics. torch would write to some of them before it refuses others."""
+        if step_of(self) != "update" or torch.compiler.is_compiling() or under_functorch():
             return
-        if self.running_mean.is_inference() or self.running_var.is_inference():
+        for name, t in (("running_mean", self.running_mean), ("running_var", self.running_var)):
+            if t.shape != (self.max_steps, self.num_features) or not t.is_floating_point():
+                got = f"{_checks.dtype_name(t)} {list(t.shape)}"
+            elif any(step == 0 and n > 1 for step, n in zip(t.stride(), t.shape, strict=True)):
+                got = "an expanded tensor"
+            elif t.is_inference() and not torch.is_inference_mode_enabled():
+                got = "a tensor made in inference mode"
+            else:
+                continue
             raise ArgumentError(
-                f"{call}: expected running statistics that can be written, got tensors made in inference mode; "
-                f"clone them outside of it."
+                f"{call}: expected {name} of floats [{self.max_steps}, {self.num_features}] that can be written, got "
+                f"{got}; give it memory of its own."
             )
 
     @torch.no_grad()
