@@ -44,9 +44,8 @@ NK_INLINE void by_norm(RowNorm norm, const Work& work) {
   norm == RowNorm::kLayerNorm ? work(NormIs<RowNorm::kLayerNorm>()) : work(NormIs<RowNorm::kRmsNorm>());
 }
 
-// y = N(x) of n rows of n_cols, with their statistics if these are wanted.
-static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_cols, ConstArray w, ConstArray b, float* y,
-                      float* stats) {
+static RowNormForward norm_of_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_cols, ConstArray w, ConstArray b,
+                                   float* y) {
   RowNormForward norm{};
   norm.norm = a.norm;
   norm.dtype = DType::kFloat32;
@@ -57,21 +56,22 @@ static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_c
   norm.w = w;
   norm.b = b;
   norm.y = y;
-  norm.stats = stats;
   norm.parallel_for = one_after_the_other;
+  return norm;
+}
+
+// y = N(x) of n rows of n_cols, with their statistics if these are wanted.
+static void norm_rows(const Recurrent& a, const float* x, int64_t n, int64_t n_cols, ConstArray w, ConstArray b, float* y,
+                      float* stats) {
+  RowNormForward norm = norm_of_rows(a, x, n, n_cols, w, b, y);
+  norm.stats = stats;
   NK_ISA::row_norm_forward(norm);
 }
 
 // The same y from the statistics that were kept.
 static void norm_rows_again(const Recurrent& a, const float* x, const float* stats, int64_t n, int64_t n_cols, ConstArray w,
                             ConstArray b, float* y) {
-  RowNormForward norm{};
-  norm.n_rows = n;
-  norm.n_cols = n_cols;
-  norm.eps = a.eps;
-  norm.w = w;
-  norm.b = b;
-  norm.y = y;
+  const RowNormForward norm = norm_of_rows(a, x, n, n_cols, w, b, y);
   by_norm(a.norm, [&](auto is) {
     const RowForward<is.kNorm, float> forward(norm);
     for (int64_t i = 0; i < n; ++i) {

@@ -59,16 +59,9 @@ static void add_blocks(ParallelFor parallel_for, const SumsOfLayer& layer, const
   const int64_t size = layer.size();
   for (const TwoSums& sums : layer.of) {
     const int64_t padded = sums.padded();
-    for_range(parallel_for, 0, padded, grain_for(2 * n_blocks), [&](int64_t begin, int64_t end) {
-      for (int64_t j = begin; j < end && j < sums.n_cols; ++j) {
-        double first = 0.0, second = 0.0;
-        for (int64_t i = 0; i < n_blocks; ++i) {
-          first += totals[i * size + j];
-          second += totals[i * size + padded + j];
-        }
-        if (sums.first != nullptr) sums.first[j] = float(first);
-        if (sums.second != nullptr) sums.second[j] = float(second);
-      }
+    each_sum_block(parallel_for, padded > 0 ? sums.n_cols : 0, n_blocks, [&](int64_t block) {
+      add_parts(totals, size, n_blocks, block, sums.n_cols, {sums.first});
+      add_parts(totals + padded, size, n_blocks, block, sums.n_cols, {sums.second});
     });
     totals += 2 * padded;
   }

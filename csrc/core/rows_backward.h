@@ -244,26 +244,25 @@ static void backward_chunk(const RowBackward<kNorm, T>& backward, const RowNormB
   }
 }
 
-// The chunks' sums added in order, 64 columns at a time.
-static void add_chunks(const RowNormBackward& a, const double* totals, int64_t n_chunks, int64_t n_padded) {
-  constexpr int64_t kColumns = 64;
-  for_range(a.parallel_for, 0, ceil_div(a.n_cols, kColumns), grain_for(2 * n_chunks * kColumns),
-            [&](int64_t begin, int64_t end) {
-              for (int64_t block = begin; block < end; ++block) {
-                const int64_t first = block * kColumns;
-                const int64_t n = a.n_cols - first < kColumns ? a.n_cols - first : kColumns;
-                for (int which = 0; which < 2; ++which) {
-                  const MutableArray to = which == 0 ? a.dw : a.db;
-                  if (to.data == nullptr) continue;
-                  double sums[kColumns] = {};
-                  for (int64_t p = 0; p < n_chunks; ++p) {
-                    const double* from = totals + (2 * p + which) * n_padded + first;
-                    for (int64_t j = 0; j < n; ++j) sums[j] += from[j];
-                  }
-                  store_sums(sums, to, first, n);
-                }
-              }
-            });
+// Some columns of sums that lie in parts, `stride` apart: block number `block` of 64, the parts added in order. `to` may be null.
+constexpr int64_t kSumColumns = 64;
+static void add_parts(const double* parts, int64_t stride, int64_t n_parts, int64_t block, int64_t n_cols, MutableArray to) {
+  if (to.data == nullptr) return;
+  const int64_t first = block * kSumColumns, n = n_cols - first < kSumColumns ? n_cols - first : kSumColumns;
+  double sums[kSumColumns] = {};
+  for (int64_t p = 0; p < n_parts; ++p) {
+    const double* const from = parts + p * stride + first;
+    for (int64_t j = 0; j < n; ++j) sums[j] += from[j];
+  }
+  store_sums(sums, to, first, n);
+}
+
+// work(block) for the blocks of n_cols columns, of so many pairs of parts.
+template <class Work>
+static void each_sum_block(ParallelFor parallel_for, int64_t n_cols, int64_t n_parts, const Work& work) {
+  for_range(parallel_for, 0, ceil_div(n_cols, kSumColumns), grain_for(2 * n_parts * kSumColumns), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) work(block);
+  });
 }
 
 template <RowNorm kNorm, class T>
@@ -290,5 +289,8 @@ static void row_backward(const RowNormBackward& a) {
                                totals.data() + 2 * p * n_padded, n_padded, factors);
               }
             });
-  add_chunks(a, totals.data(), chunks.count, n_padded);
+  each_sum_block(a.parallel_for, a.n_cols, chunks.count, [&](int64_t block) {
+    add_parts(totals.data(), 2 * n_padded, chunks.count, block, a.n_cols, a.dw);
+    add_parts(totals.data() + n_padded, 2 * n_padded, chunks.count, block, a.n_cols, a.db);
+  });
 }

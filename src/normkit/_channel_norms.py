@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normkit import composite
 from normkit.composite import Activation
-from normkit.kernels import channels, choose, layer_norm2d, ops, rows
+from normkit.kernels import channels, choose, cpu, layer_norm2d, ops, rows
 from normkit.kernels.channels import MeanAndVar
 from normkit.moments import Moments
 
@@ -92,7 +92,7 @@ def normalize_pixels(x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) 
     if channels.memory_format(x) is torch.contiguous_format and x.shape[2:].numel() > 1:
         if path == "operator":
             return ops.layer_norm2d(x, w, b, eps)
-        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        w, b = cpu.contiguous(w, b)
         return layer_norm2d.layer_norm2d(x.contiguous(), w, b, eps)
     return rows.by_any("layer_norm", x.permute(0, 2, 3, 1), 1, w, b, eps).permute(0, 3, 1, 2)
 

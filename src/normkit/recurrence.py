@@ -212,8 +212,6 @@ def _by_kernel(cell: LSTM | GRU | RNN, x: Tensor, sizes: Sequence[int], state: S
         cell=kind,
         place="product" if norms.hh is not None else "sum" if norms.sum is not None else "none",
         norm=of_rows[0].norm if of_rows else "layer_norm",
-        has_norm_p=norms.ih is not None,
-        has_norm_c=norms.c is not None,
         eps=eps,
         sizes=sizes,
     )

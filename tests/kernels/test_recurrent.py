@@ -165,9 +165,7 @@ def test_the_same_bits_for_every_number_of_threads(place: str) -> None:
 
 def loop_of(cell: recurrent.Cell, place: recurrent.Place, sizes: list[int]) -> recurrent.Loop:
     """Without other norms."""
-    return recurrent.Loop(
-        cell=cell, place=place, norm="layer_norm", has_norm_p=False, has_norm_c=False, eps=1e-5, sizes=sizes
-    )
+    return recurrent.Loop(cell=cell, place=place, norm="layer_norm", eps=1e-5, sizes=sizes)
 
 
 def of_the_loop(place: str, rows: slice = slice(None)) -> bytes:
@@ -180,12 +178,7 @@ def of_the_loop(place: str, rows: slice = slice(None)) -> bytes:
     cell = cell_of("lstm", place, 3, n_hidden, torch.float32)
     norm = cell.norms.hh or cell.norms.sum
     loop = loop_of("lstm", place="product" if cell.norms.hh else "sum" if norm else "none", sizes=[h.shape[0]] * steps)
-    loop = replace(
-        loop,
-        norm="rms_norm" if place.startswith("rms_") else "layer_norm",
-        has_norm_p=cell.norms.ih is not None,
-        has_norm_c=cell.norms.c is not None,
-    )
+    loop = replace(loop, norm="rms_norm" if place.startswith("rms_") else "layer_norm")
     own = [
         None if n is None else t for n in (cell.norms.ih, norm, cell.norms.c) for t in (n and n.weight, n and n.bias)
     ]
@@ -278,7 +271,7 @@ def test_sums_over_many_rows_are_as_exact_as_those_of_the_norms(n: int) -> None:
     zero = torch.zeros(n, n_hidden)
     w_hh = torch.zeros(n_hidden, n_hidden)
     none = (None,) * 4
-    loop = replace(loop_of("tanh", "none", [n] * steps), has_norm_p=True)
+    loop = loop_of("tanh", "none", [n] * steps)
     arguments = recurrent.Arguments(p, zero, None, w_hh, None, b_ih, None, w, b, *none)
     y, _ = recurrent.run(lstm.KERNEL, loop, arguments, lambda *_: ())
     found = torch.autograd.grad(y, (w, b, b_ih), dy)

@@ -49,7 +49,7 @@ def run(loop: Loop, arguments: Arguments, composite: Composite) -> tuple[Outputs
     For calls of which ``recurrent.accepts`` has said yes. ``composite`` gives the outputs from these statistics and the
     same tensors.
     """
-    dense = [None if t is None else t.contiguous() for t in arguments]
+    dense = cpu.contiguous(*arguments)
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense)
     with torch.no_grad():
         found = _forward(loop, dense, keep=differentiable)
@@ -129,7 +129,7 @@ class _Loop(KernelFunction):
         tensors, readable = saved(ctx)
         if not readable or any(choose.wants_composite_backward(g) for g in gradients):
             return None, None, None, *through(ctx.composite, tensors[:_N_ARGUMENTS], gradients, needed)
-        found = [None if t is None else t.contiguous() for t in tensors]
+        found = cpu.contiguous(*tensors)
         arguments, kept = found[:_N_ARGUMENTS], found[_N_ARGUMENTS:]
         dense = [g.contiguous() for g in gradients]
         return None, None, None, *_backward(ctx.loop, arguments, kept, dense, needed)

@@ -45,7 +45,7 @@ def channel_norm(
         mask = mask.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=memory_format(x))
-    w, b = (None if p is None else p.contiguous() for p in (w, b))
+    w, b = cpu.contiguous(w, b)
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
     done: Tensor | None
     mean, var = _dense_pair(given) or into or (None, None)
@@ -169,7 +169,7 @@ class _ChannelNorm(derivatives.KernelFunction):
         x, w, b, stats, y, mask = tensors
         need_dx, need_dw, need_db, need_residual = ctx.needs_input_grad[:4]
         rest = (None,) * 7
-        if not readable or x is None or stats is None or choose.wants_composite_backward(dy):
+        if not readable or choose.wants_composite_backward(dy):
             b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
             activation = cpu.ACTIVATION_CODES[ctx.activation]
             call = (ctx.n_groups, ctx.eps, activation, ctx.by_sign, ctx.constant_stats, b_code)
@@ -180,8 +180,9 @@ class _ChannelNorm(derivatives.KernelFunction):
         dy, d_residual = _past_the_residual(dy, y if ctx.by_sign else None, mask, need_residual)
         if not (need_dx or need_dw or need_db):
             return None, None, None, d_residual, *rest
+        assert x is not None
         x = dense(x)
-        w, b, stats, mask = (None if t is None else t.contiguous() for t in (w, b, stats, mask))
+        w, b, stats, mask = cpu.contiguous(w, b, stats, mask)
         assert stats is not None
         dw = torch.empty_like(w) if need_dw and w is not None else None
         db = torch.empty(x.shape[1], dtype=ctx.b_dtype) if need_db else None

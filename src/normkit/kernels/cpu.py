@@ -273,6 +273,11 @@ def _layout(x: Tensor, positions: int, n_groups: int) -> int:
     return int(n_groups == 0 if positions == 1 else not x.is_contiguous())
 
 
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Each in contiguous memory, where it is there."""
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
 def address(t: Tensor | None) -> int:
     """Where the values lie; 0 for none."""
     return 0 if t is None else t.data_ptr()

@@ -42,12 +42,11 @@ class _LayerNorm2d(derivatives.KernelFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         tensors, readable = derivatives.saved(ctx)
-        x, w, stats = tensors
         need_dx, need_dw, need_db, _ = ctx.needs_input_grad
         if not readable or choose.wants_composite_backward(dy):
             b_code = None if ctx.b_dtype is None else cpu.DTYPE_CODES[ctx.b_dtype]
-            return *hand_over((ctx.eps, b_code), (x, w), (dy,), (need_dx, need_dw, need_db)), None
-        x, w, stats = (None if t is None else t.contiguous() for t in tensors)
+            return *hand_over((ctx.eps, b_code), tensors, (dy,), (need_dx, need_dw, need_db)), None
+        x, w, stats = cpu.contiguous(*tensors)
         assert x is not None
         assert stats is not None
         dw = torch.empty_like(w) if need_dw and w is not None else None

@@ -14,10 +14,10 @@ from normkit.kernels.recurrent import (
     Arguments,
     Kernel,
     Loop,
-    Needed,
     Outputs,
     common,
-    empty_if,
+    empty_gradient,
+    empty_stats,
     gradient_of_w_hh,
 )
 
@@ -38,30 +38,29 @@ def _forward(loop: Loop, a: Arguments, keep: bool) -> tuple[Outputs, _Kept]:
     c_last = None if a.c0 is None else torch.empty_like(a.c0)
     kept = _Kept()
     if keep:
-        n_stats = n_rows * cpu.STATS_PER_ROW[loop.norm]
         kept = _Kept(
-            p_stats=a.p.new_empty(n_stats) if loop.has_norm_p else None,
+            p_stats=empty_stats(loop, a, there=a.norm_p_w is not None),
             z=torch.empty_like(a.p),
-            z_stats=None if loop.place == "none" else a.p.new_empty(n_stats),
+            z_stats=empty_stats(loop, a, there=loop.place != "none"),
             c=None if a.c0 is None else a.p.new_empty(n_rows, a.c0.shape[1]),
-            c_stats=a.p.new_empty(n_stats) if loop.has_norm_c else None,
+            c_stats=empty_stats(loop, a, there=a.norm_c_w is not None),
         )
     cpu.LIBRARY.recurrent_forward(*common(loop, a), *map(cpu.address, (y, *kept, h_last, c_last)))
     return (y, h_last) if c_last is None else (y, h_last, c_last), kept
 
 
 def _backward(
-    loop: Loop, a: Arguments, kept: Sequence[Tensor | None], y: Tensor, gradients: Sequence[Tensor], needed: Needed
+    loop: Loop, a: Arguments, kept: Sequence[Tensor | None], y: Tensor, gradients: Sequence[Tensor], wanted: Arguments
 ) -> list[Tensor | None]:
     c = _Kept(*kept).c
     dp = torch.empty_like(a.p)
     # What a step adds to z = p + q then adds the same to p.
-    dz = torch.empty_like(dp) if loop.has_norm_p or loop.place == "product" else dp
+    dz = torch.empty_like(dp) if a.norm_p_w is not None or loop.place == "product" else dp
     dh, m = (None, None) if a.w_hr is None or c is None else (torch.empty_like(y), torch.empty_like(c))
     dh0, dc0 = torch.empty_like(a.h0), None if a.c0 is None else torch.empty_like(a.c0)
-    db_ih, db_hh = empty_if(needed.b_ih, a.b_ih), empty_if(needed.b_hh, a.b_hh)
+    db_ih, db_hh = empty_gradient(wanted.b_ih), empty_gradient(wanted.b_hh)
     db = db_hh if db_ih is None else db_ih
-    of_norms = list(map(empty_if, needed[FIRST_OF_NORMS:], a[FIRST_OF_NORMS:]))
+    of_norms = list(map(empty_gradient, wanted[FIRST_OF_NORMS:]))
     dy, dh_last, *rest = gradients
     cpu.LIBRARY.recurrent_backward(
         *common(loop, a),
@@ -69,8 +68,10 @@ def _backward(
     )
     if db_ih is not None and db_hh is not None:
         db_hh.copy_(db_ih)
-    dw_hh = gradient_of_w_hh(y, a.h0, loop.sizes, dz) if needed.w_hh else None
-    dw_hr = products.sum_of_outer_products(dh, m) if dh is not None and m is not None and needed.w_hr else None
+    dw_hh = gradient_of_w_hh(y, a.h0, loop.sizes, dz) if wanted.w_hh is not None else None
+    dw_hr = (
+        products.sum_of_outer_products(dh, m) if dh is not None and m is not None and wanted.w_hr is not None else None
+    )
     return [dp, dh0, dc0, dw_hh, dw_hr, db_ih, db_hh, *of_norms]
 
 

@@ -44,25 +44,6 @@ class Arguments(NamedTuple):
     norm_c_b: Tensor | None
 
 
-class Needed(NamedTuple):
-    """Which of them need a gradient."""
-
-    p: bool
-    h0: bool
-    c0: bool
-    w_hh: bool
-    w_hr: bool
-    b_ih: bool
-    b_hh: bool
-    norm_p_w: bool
-    norm_p_b: bool
-    norm_w: bool
-    norm_b: bool
-    norm_c_w: bool
-    norm_c_b: bool
-
-
-assert Needed._fields == Arguments._fields
 _N_ARGUMENTS = len(Arguments._fields)
 FIRST_OF_NORMS = Arguments._fields.index("norm_p_w")
 Outputs = tuple[Tensor, ...]  # y, h_last, and c_last where there is one
@@ -91,8 +72,6 @@ class Loop(Steps):
     cell: Cell
     place: Place
     norm: Norm
-    has_norm_p: bool
-    has_norm_c: bool
     eps: float
 
 
@@ -105,7 +84,10 @@ def accepts(eps: float, *tensors: Tensor | None) -> bool:
 
 
 class Kernel(NamedTuple):
-    """How a kind of cell is computed: the outputs and what the backward reads again; and the arguments' gradients."""
+    """How a kind of cell is computed: the outputs and what the backward reads again; and the arguments' gradients.
+
+    The backward is told those arguments whose gradient is wanted, None in place of the others.
+    """
 
     forward: Callable[..., tuple[Outputs, Sequence[Tensor | None]]]
     backward: Callable[..., list[Tensor | None]]
@@ -113,7 +95,7 @@ class Kernel(NamedTuple):
 
 def run(kernel: Kernel, loop: Loop, arguments: Arguments, composite: Composite) -> Outputs:
     """All steps, where ``accepts`` has said yes. ``composite`` is the same function of the same tensors."""
-    dense = Arguments(*(None if t is None else t.contiguous() for t in arguments))  # type: ignore[arg-type]
+    dense = Arguments(*cpu.contiguous(*arguments))  # type: ignore[arg-type]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in dense):
         outputs: Outputs = _Loop.apply(kernel, loop, composite, *dense)
         return outputs
@@ -134,25 +116,31 @@ class _Loop(KernelFunction):
         tensors, readable = saved(ctx)
         if not readable or any(choose.wants_composite_backward(g) for g in gradients):
             return None, None, None, *through(ctx.composite, tensors[:_N_ARGUMENTS], gradients, needed)
-        found = [None if t is None else t.contiguous() for t in tensors]
+        found = cpu.contiguous(*tensors)
         arguments, kept, y = Arguments(*found[:_N_ARGUMENTS]), found[_N_ARGUMENTS:-1], found[-1]  # type: ignore[arg-type]
+        wanted = Arguments(*(t if need else None for t, need in zip(arguments, needed, strict=True)))  # type: ignore[arg-type]
         dense = [g.contiguous() for g in gradients]
-        of_arguments = ctx.kernel.backward(ctx.loop, arguments, kept, y, dense, Needed(*needed))
+        of_arguments = ctx.kernel.backward(ctx.loop, arguments, kept, y, dense, wanted)
         return None, None, None, *of_arguments
 
 
 def common(loop: Loop, a: Arguments) -> tuple[Any, ...]:
     """What every call of a kernel begins with."""
     return (
-        _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(loop.has_norm_p), int(loop.has_norm_c),
-        a.p.shape[1] // _GATES[loop.cell], a.h0.shape[1], len(loop.sizes), a.h0.shape[0], loop.address(), loop.eps,
-        *map(cpu.address, a),
+        _CELLS[loop.cell], _PLACES[loop.place], cpu.NORM_CODES[loop.norm], int(a.norm_p_w is not None),
+        int(a.norm_c_w is not None), a.p.shape[1] // _GATES[loop.cell], a.h0.shape[1], len(loop.sizes), a.h0.shape[0],
+        loop.address(), loop.eps, *map(cpu.address, a),
     )  # fmt: skip
 
 
-def empty_if(needed: bool, like: Tensor | None) -> Tensor | None:
-    """Memory for the gradient of a parameter that is there and needs one."""
-    return torch.empty_like(like) if needed and like is not None else None
+def empty_stats(loop: Loop, a: Arguments, *, there: bool) -> Tensor | None:
+    """Memory for the statistics of a norm that is there, of all rows."""
+    return a.p.new_empty(a.p.shape[0] * cpu.STATS_PER_ROW[loop.norm]) if there else None
+
+
+def empty_gradient(parameter: Tensor | None) -> Tensor | None:
+    """Memory for the gradient of a parameter where one is wanted."""
+    return None if parameter is None else torch.empty_like(parameter)
 
 
 def gradient_of_w_hh(y: Tensor, h0: Tensor, sizes: Sequence[int], dz: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def by_any(norm: Norm, x: Tensor, n_axes: int, w: Tensor | None, b: Tensor | Non
     if path == "operator":
         y = ops.row_norm(norm, x, n_axes, w, b, eps)
     else:
-        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        w, b = cpu.contiguous(w, b)
         y = _by_kernel(norm, x.contiguous(), n_axes, w, b, eps)
     # torch's RMSNorm keeps channels_last, torch's LayerNorm does not.
     return y.contiguous(memory_format=channels.memory_format(x)) if norm == "rms_norm" else y
@@ -73,7 +73,7 @@ def add_by_any(
     """The norm of z = residual + dropout(x), and z, whatever the arguments are."""
     path = choose.path_of(x, residual, w, b)
     if path == "kernel":
-        w, b = (None if p is None else p.contiguous() for p in (w, b))
+        w, b = cpu.contiguous(w, b)
         return _add_by_kernel(norm, x.contiguous(), residual.contiguous(), n_axes, w, b, eps, dropout_p)
     dropped = torch.nn.functional.dropout(x, dropout_p) if dropout_p > 0 else x
     if path == "operator":
@@ -179,15 +179,13 @@ class _RowNorm(derivatives.KernelFunction):
         if dy is None and d_sum is None:
             return None, None, None, None, *unused
         tensors, readable = derivatives.saved(ctx)
-        z, w, stats = (None if t is None or not readable else t.contiguous() for t in tensors)
-        if (
-            dy is None
-            or z is None
-            or stats is None
-            or any(d is not None and choose.wants_composite_backward(d) for d in (dy, d_sum))
-        ):
+        composite_backward = any(d is not None and choose.wants_composite_backward(d) for d in (dy, d_sum))
+        if dy is None or not readable or composite_backward:
             z, w, stats = tensors
             return *hand_over(call, (z, w, None, stats, None), (dy, d_sum), needed), *unused
+        z, w, stats = cpu.contiguous(*tensors)
+        assert z is not None
+        assert stats is not None
         dz, dw, db, dropped = cpu.row_norm_backward(
             ctx.norm, dy.contiguous(), z, stats, _n_cols(z, call.n_axes), w, call.eps,
             need_dx or need_dr, need_dw, cpu.DTYPES[call.b_dtype] if need_db and call.b_dtype is not None else None,
