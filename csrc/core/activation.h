@@ -51,21 +51,34 @@ NK_INLINE Vec<A> z_times_sigmoid(Vec<A> z) {
   return z * fma(left, per_d, q) * scale_of(z, splat(e.kLeast), back);
 }
 
-// silu of 16 values: in float32 within 2 units in the last place, or `rough`ly, to a few roundings, for what is then rounded to 16
-// bits.
-template <bool kRough, class A>
-NK_INLINE Vec<A> silu_of(Vec<A> z) {
-  if constexpr (!kRough) return z_times_sigmoid(z);
-  const Vec<A> one = splat(A(1)), e = exp_of_negative(minus_magnitude(z));
-  return z * (where_greater(zeros<A>(), z, e, one) / (one + e));
+// silu of 16 values, in float32 within 2 units in the last place.
+constexpr float kSiluReach = 16.0f;  // 2^n + 1 is exact
+NK_INLINE Vec<double> silu_of(Vec<double> z) { return z_times_sigmoid(z); }
+[[maybe_unused]] static __attribute__((noinline)) Vec<float> silu_far(Vec<float> z, Vec<float> near) {
+  return where_near(z, kSiluReach, near, z_times_sigmoid(z));
+}
+NK_INLINE Vec<float> silu_of(Vec<float> z) {
+  const Vec<float> near = z / PartsOfExp(-z).plus(1.0f);
+  return all_are_near(z, kSiluReach) ? near : silu_far(z, near);
 }
 
-// Its slope, to a few roundings; where e^z is subnormal it loses digits.
+// Its slope s(z) * (1 + z * s(-z)), to a few roundings.
 template <class A>
-NK_INLINE Vec<A> silu_slope_of(Vec<A> z) {
-  const Vec<A> none = zeros<A>(), one = splat(A(1)), e = exp_of_negative(minus_magnitude(z)), per_d = one / (one + e);
-  const Vec<A> s = where_greater(none, z, e, one) * per_d, rest = where_greater(none, z, one, e) * per_d;
-  return s * fma(z, rest, one);
+NK_INLINE Vec<A> slope_with_care(Vec<A> z) {
+  const Vec<A> none = zeros<A>(), one = splat(A(1));
+  const ScaledExp<A> e(minus_magnitude(z));
+  const Vec<A> back = splat(e.kBack), small = e.high * back, per_d = one / (one + small);
+  const Vec<A> s = where_greater(none, z, e.high, one) * per_d, rest = where_greater(none, z, one, small) * per_d;
+  return s * fma(z, rest, one) * scale_of(z, splat(e.kLeast), back);
+}
+NK_INLINE Vec<double> silu_slope_of(Vec<double> z) { return slope_with_care(z); }
+[[maybe_unused]] static __attribute__((noinline)) Vec<float> silu_slope_far(Vec<float> z, Vec<float> near) {
+  return where_near(z, kSiluReach, near, slope_with_care(z));
+}
+NK_INLINE Vec<float> silu_slope_of(Vec<float> z) {
+  const PartsOfExp e(-z);
+  const Vec<float> one = splat(1.0f), s = one / e.plus(1.0f), near = s * fma(z, e.plus(0.0f) * s, one);
+  return all_are_near(z, kSiluReach) ? near : silu_slope_far(z, near);
 }
 
 template <class A>
@@ -117,9 +130,8 @@ template <class A>
 struct Curve {
   using Fn = void (*)(A* z, int64_t n);
 
-  template <bool kRough>
   static void silu(A* at, int64_t n) {
-    in_place(at, n, [](Vec<A> z) NK_LAMBDA { return silu_of<kRough>(z); });
+    in_place(at, n, [](Vec<A> z) NK_LAMBDA { return silu_of(z); });
   }
   static void silu_slope(A* at, int64_t n) {
     in_place(at, n, [](Vec<A> z) NK_LAMBDA { return silu_slope_of(z); });
@@ -151,10 +163,9 @@ constexpr int64_t kCurvePiece = 1024;
 template <class A>
 class Activated {
  public:
-  // rough: what comes of it is rounded to 16 bits.
-  Activated(Activation activation, bool rough)
+  explicit Activated(Activation activation)
       : activation_(activation),
-        values_(activation == Activation::kSilu   ? (rough ? Curve<A>::template silu<true> : Curve<A>::template silu<false>)
+        values_(activation == Activation::kSilu   ? Curve<A>::silu
                 : activation == Activation::kGelu ? Curve<A>::gelu
                                                   : nullptr),
         slopes_(activation == Activation::kSilu   ? Curve<A>::silu_slope

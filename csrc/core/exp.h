@@ -18,31 +18,49 @@ NK_INLINE Twofold<A> exact_sum(Vec<A> a, Vec<A> b) {
 template <class A>
 struct ScaledExp;
 
-// n = round(x / ln 2), r = x - n * ln 2, e^x = 2^n * e^r. e^r - 1 = r + r^2 * p(r), with p of degree 4 fitted by Remez'
-// algorithm for the least relative error of e^r: 0.06 units of 2^-24.
+// e^x = (1 + less_one) * power, with power = 2^n, n = round(x / ln 2), or 2^(n + ahead). Of r = x - n * ln 2, less_one = e^r - 1 =
+// r + r^2 * p(r), with p of degree 4 fitted by Remez' algorithm for the least relative error of e^r: 0.06 units of 2^-24. Of no
+// use but where power is a normal number.
+struct PartsOfExp {
+  Vec<float> less_one;
+  Vec<float> power;
+
+  NK_MEMBER explicit PartsOfExp(Vec<float> x, int ahead = 0) {
+    // In the last bits of `shifted` stands n, and the exponent of 2^ahead as a float has it.
+    const Vec<float> shift = splat(0x1.8p23f + float(127 + ahead)), shifted = fma(x, splat(0x1.715476p0f), shift);
+    const Vec<float> n = shifted - shift;
+    const Vec<float> r = fma(n, splat(0x1.05c610p-29f), fma(n, splat(-0x1.62e430p-1f), x)), r2 = r * r;
+    const Vec<float> p0 = fma(r, splat(0x1.555492p-3f), splat(0x1.fffffcp-2f));
+    const Vec<float> p2 = fma(r, splat(0x1.1239d6p-7f), splat(0x1.5558f2p-5f));
+    less_one = fma(fma(fma(r2, splat(0x1.6a2448p-10f), p2), r2, p0), r2, r);
+    for (int i = 0; i < Vec<float>::kRegisters; ++i) {
+      power.r[i] = (RegisterOf<float>::Values)((RegisterOf<float>::Bits)shifted.r[i] << 23);
+    }
+  }
+
+  // e^x + c; rounded once where power + c is exact.
+  NK_MEMBER Vec<float> plus(float c) const { return fma(less_one, power, power + splat(c)); }
+};
+
+// Functions of e^x are found from its parts in most lanes, and with care in those that are far from 0. Whether none is, or is NaN:
+NK_INLINE bool all_are_near(Vec<float> x, float reach) { return all_greater(minus_magnitude(x), splat(-reach)); }
+// And what a function is in the end, whatever the lanes beside one hold.
+NK_INLINE Vec<float> where_near(Vec<float> x, float reach, Vec<float> near, Vec<float> far) {
+  return where_greater(minus_magnitude(x), splat(-reach), near, far);
+}
+
 template <>
 struct ScaledExp<float> {
   static constexpr int kAhead = 65;  // no n makes 2^(n + kAhead) subnormal
   static constexpr float kBack = 0x1p-65f;
   static constexpr float kLeast = -110.0f;  // times any x below, this is 0
   Vec<float> high;
-  Vec<float> low;  // what is rounded off: of e^r - 1 and 1, exactly
+  Vec<float> low;  // what is rounded off: of less_one and 1, exactly
 
   NK_MEMBER explicit ScaledExp(Vec<float> x) {
-    x = larger(splat(kLeast), x);
-    // In the last bits of `shifted` stands n, and the exponent of 2^kAhead as a float has it.
-    const Vec<float> shift = splat(0x1.8p23f + (127 + kAhead)), shifted = fma(x, splat(0x1.715476p0f), shift);
-    const Vec<float> n = shifted - shift;
-    const Vec<float> r = fma(n, splat(0x1.05c610p-29f), fma(n, splat(-0x1.62e430p-1f), x)), r2 = r * r;
-    const Vec<float> p0 = fma(r, splat(0x1.555492p-3f), splat(0x1.fffffcp-2f));
-    const Vec<float> p2 = fma(r, splat(0x1.1239d6p-7f), splat(0x1.5558f2p-5f));
-    const Vec<float> less_one = fma(fma(fma(r2, splat(0x1.6a2448p-10f), p2), r2, p0), r2, r);
-    Vec<float> scale;
-    for (int i = 0; i < Vec<float>::kRegisters; ++i) {
-      scale.r[i] = (RegisterOf<float>::Values)((RegisterOf<float>::Bits)shifted.r[i] << 23);
-    }
-    high = fma(less_one, scale, scale);
-    low = fma(less_one, scale, scale - high);
+    const PartsOfExp e(larger(splat(kLeast), x), kAhead);
+    high = fma(e.less_one, e.power, e.power);
+    low = fma(e.less_one, e.power, e.power - high);
   }
 };
 
@@ -64,11 +82,3 @@ struct ScaledExp<double> {
     return x;
   }
 };
-
-// e^x for x <= 0.
-template <class A>
-NK_INLINE Vec<A> exp_of_negative(Vec<A> x) {
-  const ScaledExp<A> e(x);
-  return e.high * splat(e.kBack);
-}
-

@@ -56,7 +56,8 @@ struct LayerNorm2dBackwardTiles {
       Vec<A> m0, dm, rstd;
     };
     NK_MEMBER Stats at(int64_t j) const { return {load(to.m0 + j), load(to.dm + j), load(to.rstd + j)}; }
-    NK_MEMBER Pair<A> operator()(const Stats& stats, int64_t c, int64_t j) const {
+    template <class To>
+    NK_MEMBER void operator()(const Stats& stats, int64_t c, int64_t j, const To& sum) const {
       const int64_t from = c * tile.plane + tile.column(j), at = c * tile.width + j;
       prefetch(from_x + from + kRowsAhead * tile.plane);
       prefetch(from_dy + from + kRowsAhead * tile.plane);
@@ -64,7 +65,7 @@ struct LayerNorm2dBackwardTiles {
       const Vec<A> g = load(from_dy + from);
       store(to.x_hat + at, h);
       store(to.dy + at, g);
-      return {g * splat(to.w.values()[c * to.w.step()]), h};
+      sum(g * splat(to.w.values()[c * to.w.step()]), h);
     }
   };
 

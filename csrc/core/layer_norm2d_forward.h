@@ -43,12 +43,13 @@ struct LayerNorm2dForwardTiles {
     A* packed;
     Tile tile;
     NK_MEMBER Nothing at(int64_t) const { return {}; }
-    NK_MEMBER Pair<A> operator()(Nothing, int64_t c, int64_t j) const {
+    template <class To>
+    NK_MEMBER void operator()(Nothing, int64_t c, int64_t j, const To& to) const {
       const T* const from = x + c * tile.plane + tile.column(j);
       prefetch(from + kRowsAhead * tile.plane);
       const Vec<A> v = load(from);
       store(packed + c * tile.width + j, v);
-      return {v, v};
+      to(v, v);
     }
   };
 
@@ -57,9 +58,10 @@ struct LayerNorm2dForwardTiles {
     const A* m0;
     int64_t width;
     NK_MEMBER Vec<A> at(int64_t j) const { return load(m0 + j); }
-    NK_MEMBER Pair<A> operator()(Vec<A> mean, int64_t c, int64_t j) const {
+    template <class To>
+    NK_MEMBER void operator()(Vec<A> mean, int64_t c, int64_t j, const To& to) const {
       const Vec<A> d = load(packed + c * width + j) - mean;
-      return {d, d};
+      to(d, d);
     }
   };
 
@@ -74,12 +76,7 @@ struct LayerNorm2dForwardTiles {
     for (int64_t j = 0; j < tile.slots; ++j) m0[j] = A(sums.total1[j] * per_n);
     sum_down<A, true>(tile, sums, Centre{packed, m0, tiles.width});
     bool all_good = true;
-    for (int64_t j = 0; j < tile.slots; ++j) {
-      const double offset = sums.total1[j] * per_n, mean_square = sums.total2[j] * per_n;
-      dm[j] = A(offset);
-      rstd[j] = A(1.0 / square_root(mean_square - offset * offset + args.eps));
-      all_good &= good(offset, mean_square);
-    }
+    for (int64_t j = 0; j < tile.slots; j += kLanes) all_good &= finish_stats(j);
     if (all_good) return;
     for (int64_t j = 0; j < tile.slots; ++j) {
       if (good(sums.total1[j] * per_n, sums.total2[j] * per_n)) continue;
@@ -88,6 +85,24 @@ struct LayerNorm2dForwardTiles {
       dm[j] = stats.dm;
       rstd[j] = stats.rstd;
     }
+  }
+
+  // Of 16 positions, and whether all are good; in arrays of their own, so that roots and divisions go through vectors.
+  NK_MEMBER bool finish_stats(int64_t first) const {
+    double offset[kLanes], mean_square[kLanes];
+    A root[kLanes];
+    int64_t all_good = 1;
+    for (int i = 0; i < kLanes; ++i) {
+      offset[i] = sums.total1[first + i] * per_n;
+      mean_square[i] = sums.total2[first + i] * per_n;
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      dm[first + i] = A(offset[i]);
+      root[i] = A(1.0 / square_root(mean_square[i] - offset[i] * offset[i] + args.eps));
+      all_good &= int64_t(good(offset[i], mean_square[i]));
+    }
+    store(rstd + first, load(root));
+    return all_good != 0;
   }
 
   // Whether sums about m0 can be trusted: the values are not nearly constant, and no square left the range of A.

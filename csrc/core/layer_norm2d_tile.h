@@ -131,13 +131,15 @@ NK_INLINE void sum_down(const Tile& tile, const ColumnSums<A>& sums, const Term&
         const auto at = term.at(j);
         Vec<A> s1 = load(sums.part1 + j), s2 = load(sums.part2 + j);
         if constexpr (count.kValue == 4) {
-          const Pair<A> p = term(at, c, j), q = term(at, c + 1, j), r = term(at, c + 2, j), s = term(at, c + 3, j);
-          s1 = s1 + ((p.p + q.p) + (r.p + s.p));
-          if (kProducts) s2 = s2 + (fma(q.p, q.q, p.p * p.q) + fma(s.p, s.q, r.p * r.q));
+          Vec<A> p, p2, q, q2;
+          term(at, c, j, [&](Vec<A> a, Vec<A> b) NK_LAMBDA { p = a, p2 = a * b; });
+          term(at, c + 1, j, [&](Vec<A> a, Vec<A> b) NK_LAMBDA { p = p + a, p2 = fma(a, b, p2); });
+          term(at, c + 2, j, [&](Vec<A> a, Vec<A> b) NK_LAMBDA { q = a, q2 = a * b; });
+          term(at, c + 3, j, [&](Vec<A> a, Vec<A> b) NK_LAMBDA { q = q + a, q2 = fma(a, b, q2); });
+          s1 = s1 + (p + q);
+          if (kProducts) s2 = s2 + (p2 + q2);
         } else {
-          const Pair<A> p = term(at, c, j);
-          s1 = s1 + p.p;
-          if (kProducts) s2 = fma(p.p, p.q, s2);
+          term(at, c, j, [&](Vec<A> a, Vec<A> b) NK_LAMBDA { s1 = s1 + a, s2 = fma(a, b, s2); });
         }
         store(sums.part1 + j, s1);
         if (kProducts) store(sums.part2 + j, s2);

@@ -56,8 +56,8 @@ class KeptPlanes {
  public:
   KeptPlanes(const KeptPositions& kept, const Flags& flags, const ChannelShape& shape)
       : flags_(flags), plane_(shape.n_positions), count_(kept.count()) {
-    for (int i = 0; i < kSamples; ++i) {  // four together at each of four places
-      const int64_t rank = (kept.count() * (2 * (i / 4) + 1) / 8 + i % 4) % kept.count();
+    for (int i = 0; i < kSamples; ++i) {  // two together at each of four places
+      const int64_t rank = (kept.count() * (2 * (i / 2) + 1) / 8 + i % 2) % kept.count();
       const KeptPositions::Place place = kept.at_rank(rank);
       samples_[i] = place.sample * shape.n_channels * plane_ + place.position;
     }
@@ -76,21 +76,20 @@ class KeptPlanes {
 
   int64_t slab_size() const { return count_; }
 
-  // 16 values that count.
+  // 8 values that count.
   struct Samples {
     const int64_t* places;
     // Their mean in the channel that begins at x; of equal ones it is that value exactly.
     template <class T>
     NK_MEMBER Compute<T> mean(const T* x) const {
-      T values[kSamples];
-      for (int i = 0; i < kSamples; ++i) values[i] = x[places[i]];
-      return sum(load(values)) * (Compute<T>(1) / Compute<T>(kSamples));
+      const auto two = [&](int i) NK_LAMBDA { return value_of(x + places[i]) + value_of(x + places[i + 1]); };
+      return ((two(0) + two(2)) + (two(4) + two(6))) * (Compute<T>(1) / Compute<T>(kSamples));
     }
   };
   Samples samples(const Runs&) const { return {samples_}; }
 
  private:
-  static constexpr int kSamples = kLanes;
+  static constexpr int kSamples = 8;
   const Flags& flags_;
   int64_t plane_;
   int64_t count_;

@@ -22,7 +22,7 @@ struct PixelsBackward {
         pixels(a.shape, which_count),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation, sizeof(T) < sizeof(A)),
+        activated(a.activation),
         slab_size(rows.count() * pixels.group),
         per_n(1.0 / double(slab_size)),
         one_channel(a.shape.over_batch()),

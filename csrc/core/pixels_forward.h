@@ -21,7 +21,7 @@ struct PixelsForward {
         pixels(a.shape, which_count),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation, sizeof(T) < sizeof(A)),
+        activated(a.activation),
         slab_size(rows.count() * pixels.group),
         per_n(1.0 / double(slab_size)),
         past(past_caches<T>(a.shape.size())) {}
@@ -197,7 +197,7 @@ struct PixelsForward {
         } else if (activated.is_relu()) {
           normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return above_zero(z); });
         } else if (sizeof(T) == sizeof(A) && activated.is_silu_at_once()) {  // of 16 bits in pieces: sooner done
-          normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return silu_of<false>(z); });
+          normalize_part(x, y, k, i, [](Vec<A> z, int64_t, int) NK_LAMBDA { return silu_of(z); });
         } else {
           curve_part(x, y, k, pixels.part(i));
         }

@@ -111,7 +111,7 @@ struct Planes {
 
   // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice: of short runs
   // only where each is on its own. Those of a group wait in memory together, without gaps.
-  bool at_once() const { return shape.n_positions >= (channels_per_slab > 1 ? 8 : 2) * kLanes; }
+  bool at_once() const { return shape.n_positions >= 2 * kLanes; }
 
   // Whether each plane is a slab, and a block.
   bool are_slabs() const { return !shape.over_batch() && channels_per_slab == 1 && by_channel.count() == 1; }

@@ -37,7 +37,7 @@ struct PlanesBackward {
         dx(static_cast<T*>(a.dx)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation, sizeof(T) < sizeof(A)),
+        activated(a.activation),
         short_planes(planes, w, b),
         per_n(1.0 / double(positions.slab_size())),
         next_slabs(activated.is_curve() ? 0 : planes.next_batch(sizeof(T), 2)),

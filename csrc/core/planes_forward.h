@@ -34,7 +34,7 @@ struct PlanesForward {
         y(static_cast<T*>(a.y)),
         w(a.w, a.shape.n_channels, 1),
         b(a.b, a.shape.n_channels, A(-0.0)),
-        activated(a.activation, sizeof(T) < sizeof(A)),
+        activated(a.activation),
         short_planes(planes, w, b),
         samples(positions.samples(planes.joined.all(0))),
         per_n(1.0 / double(positions.slab_size())),
@@ -100,8 +100,7 @@ struct PlanesForward {
     } else if (activated.is_relu()) {
       map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return above_zero(k.z(v)); }, x + begin);
     } else if constexpr (Activated<A>::kSiluAtOnce) {
-      constexpr bool kRough = sizeof(T) < sizeof(A);
-      map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return silu_of<kRough>(k.z(v)); }, x + begin);
+      map_run<T>(y + begin, ahead, length, kept, past, [&](Vec<A> v) NK_LAMBDA { return silu_of(k.z(v)); }, x + begin);
     }
   }
 

@@ -185,12 +185,19 @@ struct CarefulStats {
   double rstd;
 };
 
+NK_INLINE float value_of(const Float16* x) { return load_first(x, 1).r[0][0]; }
+NK_INLINE float value_of(const BFloat16* x) {
+  const uint32_t bits = uint32_t(x->bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+NK_INLINE float value_of(const float* x) { return *x; }
+NK_INLINE double value_of(const double* x) { return *x; }
 template <class T>
 NK_INLINE double value_at(const T* x) {
-  return double(sum(load_first(x, 1)));
+  return double(value_of(x));
 }
-NK_INLINE double value_at(const float* x) { return double(*x); }
-NK_INLINE double value_at(const double* x) { return *x; }
 
 NK_INLINE double careful_x_hat(double x, const CarefulStats& stats) {
   return ((x * stats.scale - stats.m0) - stats.dm) * stats.rstd;

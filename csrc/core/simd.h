@@ -229,6 +229,32 @@ NK_INLINE Vec<A> minus_magnitude(Vec<A> v) {
   return v;
 }
 
+// |v| with the sign of x.
+template <class A>
+NK_INLINE Vec<A> with_sign_of(Vec<A> x, Vec<A> v) {
+  using Values = typename Vec<A>::Values;
+  using Bits = typename RegisterOf<A>::Bits;
+  const Bits sign = (Bits)(-Values{});
+  NK_EACH_REGISTER v.r[i] = (Values)(((Bits)v.r[i] & ~sign) | ((Bits)x.r[i] & sign));
+  return v;
+}
+
+// Whether a > b in all lanes; NaN compares false.
+NK_INLINE bool all_greater(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a.r[0], b.r[0], _CMP_GT_OQ) == 0xffff;
+#else
+  auto all = a.r[0] > b.r[0];
+  for (int i = 1; i < Vec<float>::kRegisters; ++i) all &= a.r[i] > b.r[i];
+#if defined(__AVX2__)
+  return _mm256_movemask_ps((FloatValues)all) == 0xff;
+#else
+  for (int j = 1; j < Vec<float>::kPerRegister; ++j) all[0] &= all[j];
+  return all[0] != 0;
+#endif
+#endif
+}
+
 // where(a > b, yes, no), lane by lane; NaN compares false.
 template <class A>
 NK_INLINE Vec<A> where_greater(Vec<A> a, Vec<A> b, Vec<A> yes, Vec<A> no) {

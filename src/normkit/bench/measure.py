@@ -64,14 +64,15 @@ def _field(problem: Problem, absent: dict[str, str], build: Build) -> Field:
             absent[side] = first_line(error)
         else:
             contenders[side] = one
-    return Field(contenders, absent, _unmasked(problem.workload, build))
+    return Field(contenders, absent, _unmasked(problem, contenders["normkit"], build))
 
 
-def _unmasked(workload: Workload, build: Build) -> Contender | None:
-    if workload.op != "batch_norm_masked":
+def _unmasked(problem: Problem, masked: Contender, build: Build) -> Contender | None:
+    """What a mask is added to, on the same tensors: where others lie in the caches may cost more than a mask."""
+    if problem.workload.op != "batch_norm_masked":
         return None
-    one = build("normkit", pose(replace(workload, op="batch_norm")))
-    one.lay_out_dys()
+    one = build("normkit", replace(problem, workload=replace(problem.workload, op="batch_norm")))
+    one.dys = masked.dys
     return one
 
 
