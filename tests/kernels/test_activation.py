@@ -150,6 +150,38 @@ def test_the_activations_themselves(activation: composite.Activation, dtype: tor
     check_within(activation, got, exact, UNITS[activation, dtype] * tolerances.ulp(exact, dtype) + lost)
 
 
+def test_the_slope_of_silu_far_below_zero() -> None:
+    """Six roundings of numbers of its size, the last of them perhaps subnormal."""
+    z = torch.linspace(-110, -60, 4001, dtype=torch.float64).float().requires_grad_()
+    zero, one = torch.zeros(1), torch.ones(1)
+    F.batch_norm(z.view(1, 1, -1), zero, one, None, None, eps=0.0, activation="silu").sum().backward()
+    assert z.grad is not None
+    at = z.detach().double()
+    exact = (torch.exp(at) * (1 + at)).numpy()  # s(z) is e^z but for e^2z, and s(-z) is 1
+    check_within("slope", z.grad, exact, 6 * 2.0**-24 * np.abs(exact) + 2.0**-149)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("far", [-1e30, -100.0, -17.0, 17.0, 100.0, 1e30, torch.inf, torch.nan])
+@dtypes
+def test_a_value_does_not_depend_on_those_beside_it(
+    activation: composite.Activation, far: float, dtype: torch.dtype
+) -> None:
+    """Values far from 0 are taken with more care; not so the others of their vector."""
+    z, dy = torch.randn(2, 1, 1, 200, generator=torch.Generator().manual_seed(0)).to(dtype).unbind(0)
+    beside = z.clone()
+    beside[..., ::7] = min(far, torch.finfo(dtype).max) if far < torch.inf else far
+    zero, one = torch.zeros(1), torch.ones(1)
+    got = []
+    for x in (z, beside):
+        x.requires_grad_()
+        y = F.batch_norm(x, zero, one, None, None, eps=0.0, activation=activation)
+        got.append((y.detach(), torch.autograd.grad(y, x, dy)[0]))
+    others = torch.arange(200) % 7 != 0
+    for alone, together in zip(*got, strict=True):
+        assert torch.equal(alone[..., others], together[..., others])
+
+
 @dtypes
 @layouts
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
