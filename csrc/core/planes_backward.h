@@ -3,7 +3,7 @@
 // Scalar math, with means over the slab:
 //   x_hat = ((x - m0) - dm) * rstd;  db = sum(dy), dw = sum(dy * x_hat)
 //   dx = (w * dy - mean(w * dy) - x_hat * mean(w * dy * x_hat)) * rstd
-// Where statistics were given, they do not depend on x: dx = dy * (w * rstd).
+// Where statistics were given, they do not depend on x: dx = dy * (w * rstd), in one sweep with the sums.
 // With an activation, dy * a'(z) takes the place of dy, with z = ((x - m0) - dm) * (rstd * w) + b as in the forward.
 
 template <class T, class Positions>
@@ -25,6 +25,7 @@ struct PlanesBackward {
   bool wants_sums;
   bool planes_are_few;  // of few terms each
   bool past;            // whether dx is written past the caches: not where what a curve gave waits in it
+  bool at_once;         // whether the sums' sweep writes dx, which waits for no sum
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
 
@@ -45,6 +46,7 @@ struct PlanesBackward {
         wants_sums(channel_sums != nullptr),
         planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
         past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
+        at_once(Positions::kAll && one_channel && a.constant_stats && wants_sums && dx != nullptr && !past && !activated.is_curve()),
         sums(channel_sums) {}
 
   NK_MEMBER A weight(int64_t c) const { return w.values()[c * w.step()]; }
@@ -62,7 +64,8 @@ struct PlanesBackward {
     NK_MEMBER const G* at(int64_t i) const { return data + (i - from); }
   };
 
-  template <bool kRelu, class G>
+  // kDx: it writes dx, too.
+  template <bool kRelu, bool kDx, class G>
   struct Term {
     const PlanesBackward& of;
     Gradient<G> dy;
@@ -73,29 +76,36 @@ struct PlanesBackward {
       prefetch(dy.at(at));
     }
     template <class To>
-    NK_MEMBER void terms(Vec<A> g, Vec<A> v, const To& to) const {
+    NK_MEMBER Vec<A> terms(Vec<A> g, Vec<A> v, const To& to) const {
       const Vec<A> d = (v - k.m0) - k.dm;
       if constexpr (kRelu) g = where_above_zero(fma(d, k.scale, k.bias), g);
       to(g, d * rstd);
+      return g;
     }
     template <class To>
     NK_MEMBER void operator()(int64_t at, const To& to) const {
-      terms(load(dy.at(at)), load(of.x + at), to);
+      const Vec<A> g = terms(load(dy.at(at)), load(of.x + at), to);
+      if constexpr (kDx) store(of.dx + at, g * k.scale);
     }
     template <class To>
     NK_MEMBER void operator()(int64_t at, int n, const To& to) const {
-      terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()), to);
+      const Vec<A> g = terms(load_rest(dy.at(at), n, dy.end), load_rest(of.x + at, n, of.x + of.args.shape.size()), to);
+      if constexpr (kDx) store_first(of.dx + at, g * k.scale, n);
     }
   };
 
   // The sums over runs of channel c.
   template <class G>
   NK_MEMBER Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    const A rstd = stats.rstd;
-    if (activated.is_relu()) {
-      return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term<true, G>{*this, g, channel(stats, c), splat(rstd)}; });
+    const auto by = [&](auto relu, auto with_dx) NK_LAMBDA {
+      return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA {
+        return Term<relu.kValue, with_dx.kValue, G>{*this, g, channel(stats, c), splat(stats.rstd)};
+      });
+    };
+    if constexpr (Positions::kAll) {
+      if (at_once) return activated.is_relu() ? by(Flag<true>(), Flag<true>()) : by(Flag<false>(), Flag<true>());
     }
-    return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA { return Term<false, G>{*this, g, channel(stats, c), splat(rstd)}; });
+    return activated.is_relu() ? by(Flag<true>(), Flag<false>()) : by(Flag<false>(), Flag<false>());
   }
 
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
@@ -169,7 +179,7 @@ struct PlanesBackward {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab + i * slab_step);
       const ChannelOfPlanes<A> k = channel(stats, c);
       c = c + 1 < args.shape.n_channels ? c + 1 : 0;
-      return Term<kRelu, G>{*this, g, k, splat(stats.rstd)};
+      return Term<kRelu, false, G>{*this, g, k, splat(stats.rstd)};
     };
     sum_each_of_few<A>(begin, count, args.shape.n_positions, next_term,
                        [&](int64_t i, A s1, A s2) NK_LAMBDA { of_plane[i] = {double(s1), double(s2)}; });
@@ -379,7 +389,7 @@ struct PlanesBackward {
         slab_exactly(slab);
         continue;
       }
-      if (dx == nullptr) continue;
+      if (dx == nullptr || at_once) continue;
       const int64_t c = planes.first_channel(slab);
       const Sums mean = means(slab, c);
       if (short_planes.are_there()) {

@@ -112,6 +112,12 @@ struct ComputeOf<double> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
+// A choice that the compiler makes.
+template <bool kIt>
+struct Flag {
+  static constexpr bool kValue = kIt;
+};
+
 #define NK_EACH_REGISTER for (int i = 0; i < Vec<A>::kRegisters; ++i)
 
 template <class A>
