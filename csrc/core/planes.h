@@ -109,8 +109,8 @@ struct Planes {
     return pays_to_ask_for_next(slab_bytes * inputs, shape.size() * item_bytes) ? begin(batch(item_bytes)) : 0;
   }
 
-  // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice: of short runs
-  // only where each is on its own. Those of a group wait in memory together, without gaps.
+  // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice. The shortest runs
+  // wait in memory together, without gaps.
   bool at_once() const { return shape.n_positions >= 2 * kLanes; }
 
   // Whether each plane is a slab, and a block.

@@ -35,7 +35,8 @@ CASES = (
     ((5, 4, 7, 7), 2, False),
     ((3, 4, 7, 7), 0, True),
     ((1, 2, 33, 65), 1, False),
-    ((2, 48, 7, 7), 2, False),  # channels cut where curves take their piece of values
+    ((2, 48, 7, 7), 2, False),  # channels cut where gelu takes its piece of values
+    ((2, 96, 5, 5), 2, False),  # and silu
     ((5, 4104), 0, False),  # more columns than are taken at once, and a last vector that is not whole
     ((1, 4104, 2, 2), 2, False),
     ((9, 2056), 0, False),  # several such rows one behind the other
