@@ -2,7 +2,8 @@
 // and erfc of the C library, the same for every instruction set). Included by isa/*.cpp.
 //
 // Scalar math: relu = max(z, 0); silu = z * s(z), s(z) = 1 / (1 + e^-z); gelu = z * P(z), P(z) the normal distribution
-// function. Both s and P are computed from e^(something not positive), so that nothing overflows or cancels.
+// function. Both s and P are computed from e^(something not positive), so that nothing overflows or cancels; but float32's s of z
+// near 0 from e^-z, which is far from overflow there.
 
 // P(-t) for t >= 0, from gauss = e^(-t^2 / 2): gauss times a polynomial in (t - 2.5) / (t + 2.5), over 1 + t. Fitted at
 // Chebyshev nodes for t < 15, where P ends: relative error 6e-9 before rounding. The last step of the polynomial, the

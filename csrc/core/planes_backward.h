@@ -3,7 +3,7 @@
 // Scalar math, with means over the slab:
 //   x_hat = ((x - m0) - dm) * rstd;  db = sum(dy), dw = sum(dy * x_hat)
 //   dx = (w * dy - mean(w * dy) - x_hat * mean(w * dy * x_hat)) * rstd
-// Where statistics were given, they do not depend on x: dx = dy * (w * rstd), in one sweep with the sums.
+// Where statistics were given, they do not depend on x: dx = dy * (w * rstd), in the sweep of the sums where it can be (one_sweep).
 // With an activation, dy * a'(z) takes the place of dy, with z = ((x - m0) - dm) * (rstd * w) + b as in the forward.
 
 template <class T, class Positions>
@@ -25,7 +25,7 @@ struct PlanesBackward {
   bool wants_sums;
   bool planes_are_few;  // of few terms each
   bool past;            // whether dx is written past the caches: not where what a curve gave waits in it
-  bool at_once;         // whether the sums' sweep writes dx, which waits for no sum
+  bool one_sweep;       // whether the sums' sweep writes dx, which waits for no sum
   Sums* sums;           // s1 = db, s2 = dw of each channel of each slab
   A* whole = nullptr;  // where dy goes through a curve, if in memory as large as x
 
@@ -46,7 +46,7 @@ struct PlanesBackward {
         wants_sums(channel_sums != nullptr),
         planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
         past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
-        at_once(Positions::kAll && one_channel && a.constant_stats && wants_sums && dx != nullptr && !past && !activated.is_curve()),
+        one_sweep(Positions::kAll && one_channel && a.constant_stats && wants_sums && dx != nullptr && !past && !activated.is_curve()),
         sums(channel_sums) {}
 
   NK_MEMBER A weight(int64_t c) const { return w.values()[c * w.step()]; }
@@ -103,7 +103,7 @@ struct PlanesBackward {
       });
     };
     if constexpr (Positions::kAll) {
-      if (at_once) return activated.is_relu() ? by(Flag<true>(), Flag<true>()) : by(Flag<false>(), Flag<true>());
+      if (one_sweep) return activated.is_relu() ? by(Flag<true>(), Flag<true>()) : by(Flag<false>(), Flag<true>());
     }
     return activated.is_relu() ? by(Flag<true>(), Flag<false>()) : by(Flag<false>(), Flag<false>());
   }
@@ -389,7 +389,7 @@ struct PlanesBackward {
         slab_exactly(slab);
         continue;
       }
-      if (dx == nullptr || at_once) continue;
+      if (dx == nullptr || one_sweep) continue;
       const int64_t c = planes.first_channel(slab);
       const Sums mean = means(slab, c);
       if (short_planes.are_there()) {

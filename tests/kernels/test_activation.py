@@ -164,14 +164,11 @@ def test_the_slope_of_silu_far_below_zero() -> None:
 
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 @pytest.mark.parametrize("far", [-1e30, -100.0, -17.0, 17.0, 100.0, 1e30, torch.inf, torch.nan])
-@dtypes
-def test_a_value_does_not_depend_on_those_beside_it(
-    activation: composite.Activation, far: float, dtype: torch.dtype
-) -> None:
+def test_a_value_does_not_depend_on_those_beside_it(activation: composite.Activation, far: float) -> None:
     """Values far from 0 are taken with more care; not so the others of their vector."""
-    z, dy = torch.randn(2, 1, 1, 200, generator=torch.Generator().manual_seed(0)).to(dtype).unbind(0)
+    z, dy = torch.randn(2, 1, 1, 200, generator=torch.Generator().manual_seed(0)).unbind(0)
     beside = z.clone()
-    beside[..., ::7] = min(far, torch.finfo(dtype).max) if far < torch.inf else far
+    beside[..., ::7] = far
     zero, one = torch.zeros(1), torch.ones(1)
     got = []
     for x in (z, beside):

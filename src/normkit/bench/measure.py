@@ -64,12 +64,12 @@ def _field(problem: Problem, absent: dict[str, str], build: Build) -> Field:
             absent[side] = first_line(error)
         else:
             contenders[side] = one
-    return Field(contenders, absent, _unmasked(problem, contenders["normkit"], build))
+    return Field(contenders, absent, _unmasked(problem, contenders.get("normkit"), build))
 
 
-def _unmasked(problem: Problem, masked: Contender, build: Build) -> Contender | None:
+def _unmasked(problem: Problem, masked: Contender | None, build: Build) -> Contender | None:
     """What a mask is added to, on the same tensors: where others lie in the caches may cost more than a mask."""
-    if problem.workload.op != "batch_norm_masked":
+    if problem.workload.op != "batch_norm_masked" or masked is None:
         return None
     one = build("normkit", replace(problem, workload=replace(problem.workload, op="batch_norm")))
     one.dys = masked.dys
