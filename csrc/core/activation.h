@@ -55,12 +55,8 @@ NK_INLINE Vec<A> z_times_sigmoid(Vec<A> z) {
 // silu of 16 values, in float32 within 2 units in the last place.
 constexpr float kSiluReach = 16.0f;  // 2^n + 1 is exact
 NK_INLINE Vec<double> silu_of(Vec<double> z) { return z_times_sigmoid(z); }
-[[maybe_unused]] static __attribute__((noinline)) Vec<float> silu_far(Vec<float> z, Vec<float> near) {
-  return where_near(z, kSiluReach, near, z_times_sigmoid(z));
-}
 NK_INLINE Vec<float> silu_of(Vec<float> z) {
-  const Vec<float> near = z / PartsOfExp(-z).plus(1.0f);
-  return all_are_near(z, kSiluReach) ? near : silu_far(z, near);
+  return near_or_far(z, kSiluReach, z / PartsOfExp(-z).plus(1.0f), [](Vec<float> v) { return z_times_sigmoid(v); });
 }
 
 // Its slope s(z) * (1 + z * s(-z)), to a few roundings.
@@ -73,13 +69,10 @@ NK_INLINE Vec<A> slope_with_care(Vec<A> z) {
   return s * fma(z, rest, one) * scale_of(z, splat(e.kLeast), back);
 }
 NK_INLINE Vec<double> silu_slope_of(Vec<double> z) { return slope_with_care(z); }
-[[maybe_unused]] static __attribute__((noinline)) Vec<float> silu_slope_far(Vec<float> z, Vec<float> near) {
-  return where_near(z, kSiluReach, near, slope_with_care(z));
-}
 NK_INLINE Vec<float> silu_slope_of(Vec<float> z) {
   const PartsOfExp e(-z);
-  const Vec<float> one = splat(1.0f), s = one / e.plus(1.0f), near = s * fma(z, e.plus(0.0f) * s, one);
-  return all_are_near(z, kSiluReach) ? near : silu_slope_far(z, near);
+  const Vec<float> one = splat(1.0f), s = one / e.plus(1.0f);
+  return near_or_far(z, kSiluReach, s * fma(z, e.plus(0.0f) * s, one), [](Vec<float> v) { return slope_with_care(v); });
 }
 
 template <class A>

@@ -42,11 +42,15 @@ struct PartsOfExp {
   NK_MEMBER Vec<float> plus(float c) const { return fma(less_one, power, power + splat(c)); }
 };
 
-// Functions of e^x are found from its parts in most lanes, and with care in those that are far from 0. Whether none is, or is NaN:
-NK_INLINE bool all_are_near(Vec<float> x, float reach) { return all_greater(minus_magnitude(x), splat(-reach)); }
-// And what a function is in the end, whatever the lanes beside one hold.
-NK_INLINE Vec<float> where_near(Vec<float> x, float reach, Vec<float> near, Vec<float> far) {
-  return where_greater(minus_magnitude(x), splat(-reach), near, far);
+// Functions of e^x are found from its parts near 0, and with care in lanes whose |x| is no less than `reach`, or NaN. A lane's bits
+// are the same whatever those beside it hold.
+template <class Far>
+static __attribute__((noinline)) Vec<float> with_far_lanes(Vec<float> x, float reach, Vec<float> near, const Far& far) {
+  return where_greater(minus_magnitude(x), splat(-reach), near, far(x));
+}
+template <class Far>
+NK_INLINE Vec<float> near_or_far(Vec<float> x, float reach, Vec<float> near, const Far& far) {
+  return all_greater(minus_magnitude(x), splat(-reach)) ? near : with_far_lanes(x, reach, near, far);
 }
 
 template <>

@@ -3,14 +3,13 @@
 
 // 1 / (1 + e^-x).
 constexpr float kSigmoidReach = 87.0f;  // 2^n is a normal number
-[[maybe_unused]] static __attribute__((noinline)) Vec<float> sigmoid_far(Vec<float> x, Vec<float> near) {
-  const ScaledExp<float> e(minus_magnitude(x));
-  const Vec<float> one = splat(1.0f), small = e.high * splat(e.kBack);
-  return where_near(x, kSigmoidReach, near, where_greater(zeros<float>(), x, small, one) / (one + small));
-}
 NK_INLINE Vec<float> sigmoid(Vec<float> x) {
-  const Vec<float> near = splat(1.0f) / PartsOfExp(-x).plus(1.0f);
-  return all_are_near(x, kSigmoidReach) ? near : sigmoid_far(x, near);
+  const Vec<float> one = splat(1.0f);
+  return near_or_far(x, kSigmoidReach, one / PartsOfExp(-x).plus(1.0f), [](Vec<float> v) {
+    const ScaledExp<float> e(minus_magnitude(v));
+    const Vec<float> unit = splat(1.0f), small = e.high * splat(e.kBack);
+    return where_greater(zeros<float>(), v, small, unit) / (unit + small);
+  });
 }
 
 // (e^2x - 1) / (e^2x + 1), which loses nothing near 0, as 1 goes from the power of two; of -|x|, beyond -10 it is -1.

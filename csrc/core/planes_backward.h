@@ -97,15 +97,16 @@ struct PlanesBackward {
   // The sums over runs of channel c.
   template <class G>
   NK_MEMBER Sums sums_of(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
-    const auto by = [&](auto relu, auto with_dx) NK_LAMBDA {
-      return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA {
-        return Term<relu.kValue, with_dx.kValue, G>{*this, g, channel(stats, c), splat(stats.rstd)};
-      });
-    };
     if constexpr (Positions::kAll) {
-      if (one_sweep) return activated.is_relu() ? by(Flag<true>(), Flag<true>()) : by(Flag<false>(), Flag<true>());
+      if (one_sweep) return activated.is_relu() ? sums_by<true, true>(g, stats, runs, c) : sums_by<false, true>(g, stats, runs, c);
     }
-    return activated.is_relu() ? by(Flag<true>(), Flag<false>()) : by(Flag<false>(), Flag<false>());
+    return activated.is_relu() ? sums_by<true, false>(g, stats, runs, c) : sums_by<false, false>(g, stats, runs, c);
+  }
+  template <bool kRelu, bool kDx, class G>
+  NK_MEMBER Sums sums_by(const Gradient<G>& g, const SlabStats<A>& stats, const Runs& runs, int64_t c) const {
+    return sum_over_runs<A>(runs, positions, [&]() NK_LAMBDA {
+      return Term<kRelu, kDx, G>{*this, g, channel(stats, c), splat(stats.rstd)};
+    });
   }
 
   // to[i - from] = dy[i] * a'(z[i]) of runs that follow one another in memory, which begin with channel c.
