@@ -1,6 +1,6 @@
 // One register of compute values from memory, and as it is kept in memory (`packed`), for each storage type. Rounding is to
 // nearest even, by integer arithmetic where the processor has no instruction that treats subnormals and NaN the same
-// everywhere. Included by simd.h.
+// everywhere. Included by memory.h.
 
 // What stores write, at any address. Vectors alias what their elements do and nothing else: after a memcpy, which may
 // write anything, the compiler would read every pointer and size again.

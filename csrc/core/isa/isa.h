@@ -21,6 +21,7 @@ namespace normkit::NK_ISA {
 
 #include "../simd.h"
 // in this order
+#include "../memory.h"
 #include "../parallel.h"
 #include "../params.h"
 
