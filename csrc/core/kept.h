@@ -25,10 +25,9 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
 #endif
 }
 
-// Some positions that follow one another in a sample. None counts but in [first, last); both are multiples of 16, or the end.
-struct KeptRun {
+// The flags of some positions that follow one another in a sample.
+struct KeptFlags {
   const int8_t* bytes;
-  int64_t first, last;
 
   // v of positions j .. j+15 where they count, else 0; beyond the end of the sample none counts.
   template <class A>
@@ -41,6 +40,11 @@ struct KeptRun {
     return keep(v, j);
   }
   NK_MEMBER bool counts(int64_t j) const { return bytes[j] != 0; }
+};
+
+// None counts but in [first, last); both are multiples of 16, or the end.
+struct KeptRun : KeptFlags {
+  int64_t first, last;
 };
 
 class KeptPositions {
@@ -61,14 +65,22 @@ class KeptPositions {
 
   // How many count.
   int64_t count() const { return count_; }
+  // All flags: those of a sample take whole vectors.
   const int8_t* bytes() const { return bytes_.data(); }
+  // Whether no sample has an end to skip.
+  bool throughout() const {
+    for (int64_t i = 0; i < n_samples_; ++i) {
+      if (run(i).first != 0 || run(i).last != n_positions_) return false;
+    }
+    return true;
+  }
 
   // All positions of a sample; or `length` of them from `begin`, a multiple of 16.
   NK_MEMBER const KeptRun& run(int64_t sample) const { return samples_.data()[sample].all; }
   NK_MEMBER KeptRun run(int64_t sample, int64_t begin, int64_t length) const {
     const KeptRun& all = run(sample);
     if (length == n_positions_) return all;  // and begin is 0
-    return {all.bytes + begin, within(all.first - begin, length), within(all.last - begin, length)};
+    return {{all.bytes + begin}, within(all.first - begin, length), within(all.last - begin, length)};
   }
 
   struct Place {
@@ -112,13 +124,13 @@ class KeptPositions {
       to[j] = mask[j] != 0 ? -1 : 0;
       count -= to[j];
     }
-    if (count == 0) return {{to, 0, 0}, 0};
+    if (count == 0) return {{{to}, 0, 0}, 0};
     int64_t first = 0, last = positions;
     while (to[first] == 0) ++first;
     while (to[last - 1] == 0) --last;
     first = first < kWorthSkipping ? 0 : first / kLanes * kLanes;
     last = positions - last < kWorthSkipping ? positions : round_up(last, kLanes);
-    return {{to, first, last}, count};
+    return {{{to}, first, last}, count};
   }
 
   // At the ends of a sample fewer than these are computed in vain: the processor foresees loops of equal length.

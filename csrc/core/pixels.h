@@ -24,7 +24,7 @@ struct Pixels {
 
   static constexpr int64_t fold_of(int64_t n_channels) {
     int64_t fold = 1;
-    while (fold * n_channels % kLanes != 0 || fold * n_channels < 8 * kLanes) fold *= 2;
+    while (fold * n_channels % kLanes != 0 || fold * n_channels < kShort) fold *= 2;
     return fold * n_channels <= 2048 ? fold : 1;
   }
   static constexpr int64_t chunk_rows(int64_t n_cols) {
@@ -57,6 +57,7 @@ struct Pixels {
   bool in_caches(int64_t item_bytes) const { return n_pixels * shape.n_channels * item_bytes <= int64_t(1) << 20; }
 
   static constexpr int64_t kColumns = 4096;
+  static constexpr int64_t kShort = 8 * kLanes;  // columns of a row that is worth folding
   static constexpr int64_t kTogether = 4;  // rows that are added up together
   ChannelShape shape;
   int64_t group;  // channels of a slab
@@ -171,12 +172,14 @@ NK_INLINE void each_vector_left(const Pixels& pixels, const Rows& rows, const Pi
 // k = op.at(j) is what a column has in common. Or `past` the caches, where that serves.
 // op is a copy, so that the compiler sees that nothing stored here changes its fields. Narrow rows go one after the other, as memory
 // likes it, and ask for what lies so many items `ahead`. Four go together where they are wide, since what all their columns have in
-// common does not stay in the first cache; or where neither memory is waited for, nor much computed for a value (of 16 bits).
+// common does not stay in the first cache; where neither memory is waited for, nor much computed for a value (of 16 bits); or where
+// they are so short that a loop over one is hardly begun.
 template <bool kPast, class T, class Rows, class Op>
 static __attribute__((noinline)) void map_rows(const Pixels& pixels, const Rows& rows, const Pixels::Part& part, T* to,
                                                int64_t ahead, Op op) {
   const int64_t whole = part.first_col + (part.last_col - part.first_col) / kLanes * kLanes;
-  const bool one_by_one = pixels.narrow() && !(Rows::kAll && sizeof(T) >= sizeof(float) && pixels.in_caches(sizeof(T)));
+  const bool computed_soon = Rows::kAll && sizeof(T) >= sizeof(float) && pixels.in_caches(sizeof(T));
+  const bool one_by_one = pixels.narrow() && !computed_soon && (kPast || pixels.n_cols >= pixels.kShort);
   const auto put_at = [&](auto kept, const auto& k, int64_t at, int64_t j) NK_LAMBDA {
     if (!kPast) prefetch(to + at + 512);
     put(to + at, keep(op(k, at, j, kLanes), kept), Past<kPast>());
