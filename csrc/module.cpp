@@ -262,10 +262,16 @@ PyObject* is_amd_with_avx512_py(PyObject*, PyObject*) { return PyBool_FromLong(i
 
 PyObject* stream_bytes_py(PyObject*, PyObject*) { return PyLong_FromLongLong(stream_bytes()); }
 
+PyObject* keep_freed_memory_py(PyObject*, PyObject*) {
+  keep_freed_memory();
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
     {"isa", isa_py, METH_NOARGS, "The instruction set that the kernels use: portable, avx2, avx512 or avx512_bf16."},
     {"is_amd_with_avx512", is_amd_with_avx512_py, METH_NOARGS, "Whether this is a processor of AMD's that has AVX-512."},
     {"stream_bytes", stream_bytes_py, METH_NOARGS, "From how many bytes on outputs are written past the caches."},
+    {"keep_freed_memory", keep_freed_memory_py, METH_NOARGS, "Lets the heap keep up to 64 MiB of what is freed."},
     {"plain_rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_rows_py)), METH_FASTCALL,
      "(x, sizes, w, b): the columns of a row norm whose arguments are plain beyond doubt, or -1."},
     {"plain_channels", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_channels_py)), METH_FASTCALL,

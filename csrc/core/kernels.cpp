@@ -135,6 +135,12 @@ void advise_huge_pages(void* data, int64_t bytes) {
 #endif
 }
 
+void keep_freed_memory() {
+  constexpr size_t kLargestFollowed = size_t(32) << 20, kItsHeader = 65536;
+  void* volatile block = std::malloc(kLargestFollowed - kItsHeader);  // volatile: or both calls are left out
+  std::free(block);
+}
+
 void* allocate(int64_t bytes) { return ::operator new(static_cast<size_t>(bytes), std::align_val_t(64)); }
 void release(void* memory) { ::operator delete(memory, std::align_val_t(64)); }
 

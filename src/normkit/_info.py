@@ -25,9 +25,14 @@ def info() -> str:
             f"torch {torch.__version__} · numpy {numpy.__version__} · Python {platform.python_version()}",
             f"{platform.machine()} · {torch.get_num_threads()} threads · CUDA device: {device}",
             f"path: {_path()}",
-            *([] if cpu.LIBRARY is None else [f"outputs: {_outputs(cpu.LIBRARY.stream_bytes())}"]),
+            *([] if cpu.LIBRARY is None else _memory(cpu.LIBRARY.stream_bytes())),
         ]
     )
+
+
+def _memory(stream_bytes: int) -> list[str]:
+    kept = "the heap keeps up to 64 MiB" if cpu.KEEPS_FREED_MEMORY else "as the C library has it"
+    return [f"outputs: {_outputs(stream_bytes)}", f"freed memory: {kept} (NORMKIT_KEEP_FREED)"]
 
 
 def _outputs(stream_bytes: int) -> str:

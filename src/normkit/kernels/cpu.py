@@ -7,6 +7,7 @@ memory may be read. They know nothing of autograd.
 from __future__ import annotations
 
 import math
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,9 @@ ACTIVATION_CODES: dict[Activation | None, int] = {None: 0, "relu": 1, "silu": 2,
 ACTIVATIONS = tuple(ACTIVATION_CODES)
 STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
+# Whether the process's heap keeps freed memory, as csrc/core/kernels.h has it.
+KEEPS_FREED_MEMORY = os.environ.get("NORMKIT_KEEP_FREED", "") != "0"
+
 
 def _load() -> tuple[Any, str]:
     """The library, or None; and which one it is, or why there is none."""
@@ -37,6 +41,8 @@ def _load() -> tuple[Any, str]:
         note = Path(__file__).parents[1] / "_C.reason"
         reason = note.read_text().strip() if note.exists() else str(error)
         return None, f"the compiled library is not there: {reason}"
+    if KEEPS_FREED_MEMORY:
+        library.keep_freed_memory()
     return library, f"compiled kernels for {library.isa()}"
 
 
