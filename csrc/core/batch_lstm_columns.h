@@ -38,7 +38,9 @@ struct ColumnsNormed {
   bool is_there = false;
   ColumnStats stats;
   Vec<float> w, b;
-  NK_MEMBER Vec<float> operator()(Vec<float> x) const { return is_there ? fma(x_hat_of(stats, x), w, b) : x; }
+  NK_MEMBER Vec<float> x_hat(Vec<float> x) const { return is_there ? x_hat_of(stats, x) : x; }
+  NK_MEMBER Vec<float> of_x_hat(Vec<float> x_hat) const { return is_there ? fma(x_hat, w, b) : x_hat; }
+  NK_MEMBER Vec<float> operator()(Vec<float> x) const { return of_x_hat(x_hat(x)); }
 };
 
 // work(first, last) for each stretch of the n rows whose sum a lane adds up.
@@ -157,44 +159,35 @@ NK_INLINE ColumnsNormed kept_norm_of_columns(const ColumnNorm& norm, const Colum
 struct ColumnTotals {
   double* w;
   double* b;
+  // dw and db of one step, of `few` columns from `at` on.
+  void add(int64_t at, Vec<float> dw, Vec<float> db, int few) const {
+    float lanes[2][kLanes];
+    store(lanes[0], dw);
+    store(lanes[1], db);
+    for (int i = 0; i < few; ++i) {
+      w[at + i] += double(lanes[0][i]);
+      b[at + i] += double(lanes[1][i]);
+    }
+  }
 };
 
-// dx of those columns, n rows, from dy of the same steps; may be in place. By batch:
-//   dx = w rstd (dy - sum(dy) / n - x_hat sum(dy x_hat) / n),   else dx = w rstd dy
-template <bool kWhole>
-NK_INLINE void columns_backward(const ColumnsNormed& normed, bool by_batch, const Columns<kWhole>& columns, int64_t at,
-                                const float* x, int64_t x_step, const float* dy, int64_t dy_step, float* dx,
-                                int64_t dx_step, int64_t n, ColumnTotals totals) {
-  Vec<float> dw = zeros<float>(), db = zeros<float>();
-  each_stretch(n, [&](int64_t first, int64_t last) NK_LAMBDA {
-    Vec<float> of_w = zeros<float>(), of_b = zeros<float>();
-    for (int64_t i = first; i < last; ++i) {
-      const Vec<float> d = columns.at(dy + i * dy_step + at);
-      of_b = of_b + d;
-      of_w = of_w + d * x_hat_of(normed.stats, columns.at(x + i * x_step + at));
-    }
-    dw = dw + of_w;
-    db = db + of_b;
-  });
-  float lanes[2][kLanes];
-  store(lanes[0], dw);
-  store(lanes[1], db);
-  for (int i = 0; i < columns.few; ++i) {
-    totals.w[at + i] += double(lanes[0][i]);
-    totals.b[at + i] += double(lanes[1][i]);
+// dx of those columns from dy and x_hat, with dw and db of all n rows. By batch:
+//   dx = w rstd (dy - db / n - x_hat dw / n),   else dx = w rstd dy
+// The gradient of a place that has no norm is dy.
+struct ColumnsGradient {
+  bool is_there, by_batch;
+  Vec<float> of_dy, of_x_hat, rest;
+  NK_MEMBER ColumnsGradient(const ColumnsNormed& normed, bool of_batch, int64_t n, Vec<float> dw, Vec<float> db)
+      : is_there(normed.is_there), by_batch(of_batch), of_dy(normed.w * normed.stats.rstd) {
+    const Vec<float> per_row = splat(-1.0f / float(n));
+    of_x_hat = dw * per_row * of_dy;
+    rest = db * per_row * of_dy;
   }
-  const Vec<float> scale = normed.w * normed.stats.rstd, per_row = splat(1.0f / float(n));
-  const Vec<float> c1 = by_batch ? dw * per_row : zeros<float>(), c2 = by_batch ? db * per_row : zeros<float>();
-  for (int64_t i = 0; i < n; ++i) {
-    const Vec<float> d = columns.at(dy + i * dy_step + at);
-    if (!by_batch) {
-      columns.put(dx + i * dx_step + at, d * scale);
-      continue;
-    }
-    const Vec<float> x_hat = x_hat_of(normed.stats, columns.at(x + i * x_step + at));
-    columns.put(dx + i * dx_step + at, (d - c2 - x_hat * c1) * scale);
+  NK_MEMBER Vec<float> operator()(Vec<float> dy, Vec<float> x_hat) const {
+    if (!is_there) return dy;
+    return by_batch ? fma(x_hat, of_x_hat, fma(dy, of_dy, rest)) : dy * of_dy;
   }
-}
+};
 
 // How many blocks of units are worth a thread, of this much work each: multiply-adds, some 10 us.
 static int64_t grain_of_units(int64_t work_each) {
@@ -202,10 +195,12 @@ static int64_t grain_of_units(int64_t work_each) {
   return work_each >= kWorthAThread ? 1 : ceil_div(kWorthAThread, work_each > 0 ? work_each : 1);
 }
 
-// body(j) for the first of each of n columns that a product takes at once.
+// Columns that a product takes at once.
+constexpr int64_t kAtOnce = kProductPanels * kLanes;
+
+// body(j) for the first of each kAtOnce of n columns.
 template <class Body>
 static void each_product(ParallelFor parallel_for, int64_t n, int64_t work_each, const Body& body) {
-  constexpr int64_t kAtOnce = kProductPanels * kLanes;
   for_range(parallel_for, 0, ceil_div(n, kAtOnce), grain_of_units(kAtOnce * work_each), [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) body(block * kAtOnce);
   });
