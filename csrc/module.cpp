@@ -10,6 +10,7 @@
 #include "core/channel_norm.h"
 #include "core/kernels.h"
 #include "core/layer_norm2d.h"
+#include "core/product.h"
 #include "core/recurrent.h"
 #include "core/row_norm.h"
 #include "core/step_statistics.h"
@@ -231,6 +232,13 @@ PyObject* update_step_statistics_py(PyObject*, PyObject* const* args, Py_ssize_t
   return run(in, update_step_statistics, a, a.n_steps * a.n_cols);
 }
 
+PyObject* multiply_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  Reader in(args, n);
+  Product a{};
+  in(a.n_rows, a.n_deep, a.n_cols, a.a, a.a_row, a.a_deep, a.b, a.b_deep, a.b_col, a.out);
+  return run(in, multiply, a, a.n_rows * a.n_cols * a.n_deep);
+}
+
 TorchNames torch_names;  // filled when the module is imported
 
 PyObject* plain_rows_py(PyObject*, PyObject* const* args, Py_ssize_t n) {
@@ -321,6 +329,8 @@ PyMethodDef methods[] = {
      "each: dw, db)"},
     {"update_step_statistics", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(update_step_statistics_py)),
      METH_FASTCALL, "(n_cols, n_steps, sizes, n_places, momentum, stats, running_mean, running_var)"},
+    {"multiply", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(multiply_py)), METH_FASTCALL,
+     "(n_rows, n_deep, n_cols, a, a_row, a_deep, b, b_deep, b_col, out)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

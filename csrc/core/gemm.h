@@ -49,22 +49,25 @@ NK_INLINE void transpose_four(const float* from, int64_t step, float* to) {
 // them, which lie n_cols * j_step apart, one after the other.
 class Panels {
  public:
-  Panels(const float* from, int64_t n_deep, int64_t n_cols, int64_t k_step, int64_t j_step, int64_t gates = 1)
+  Panels(const float* from, int64_t n_deep, int64_t n_cols, int64_t k_step, int64_t j_step, int64_t gates = 1,
+         ParallelFor parallel_for = one_after_the_other)
       : n_deep_(n_deep), n_cols_(n_cols), gate_size_(round_up(n_cols, kLanes) * n_deep), memory_(gates * gate_size_) {
-    for (int64_t g = 0; g < gates; ++g) lay_out(from + g * n_cols * j_step, k_step, j_step, memory_.data() + g * gate_size_);
+    for (int64_t g = 0; g < gates; ++g) {
+      for_range(parallel_for, 0, ceil_div(n_cols, kLanes), grain_for(kLanes * n_deep), [&](int64_t begin, int64_t end) {
+        const int64_t last = end * kLanes < n_cols ? end * kLanes : n_cols;
+        lay_out(from + g * n_cols * j_step, k_step, j_step, begin * kLanes, last, memory_.data() + g * gate_size_);
+      });
+    }
   }
 
   // out[n_rows, n_cols], `out_step` apart, from rows of a that are `a_step` apart; or added to out.
   void multiply(const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step, bool add = false) const {
-    const Rows rows = {a, a_step, out, out_step, add};
-    const int64_t whole = n_rows - n_rows % kProductRows;
-    columns<kProductRows, kProductPanels>(rows, whole);
-    rest<kProductRows - 1>(rows.from(whole), int(n_rows - whole));
+    multiply({a, a_step, 1, out, out_step, add}, n_rows);
   }
 
   // The columns from `first` on of kProductPanels panels alone, or of those that there are.
   void multiply_panels(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
-    const Rows rows = {a, a_step, out, out_step, false};
+    const Rows rows = {a, a_step, 1, out, out_step, false};
     if (first + kProductPanels * kLanes <= n_cols_) return panels_of<kProductRows, kProductPanels>(rows, n_rows, first, beside());
     for (; first < n_cols_; first += kLanes) panels_of<kProductRows, 1>(rows, n_rows, first, beside());
   }
@@ -72,14 +75,31 @@ class Panels {
   // Of four gates the columns of one panel of each, those from `first` on; out has a gate's columns behind those of the one before.
   void multiply_gates(int64_t first, const float* a, int64_t a_step, int64_t n_rows, float* out, int64_t out_step) const {
     for (int64_t g = 0; g < 4; g += kGatePanels) {
-      const Rows rows = {a, a_step, out + g * n_cols_, out_step, false};
+      const Rows rows = {a, a_step, 1, out + g * n_cols_, out_step, false};
       panels_of<kGateRows, kGatePanels>(rows, n_rows, first, {g * gate_size_, gate_size_, n_cols_});
     }
   }
 
+  // Where rows of a and of out lie: how far the values of a row of a lie apart, too.
+  struct Rows {
+    const float* a;
+    int64_t a_step;
+    int64_t a_deep;
+    float* out;
+    int64_t out_step;
+    bool add;
+    Rows from(int64_t i) const { return {a + i * a_step, a_step, a_deep, out + i * out_step, out_step, add}; }
+  };
+  void multiply(const Rows& rows, int64_t n_rows) const {
+    const int64_t whole = n_rows - n_rows % kProductRows;
+    columns<kProductRows, kProductPanels>(rows, whole);
+    rest<kProductRows - 1>(rows.from(whole), int(n_rows - whole));
+  }
+
  private:
-  void lay_out(const float* from, int64_t k_step, int64_t j_step, float* panels) const {
-    for (int64_t first = 0; first < n_cols_; first += kLanes) {
+  // The columns from `first` to `last`.
+  void lay_out(const float* from, int64_t k_step, int64_t j_step, int64_t first, int64_t last, float* panels) const {
+    for (; first < last; first += kLanes) {
       float* to = panels + first * n_deep_;
       const float* const panel = from + first * j_step;
       const int64_t n = n_cols_ - first < kLanes ? n_cols_ - first : kLanes;
@@ -101,15 +121,6 @@ class Panels {
     int64_t from, panel, out;
   };
   Beside beside() const { return {0, n_deep_ * kLanes, kLanes}; }
-
-  struct Rows {
-    const float* a;
-    int64_t a_step;
-    float* out;
-    int64_t out_step;
-    bool add;
-    Rows from(int64_t i) const { return {a + i * a_step, a_step, out + i * out_step, out_step, add}; }
-  };
 
   // All columns of `count` rows, fewer than a tile's: more panels at once in the registers that these leave.
   template <int kRows>
@@ -167,7 +178,7 @@ class Panels {
       for (int p = 0; p < kPanels; ++p) bd[p] = load(b + p * at.panel);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Vec<float> ar = splat(rows.a[r * rows.a_step + d]);
+        const Vec<float> ar = splat(rows.a[r * rows.a_step + d * rows.a_deep]);
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) sums[p][r] = fma(ar, bd[p], sums[p][r]);
       }

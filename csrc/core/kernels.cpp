@@ -19,7 +19,7 @@ namespace {
 
 #define NK_TABLE(ISA)                                                                      \
   {#ISA,                   ISA::row_kernels,          ISA::channel_kernels, ISA::recurrent_kernels, \
-   ISA::layer_norm2d_kernels, ISA::batch_lstm_kernels}
+   ISA::layer_norm2d_kernels, ISA::batch_lstm_kernels, ISA::product_kernels}
 constexpr Kernels kPortable = NK_TABLE(portable);
 #if defined(NORMKIT_X86_KERNELS)
 constexpr Kernels kAvx2 = NK_TABLE(avx2);
@@ -44,7 +44,8 @@ constexpr Kernels kAvx512Bf16 = {"avx512_bf16",
                                  kSplit<avx512_bf16::channel_kernels, avx512::channel_kernels>,
                                  avx512::recurrent_kernels,
                                  kSplit<avx512_bf16::layer_norm2d_kernels, avx512::layer_norm2d_kernels>,
-                                 avx512::batch_lstm_kernels};
+                                 avx512::batch_lstm_kernels,
+                                 avx512::product_kernels};
 #endif
 #undef NK_TABLE
 

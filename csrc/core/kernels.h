@@ -5,6 +5,7 @@
 #include "channel_norm.h"
 #include "recurrent.h"
 #include "layer_norm2d.h"
+#include "product.h"
 #include "row_norm.h"
 #include "types.h"
 
@@ -18,6 +19,7 @@ struct Kernels {
   const RecurrentKernels& recurrent;
   const LayerNorm2dKernels& layer_norm2d;
   const BatchLstmKernels& batch_lstm;
+  const ProductKernels& product;
 };
 
 #define NK_DECLARE_KERNELS(ISA)                        \
@@ -27,6 +29,7 @@ struct Kernels {
   extern const RecurrentKernels recurrent_kernels;     \
   extern const LayerNorm2dKernels layer_norm2d_kernels; \
   extern const BatchLstmKernels batch_lstm_kernels;    \
+  extern const ProductKernels product_kernels;         \
   }
 NK_DECLARE_KERNELS(portable)
 NK_DECLARE_KERNELS(avx2)

@@ -8,5 +8,6 @@ extern const ChannelKernels channel_kernels{};
 extern const RecurrentKernels recurrent_kernels{};
 extern const LayerNorm2dKernels layer_norm2d_kernels{};
 extern const BatchLstmKernels batch_lstm_kernels{};
+extern const ProductKernels product_kernels{};
 
 }  // namespace normkit::NK_ISA

@@ -4,6 +4,7 @@
 #include "batch_lstm.h"
 #include "channels.h"
 #include "pixels.h"
+#include "products.h"
 #include "recurrent.h"
 #include "rows.h"
 
@@ -22,9 +23,10 @@ int main(int count, char** isas) {
   const int of_pixels = pixels::check(all);
   const int of_recurrent = recurrent::check(all);
   const int of_batch_lstm = batch_lstm::check(all);
-  if (of_batch_lstm < 0 || of_rows < 0 || of_channels < 0 || of_pixels < 0 || of_recurrent < 0) return 1;
-  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, %d recurrent, %d of BatchNormLSTM, on", of_rows,
-              of_channels, of_pixels, of_recurrent, of_batch_lstm);
+  const int of_products = products::check(all);
+  if (of_products < 0 || of_batch_lstm < 0 || of_rows < 0 || of_channels < 0 || of_pixels < 0 || of_recurrent < 0) return 1;
+  std::printf("ok: %d cases of rows, %d of channels, %d of pixels, %d recurrent, %d of BatchNormLSTM, %d products, on", of_rows,
+              of_channels, of_pixels, of_recurrent, of_batch_lstm, of_products);
   for (const Kernels* kernels : all) std::printf(" %s", kernels->isa);
   std::printf("\n");
 }

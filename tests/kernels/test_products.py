@@ -1,4 +1,4 @@
-"""Products of rows with a matrix as convolutions: the same numbers as torch's, their derivatives, and when."""
+"""Products of rows with a matrix by the kernels: the same numbers as torch's, their derivatives, and when."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def as_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever processor this is, and however few numbers."""
     monkeypatch.setattr(products, "MKL_LEAVES_AVX512", True)
-    for least in ("LEAST_PRODUCTS", "LEAST_ROWS", "LEAST_VALUES"):
+    for least in ("LEAST_PRODUCTS", "LEAST_ROWS"):
         monkeypatch.setattr(products, least, 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 @pytest.fixture
-def no_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("a convolution")
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(a: Tensor, b: Tensor) -> Tensor:
+        raise AssertionError("a kernel")
 
-    monkeypatch.setattr(products.F, "conv2d", refuse)
-    monkeypatch.setattr(torch.ops.aten, "convolution_backward", refuse)
+    monkeypatch.setattr(products, "_product", refuse)
 
 
 def leaves(n_rows: int, n_deep: int, n_cols: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,6 +88,23 @@ def test_rows_however_they_lie_in_memory(changed: Callable[[Tensor], Tensor]) ->
     assert_product(products.sum_of_outer_products(x, x), x.T, x)
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+def test_bits_depend_on_neither_other_rows_nor_threads(sizes: tuple[int, int, int]) -> None:
+    x, w, _ = (t.detach() for t in leaves(*sizes))
+    dy = torch.randn(sizes[0], sizes[2], generator=torch.Generator().manual_seed(1))
+    y, dw = products.linear(x, w), products.sum_of_outer_products(dy, x)
+    for some in (slice(0, 1), slice(sizes[0] // 3, None), slice(0, None, 2)):
+        assert torch.equal(products.linear(x[some], w), y[some])
+    threads = torch.get_num_threads()
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        try:
+            assert torch.equal(products.linear(x, w), y)
+            assert torch.equal(products.sum_of_outer_products(dy, x), dw)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def test_second_derivatives() -> None:
     x, w, b = leaves(6, 4, 3)
 
@@ -125,46 +140,28 @@ def assert_torch_s_own(x: Tensor, w: Tensor, b: Tensor) -> None:
         torch.testing.assert_close(products.sum_of_outer_products(x, x), x.T @ x, rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("no_convolution")
-@pytest.mark.parametrize(
-    "why", ["double", "half", "PRODUCTS", "ROWS", "VALUES", "other processor", "batched", "one thread"]
-)
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize("why", ["double", "half", "PRODUCTS", "ROWS", "other processor", "batched"])
 def test_what_is_left_to_torch(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, b = (t.detach() for t in leaves(50, 16, 64))
     if why in ("double", "half"):
         x, w, b = (t.to(getattr(torch, why)) for t in (x, w, b))
     elif why.isupper():
         monkeypatch.setattr(products, f"LEAST_{why}", x.shape[0] * w.numel() + 1)
-    elif why == "one thread":
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    elif why == "other processor":
+        monkeypatch.setattr(products, "MKL_LEAVES_AVX512", False)
     else:
         x = x[None]
     assert_torch_s_own(x, w, b)
 
 
-@pytest.mark.usefixtures("no_convolution")
-def test_the_user_s_settings_of_onednn_hold() -> None:
-    x, w, b = (t.detach() for t in leaves(50, 16, 64))
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        assert_torch_s_own(x, w, b)
-    finally:
-        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
-    before = torch.backends.mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv.fp32_precision = "bf16"  # type: ignore[attr-defined]
-    try:
-        assert_torch_s_own(x, w, b)
-    finally:
-        torch.backends.mkldnn.conv.fp32_precision = before  # type: ignore[attr-defined]
-
-
-@pytest.mark.usefixtures("no_convolution")
+@pytest.mark.usefixtures("no_kernel")
 def test_other_devices_are_not_asked() -> None:
     x, w, b = (t.detach().to("meta") for t in leaves(50, 16, 64))
     assert products.linear(x, w, b).shape == (50, 64)
 
 
-@pytest.mark.usefixtures("no_convolution")
+@pytest.mark.usefixtures("no_kernel")
 def test_a_graph_holds_a_linear_map() -> None:
     x, w, b = (t.detach() for t in leaves(50, 16, 64))
     compiled = torch.compile(products.linear, fullgraph=True, backend="eager")
@@ -172,7 +169,6 @@ def test_a_graph_holds_a_linear_map() -> None:
 
 
 def test_a_bias_has_an_exact_gradient() -> None:
-    """oneDNN's own is a chain of as many additions as there are rows."""
     x, w, b = leaves(100_000, 2, 4)
     dy = torch.rand(100_000, 4, generator=torch.Generator().manual_seed(1))
     (db,) = torch.autograd.grad(products.linear(x, w, b), b, dy)
@@ -189,7 +185,7 @@ def test_autocast_in_the_backward_changes_no_gradient(least: int, monkeypatch: p
     assert torch.equal(found, products.sum_of_outer_products(a, a))
 
 
-@pytest.mark.usefixtures("no_convolution")
+@pytest.mark.usefixtures("no_kernel")
 def test_who_watches_operations_sees_a_linear_map() -> None:
     x, w, b = (t.detach() for t in leaves(50, 16, 64))
     with FlopCounterMode(display=False) as counter:

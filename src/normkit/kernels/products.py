@@ -1,10 +1,12 @@
-"""Products of all rows of a call with a matrix, by the faster of the two libraries that torch carries for them.
+"""Products of all rows of a call with a matrix, by torch or by the compiled kernels.
 
-``torch.mm`` asks MKL, which keeps its AVX-512 code for Intel's processors; oneDNN, which convolutions ask, has one for
-all. A convolution with a kernel of 1x1 over an image one pixel wide is the same product, with the same derivatives.
+``torch.mm`` asks MKL, which keeps its AVX-512 code for Intel's processors. Where that leaves half of a processor
+unused, the product of matrices that the time loops have takes its place.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +14,18 @@ from torch.nn import functional as F
 
 from normkit.composite import without_autocast
 from normkit.kernels import choose, cpu
+from normkit.kernels.derivatives import KernelFunction, save, saved, through
 
 MKL_LEAVES_AVX512: bool = (
     cpu.LIBRARY is not None
     and cpu.LIBRARY.is_amd_with_avx512()
+    and cpu.LIBRARY.isa().startswith("avx512")  # and not another one that the user has named
     and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 )
-# Fewer multiplications than this take no longer than what a convolution does before it begins; with fewer rows oneDNN
-# spends more on laying out the matrix than it gains; and smaller images than this torch keeps from it.
-LEAST_PRODUCTS = 1 << 23
-LEAST_ROWS = 256
-LEAST_VALUES = 20481
+# Fewer multiplications than this take no longer than what surrounds them, and fewer rows no longer than laying out
+# the matrix.
+LEAST_PRODUCTS = 1 << 20
+LEAST_ROWS = 8
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -31,48 +33,56 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if (
         torch.compiler.is_compiling()
         or x.dim() != 2
-        or not _is_faster_as_convolution(x, w, x.numel() * w.shape[0])
+        or not _is_faster(x, w, x.numel() * w.shape[0])
         or choose.path_of(x, w, b) != "kernel"
     ):
         return F.linear(x, w, b)
-    y = F.conv2d(_as_image(x), w[:, :, None, None]).permute(0, 2, 3, 1).reshape(x.shape[0], w.shape[0])
-    if b is None:
-        return y
-    # Added here, for oneDNN would add up its gradient in one long chain.
-    return y + b if torch.is_grad_enabled() else y.add_(b)
+    if not torch.is_grad_enabled():
+        y = _product(x, w.T)
+        return y if b is None else y.add_(b)
+    y = _Linear.apply(x, w) if x.requires_grad or w.requires_grad else _product(x, w.T)
+    return y if b is None else y + b
 
 
 def sum_of_outer_products(a: Tensor, b: Tensor) -> Tensor:
     """aᵀ b of a [R, N] and b [R, K], in their dtype: the gradient of a weight, outside autograd."""
-    if _is_faster_as_convolution(b, a, b.numel() * a.shape[1]):
-        w = a.new_empty(a.shape[1], b.shape[1], 1, 1)  # of its shape alone anything is asked
-        found: Tensor = torch.ops.aten.convolution_backward(
-            _as_image(a), _as_image(b), w, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (False, True, False)
-        )[1]
-        return found.view(w.shape[:2])
+    if _is_faster(b, a, b.numel() * a.shape[1]):
+        return _product(a.T, b)
     with without_autocast(a):
         return a.T @ b
 
 
-def _is_faster_as_convolution(x: Tensor, other: Tensor, n_products: int) -> bool:
-    """Whether a product of the rows of x is, of so many numbers."""
-    return (
-        n_products >= LEAST_PRODUCTS
-        and MKL_LEAVES_AVX512
-        and x.shape[0] >= LEAST_ROWS
-        and x.numel() >= LEAST_VALUES
-        and x.dtype == other.dtype == torch.float32
-        and torch.get_num_threads() > 1  # by one torch asks MKL also for convolutions
-        and onednn_is_on_and_exact()
+class _Linear(KernelFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        save(ctx, x, w)
+        return _product(x, w.T)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (x, w), readable = saved(ctx)
+        if not readable or choose.wants_composite_backward(dy):
+            return tuple(through(F.linear, (x, w), (dy,), ctx.needs_input_grad))
+        assert x is not None
+        assert w is not None
+        wants_dx, wants_dw = ctx.needs_input_grad
+        return _product(dy, w) if wants_dx else None, _product(dy.T, x) if wants_dw else None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """A float32 product of two matrices of any strides."""
+    out = a.new_empty(a.shape[0], b.shape[1])
+    cpu.LIBRARY.multiply(
+        a.shape[0], a.shape[1], b.shape[1], a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), out.data_ptr()
     )
+    return out
 
 
-def onednn_is_on_and_exact() -> bool:
-    """Whether the user's settings are such. Who lets convolutions be less exact did not mean these."""
-    precision = torch.backends.mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return bool(torch.backends.mkldnn.enabled) and precision in ("none", "ieee")
-
-
-def _as_image(rows: Tensor) -> Tensor:
-    """[R, K] as [1, K, R, 1], where the channels of a pixel lie beside one another."""
-    return rows.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
+def _is_faster(rows: Tensor, other: Tensor, n_products: int) -> bool:
+    """Whether a kernel is for a product of rows, of so many numbers."""
+    return (
+        MKL_LEAVES_AVX512
+        and n_products >= LEAST_PRODUCTS
+        and rows.shape[0] >= LEAST_ROWS
+        and rows.dtype == other.dtype == torch.float32
+    )
