@@ -177,7 +177,7 @@ class Activated {
   // Of one value.
   double value(double z) const { return is_curve() ? of_one(values_, z) : is_relu() && z <= 0.0 ? 0.0 : z; }
   // dy * a'(z).
-  double through(double dy, double z) const { return is_curve() ? dy * of_one(slopes_, z) : !is_relu() || z > 0.0 ? dy : 0.0; }
+  double through(double dy, double z) const { return is_curve() ? dy * of_one(slopes_, z) : is_relu() && z <= 0.0 ? 0.0 : dy; }
 
  private:
   static double of_one(typename Curve<A>::Fn fn, double z) {
@@ -191,12 +191,8 @@ class Activated {
   typename Curve<A>::Fn slopes_;
 };
 
-// relu of z, in which NaN stays; dy where relu rises.
+// relu of z, in which NaN stays.
 template <class A>
 NK_INLINE Vec<A> above_zero(Vec<A> z) {
   return larger(zeros<A>(), z);
-}
-template <class A>
-NK_INLINE Vec<A> where_above_zero(Vec<A> z, Vec<A> dy) {
-  return where_greater(z, zeros<A>(), dy, zeros<A>());
 }

@@ -33,7 +33,7 @@ static void rnn_hidden_backward(RecurrentCell cell, const float* h, const float*
   const bool relu = cell == RecurrentCell::kRelu;
   each_vector(n, [=](int64_t j, auto load_at, auto store_at) NK_LAMBDA {
     const Vec<float> d = load_at(dh + j), v = load_at(h + j);
-    store_at(da + j, relu ? where_greater(v, zeros<float>(), d, zeros<float>()) : d * (splat(1.0f) - v * v));
+    store_at(da + j, relu ? where_above_zero(v, d) : d * (splat(1.0f) - v * v));
   });
 }
 

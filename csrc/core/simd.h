@@ -262,6 +262,13 @@ NK_INLINE Vec<A> where_greater(Vec<A> a, Vec<A> b, Vec<A> yes, Vec<A> no) {
   return yes;
 }
 
+// dy, and 0 where z <= 0: the derivative of relu is that of z where z is NaN, too.
+template <class A>
+NK_INLINE Vec<A> where_above_zero(Vec<A> z, Vec<A> dy) {
+  NK_EACH_REGISTER dy.r[i] = z.r[i] <= 0 ? zeros<A>().r[i] : dy.r[i];
+  return dy;
+}
+
 // where(a > b, a, b), lane by lane: NaN in either gives b.
 #if defined(__AVX512F__)
 NK_INLINE FloatValues larger_register(FloatValues a, FloatValues b) { return _mm512_max_ps(a, b); }

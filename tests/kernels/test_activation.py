@@ -230,6 +230,20 @@ def test_relu_in_evaluation_takes_no_infinite_input_times_zero(channels_last: bo
     assert torch.equal(x.grad, torch.where(x > 0, w.view(1, 4, 1, 1), 0.0).detach())
 
 
+@layouts
+@dtypes
+def test_relu_passes_the_gradient_on_where_it_is_nan(channels_last: bool, dtype: torch.dtype) -> None:
+    """As torch's does: a gradient of 0 would say that nothing is wrong."""
+    x = torch.tensor([torch.nan, -1.0, 2.0, -3.0] * 72, dtype=dtype).view(2, 4, 6, 6)
+    x = (in_channels_last(x) if channels_last else x).requires_grad_()
+    mean, var = torch.zeros(4), torch.ones(4)
+    dy = torch.full_like(x, 3.0)
+    for activation, mask in (("relu", None), ("relu", torch.ones(2, 6, 6, dtype=torch.bool))):
+        y = F.batch_norm(x, mean, var, None, None, eps=0.0, activation=activation, mask=mask)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        assert torch.equal(dx, torch.where(x <= 0, 0.0, dy).to(dtype).detach())
+
+
 STATISTICS = (torch.tensor([0.5, -1.0, 0.1, 2.0]).double(), torch.tensor([0.7, 1.3, 0.6, 2.0]).double())
 
 Call = Callable[..., Tensor]

@@ -195,3 +195,17 @@ def test_a_layer_is_its_cell_step_after_step(case: Recurrent) -> None:
             torch.testing.assert_close(a, b[0], rtol=1e-5, atol=1e-6)
         for (name, a), b in zip(cell.named_buffers(), layer.buffers(), strict=True):
             torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_gradient_of_relu_where_it_is_nan() -> None:
+    """One step of one sequence is NaN: steps before it get what torch's layer gives them."""
+    theirs = torch.nn.RNN(4, 4, nonlinearity="relu")
+    ours = nk.LayerNormRNN(4, 4, nonlinearity="relu", norm="none")
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(3, 2, 4)
+    x[1, 0, 0] = torch.nan
+    found, right = (
+        torch.autograd.grad(layer(leaf)[0].sum(), leaf)[0]
+        for layer, leaf in ((ours, x.clone().requires_grad_()), (theirs, x.clone().requires_grad_()))
+    )
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6, equal_nan=True)
