@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import normkit.nn as nk
 from nn.recurrent import ALL, BATCH_LSTM, LSTM, ROW_LAYERS, Recurrent, flat, step_of, weighted_sum
 
 T, N, I, H = 5, 6, 3, 4  # noqa: E741
