@@ -169,6 +169,14 @@ struct ColumnTotals {
       b[at + i] += double(lanes[1][i]);
     }
   }
+  // Those of all n columns, where they are wanted.
+  void write(float* dw, float* db, int64_t n) const {
+    if (dw == nullptr) return;
+    for (int64_t j = 0; j < n; ++j) {
+      dw[j] = float(w[j]);
+      db[j] = float(b[j]);
+    }
+  }
 };
 
 // dx of those columns from dy and x_hat, with dw and db of all n rows. By batch:

@@ -18,6 +18,7 @@ namespace normkit::NK_ISA {
 #include "../recurrent_gru.h"
 #include "../batch_lstm_columns.h"
 #include "../batch_lstm_forward.h"
+#include "../batch_lstm_block.h"
 #include "../batch_lstm_backward.h"
 
 extern const RecurrentKernels recurrent_kernels = {recurrent_forward, recurrent_backward, gru_forward, gru_backward};
