@@ -184,16 +184,16 @@ struct ColumnTotals {
 // The gradient of a place that has no norm is dy.
 struct ColumnsGradient {
   bool is_there, by_batch;
-  Vec<float> of_dy, of_x_hat, rest;
+  Vec<float> of_dy, mean, of_x_hat;
   NK_MEMBER ColumnsGradient(const ColumnsNormed& normed, bool of_batch, int64_t n, Vec<float> dw, Vec<float> db)
       : is_there(normed.is_there), by_batch(of_batch), of_dy(normed.w * normed.stats.rstd) {
-    const Vec<float> per_row = splat(-1.0f / float(n));
-    of_x_hat = dw * per_row * of_dy;
-    rest = db * per_row * of_dy;
+    const Vec<float> per_row = splat(1.0f / float(n));
+    mean = db * per_row;
+    of_x_hat = -(dw * per_row);
   }
   NK_MEMBER Vec<float> operator()(Vec<float> dy, Vec<float> x_hat) const {
     if (!is_there) return dy;
-    return by_batch ? fma(x_hat, of_x_hat, fma(dy, of_dy, rest)) : dy * of_dy;
+    return (by_batch ? fma(x_hat, of_x_hat, dy - mean) : dy) * of_dy;
   }
 };
 
