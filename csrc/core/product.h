@@ -7,7 +7,7 @@ namespace normkit {
 
 // Scalar math: out[i][j] = sum over k of a[i * a_row + k * a_deep] * b[k * b_deep + j * b_col].
 struct Product {
-  int64_t n_rows, n_deep, n_cols;
+  int64_t n_rows, n_deep, n_cols;  // none is 0
   const float* a;
   int64_t a_row, a_deep;
   const float* b;
