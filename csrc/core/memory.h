@@ -27,7 +27,9 @@ NK_INLINE bool past_caches(int64_t n) {
 // Where a loop writes: to the caches as always, or past them, to whole_lines() then. A type, so that there is a loop for each: a
 // choice in every step costs a tenth of the time.
 template <bool kPast>
-struct Past {};
+struct Past {
+  static constexpr bool past = kPast;
+};
 template <class T>
 NK_INLINE void put(T* p, Vec<Compute<T>> v, Past<false>) {
   store(p, v);
