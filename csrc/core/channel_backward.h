@@ -19,18 +19,34 @@ static void put_parameter_gradients(const ChannelBackward& a, const Sums* sums) 
   if (a.db.data != nullptr) store_sums(db, a.db, 0, channels);
 }
 
+// Under a mask, where all of x shares statistics or is one sample.
+static void masked_backward(const ChannelBackward& a, Sums* sums) {
+  const ChannelShape& s = a.shape;
+  if (s.layout == ChannelLayout::kPlanes) {
+    const KeptPositions kept(a.mask, s.n_samples, s.n_positions);
+    if (kept.count() > 0) return masked_planes_backward(a, kept, sums);
+  } else {
+    const KeptRows rows(a.mask, s.n_samples * s.n_positions);
+    if (rows.count() > 0) return masked_pixels_backward(a, rows, sums);
+  }
+  if (a.dx != nullptr) clear(static_cast<char*>(a.dx), s.size() * size_of(s.dtype));
+  for (int64_t c = 0; sums != nullptr && c < s.n_channels; ++c) sums[c] = Sums();
+}
+
 static void channel_backward(const ChannelBackward& a) {
   const bool parameters = a.dw.data != nullptr || a.db.data != nullptr;
   const bool wants_sums = parameters || !a.constant_stats;
   const Memory<Sums> memory(wants_sums ? a.shape.slabs() * a.shape.channels_per_slab() : 1);
   Sums* const sums = wants_sums ? memory.data() : nullptr;
-  const bool planes = a.shape.layout == ChannelLayout::kPlanes;
+  const ChannelShape& s = a.shape;
   if (a.mask == nullptr) {
-    planes ? planes_backward(a, sums) : pixels_backward(a, sums);
-  } else if (planes) {
-    masked_planes_backward(a, KeptPositions(a.mask, a.shape.n_samples, a.shape.n_positions), sums);
+    s.layout == ChannelLayout::kPlanes ? planes_backward(a, sums) : pixels_backward(a, sums);
+  } else if (s.over_batch()) {
+    masked_backward(a, sums);
   } else {
-    masked_pixels_backward(a, KeptRows(a.mask, a.shape.n_samples * a.shape.n_positions), sums);
+    for_each_large(s.n_samples, s.n_channels * s.n_positions, a.parallel_for, [&](int64_t i, ParallelFor parallel_for) {
+      masked_backward(sample_of(a, i, parallel_for), sums == nullptr ? nullptr : sums + i * s.n_channels);
+    });
   }
   if (parameters) put_parameter_gradients(a, sums);
 }

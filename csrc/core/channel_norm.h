@@ -17,6 +17,7 @@ struct ChannelShape {
   int64_t n_channels;
   int64_t n_positions;
   int64_t n_groups;  // in each sample; 0: BatchNorm, whose slabs are the channels of the batch
+  int64_t n_calls = 1;  // of this shape, that make one
 
   // Inlined always: each instruction set keeps its own copy (see isa/isa.h).
 #define NK_SHAPE __attribute__((always_inline)) constexpr
@@ -25,6 +26,7 @@ struct ChannelShape {
   NK_SHAPE int64_t channels_per_slab() const { return over_batch() ? 1 : n_channels / n_groups; }
   NK_SHAPE int64_t slab_size() const { return n_positions * (over_batch() ? n_samples : channels_per_slab()); }
   NK_SHAPE int64_t size() const { return n_samples * n_channels * n_positions; }
+  NK_SHAPE int64_t size_in_all() const { return size() * n_calls; }
 #undef NK_SHAPE
 };
 
@@ -57,8 +59,7 @@ struct ChannelForward {
   void* stats;  // [slabs, kStatsPerSlab]
   RunningStats running;
   ParallelFor parallel_for;
-  // [n_samples, n_positions], 0 where a position does not count; may be null: all do (BatchNorm by its own statistics only).
-  // Some position counts.
+  // [n_samples, n_positions], 0 where a position does not count; may be null: all do.
   const uint8_t* mask;
 };
 

@@ -207,26 +207,31 @@ static void update_one(MutableArray running, double momentum, const double* batc
   store_sums(updated, running, 0, n);
 }
 
-// By the statistics of slabs of n values each.
+// By the statistics of slabs, of counts[sample] values each (BatchNorm: counts[0]). Samples of none have no say.
 template <class A>
-static void update_running(const ChannelForward& a, int64_t n) {
+static void update_running(const ChannelForward& a, const int64_t* counts) {
   if (a.running.mean.data == nullptr) return;
   const ChannelShape& s = a.shape;
   const int64_t samples = s.over_batch() ? 1 : s.n_samples, channels = s.n_channels;
-  const double bessel = n > 1 ? double(n) / double(n - 1) : 1.0;
   const Memory<double> memory(2 * channels);
   double *const mean = memory.data(), *const var = mean + channels;
   for (int64_t c = 0; c < channels; ++c) mean[c] = var[c] = 0.0;
+  int64_t have_a_say = 0;
   for (int64_t i = 0; i < samples; ++i) {
+    const int64_t n = counts[i];
+    if (n == 0) continue;
+    ++have_a_say;
+    const double bessel = n > 1 ? double(n) / double(n - 1) : 1.0;
     for (int64_t c = 0; c < channels; ++c) {
       const SlabStats<A> stats = slab_stats<A>(a.stats, i * channels + c);
       mean[c] += double(stats.m0) + double(stats.dm);
-      var[c] += double(stats.var);
+      var[c] += double(stats.var) * bessel;
     }
   }
+  if (have_a_say == 0) return;
   for (int64_t c = 0; c < channels; ++c) {
-    mean[c] /= double(samples);
-    var[c] = var[c] / double(samples) * bessel;
+    mean[c] /= double(have_a_say);
+    var[c] /= double(have_a_say);
   }
   update_one(a.running.mean, a.running.momentum, mean, channels);
   update_one(a.running.var, a.running.momentum, var, channels);

@@ -29,15 +29,15 @@ NK_INLINE Lanes<A> lanes_of(const int8_t* bytes) {
 struct KeptFlags {
   const int8_t* bytes;
 
-  // v of positions j .. j+15 where they count, else 0; beyond the end of the sample none counts.
+  // v of positions j .. j+15 where they count, else 0.
   template <class A>
   NK_MEMBER Vec<A> keep(Vec<A> v, int64_t j) const {
     return normkit::NK_ISA::keep(v, lanes_of<A>(bytes + j));
   }
-  // What lies beyond the lanes is beyond the end of the sample.
+  // Of these lanes: beyond them lies what is not of the run.
   template <class A>
-  NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A>) const {
-    return keep(v, j);
+  NK_MEMBER Vec<A> keep_end(Vec<A> v, int64_t j, Lanes<A> lanes) const {
+    return normkit::NK_ISA::keep(keep(v, j), lanes);
   }
   NK_MEMBER bool counts(int64_t j) const { return bytes[j] != 0; }
 };

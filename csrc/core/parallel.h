@@ -31,6 +31,19 @@ static void for_range(ParallelFor parallel_for, int64_t begin, int64_t end, int6
       const_cast<Body*>(&body));
 }
 
+// work(i, parallel_for) for all i < n, of so many elements each: where they are few and large each is shared among the threads, else
+// they are dealt out.
+template <class Work>
+static void for_each_large(int64_t n, int64_t elements_each, ParallelFor parallel_for, const Work& work) {
+  if (n < 32 && elements_each > 2 * kParallelElements) {
+    for (int64_t i = 0; i < n; ++i) work(i, parallel_for);
+    return;
+  }
+  for_range(parallel_for, 0, n, grain_for(elements_each), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) work(i, one_after_the_other);
+  });
+}
+
 // Memory that lives as long as this does.
 template <class A>
 class Memory {

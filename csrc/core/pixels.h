@@ -50,7 +50,7 @@ struct Pixels {
   // How many items ahead of what it reads the forward asks while it writes: for the next image where that pays.
   int64_t ahead(int64_t item_bytes) const {
     const int64_t image = n_pixels * shape.n_channels;
-    return pays_to_ask_for_next(image * item_bytes, images * image * item_bytes) ? image : kAhead;
+    return pays_to_ask_for_next(image * item_bytes, shape.size_in_all() * item_bytes) ? image : kAhead;
   }
   bool narrow() const { return n_cols <= 1024; }
   // Whether an image stays in a thread's own caches.
@@ -318,15 +318,9 @@ NK_INLINE void sum_channels(const Pixels& pixels, const Rows& rows, const Term& 
   }
 }
 
-// Calls work.one_image(image, parallel_for) for all images: large ones are shared among the threads, small ones dealt out.
+// Calls work.one_image(image, parallel_for) for all images.
 template <class Work>
 NK_INLINE void for_each_image(const Work& work, const Pixels& pixels, ParallelFor parallel_for) {
-  const int64_t items = pixels.n_pixels * pixels.shape.n_channels;
-  if (pixels.images < 32 && items > 2 * kParallelElements) {
-    for (int64_t image = 0; image < pixels.images; ++image) work.one_image(image, parallel_for);
-    return;
-  }
-  for_range(parallel_for, 0, pixels.images, grain_for(items), [&](int64_t first, int64_t last) {
-    for (int64_t image = first; image < last; ++image) work.one_image(image, one_after_the_other);
-  });
+  for_each_large(pixels.images, pixels.n_pixels * pixels.shape.n_channels, parallel_for,
+                 [&](int64_t image, ParallelFor within) { work.one_image(image, within); });
 }

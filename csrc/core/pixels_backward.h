@@ -26,7 +26,7 @@ struct PixelsBackward {
         slab_size(rows.count() * pixels.group),
         per_n(1.0 / double(slab_size)),
         one_channel(a.shape.over_batch()),
-        past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
+        past(past_caches<T>(a.shape.size_in_all()) && !activated.is_curve()),
         sums(channel_sums) {}
 
   NK_MEMBER double bias(int64_t c) const { return double(b.values()[c * b.step()]); }

@@ -24,7 +24,7 @@ struct PixelsForward {
         activated(a.activation),
         slab_size(rows.count() * pixels.group),
         per_n(1.0 / double(slab_size)),
-        past(past_caches<T>(a.shape.size())) {}
+        past(past_caches<T>(a.shape.size_in_all())) {}
 
   // The mean of up to 16 values of each channel, then of up to 16 channels of the slab; powers of 2, so that equal
   // values have that value as their mean exactly.

@@ -69,11 +69,12 @@ struct Planes {
   // runs_join: whether runs may be taken together that lie one behind the other.
   Planes(const ChannelShape& s, bool runs_join)
       : shape(s),
+        slabs_are_runs(runs_join && !s.over_batch()),
         channels_per_slab(s.channels_per_slab()),
         slab_size(s.slab_size()),
         by_channel(s.over_batch() ? Blocks(s.n_samples, s.n_positions, s.n_channels * s.n_positions)
                                   : Blocks(s.channels_per_slab(), s.n_positions, s.n_positions)),
-        joined(s.over_batch() && (s.n_channels > 1 || !runs_join) ? by_channel : Blocks(1, s.slab_size(), 0)),
+        joined(slabs_are_runs || (runs_join && s.n_channels == 1) ? Blocks(1, s.slab_size(), 0) : by_channel),
         of_one_channel(s.over_batch() ? joined : Blocks(1, s.n_positions, 0)) {}
 
   int64_t begin(int64_t slab) const { return slab * channels_per_slab * shape.n_positions; }
@@ -106,7 +107,7 @@ struct Planes {
   int64_t next_batch(int64_t item_bytes, int64_t inputs) const {
     const int64_t slab_bytes = slab_size * item_bytes;
     if (shape.over_batch() && slab_bytes > (int64_t(16) << 10)) return 0;
-    return pays_to_ask_for_next(slab_bytes * inputs, shape.size() * item_bytes) ? begin(batch(item_bytes)) : 0;
+    return pays_to_ask_for_next(slab_bytes * inputs, shape.size_in_all() * item_bytes) ? begin(batch(item_bytes)) : 0;
   }
 
   // Whether a curve that can be is taken at once, run by run, which does a part of each run's last vector twice. The shortest runs
@@ -120,6 +121,7 @@ struct Planes {
   bool few_and_large() const { return shape.slabs() < 32 && slab_size > 4 * kBlockValues; }
 
   ChannelShape shape;
+  bool slabs_are_runs;  // each lies in one piece, and may be taken as such
   int64_t channels_per_slab;  // divisions, done once
   int64_t slab_size;
   Blocks by_channel;
@@ -134,7 +136,7 @@ class ShortPlanes {
  public:
   ShortPlanes(const Planes& planes, const Param<A>& w, const Param<A>& b)
       : plane_(planes.shape.n_positions),
-        size_(!planes.shape.over_batch() && planes.channels_per_slab > 1 && plane_ < kLanes ? planes.shape.n_channels * plane_ : 0),
+        size_(planes.slabs_are_runs && planes.channels_per_slab > 1 && plane_ < kLanes ? planes.shape.n_channels * plane_ : 0),
         memory_(2 * size_ + 1) {
     for (int64_t i = 0; i < size_; ++i) {
       memory_.data()[i] = w.values()[i / plane_ * w.step()];
@@ -207,6 +209,7 @@ class EveryPosition {
     NK_MEMBER Run run(int64_t) const { return {length}; }
   };
   static constexpr bool kAll = true;
+  static constexpr bool runs_join() { return true; }
   NK_MEMBER Of of(const Runs& runs) const { return {runs.length}; }
 
   // How many values of a slab count.

@@ -32,7 +32,7 @@ struct PlanesBackward {
   PlanesBackward(const ChannelBackward& a, const Positions& which_count, Sums* channel_sums)
       : args(a),
         positions(which_count),
-        planes(a.shape, Positions::kAll),
+        planes(a.shape, positions.runs_join()),
         dy(static_cast<const T*>(a.dy)),
         x(static_cast<const T*>(a.x)),
         dx(static_cast<T*>(a.dx)),
@@ -45,7 +45,7 @@ struct PlanesBackward {
         one_channel(a.shape.over_batch()),
         wants_sums(channel_sums != nullptr),
         planes_are_few(!one_channel && are_few(1, a.shape.n_positions)),
-        past(past_caches<T>(a.shape.size()) && !activated.is_curve()),
+        past(past_caches<T>(a.shape.size_in_all()) && !activated.is_curve()),
         one_sweep(Positions::kAll && one_channel && a.constant_stats && wants_sums && dx != nullptr && !past && !activated.is_curve()),
         sums(channel_sums) {}
 
@@ -182,7 +182,7 @@ struct PlanesBackward {
       c = c + 1 < args.shape.n_channels ? c + 1 : 0;
       return Term<kRelu, false, G>{*this, g, k, splat(stats.rstd)};
     };
-    sum_each_of_few<A>(begin, count, args.shape.n_positions, next_term,
+    sum_each_of_few<A>(begin, count, args.shape.n_positions, positions.of(planes.of_one_channel.all(begin)).run(0), next_term,
                        [&](int64_t i, A s1, A s2) NK_LAMBDA { of_plane[i] = {double(s1), double(s2)}; });
   }
 
@@ -197,11 +197,7 @@ struct PlanesBackward {
     if (blocks == 1) {
       for_range(parallel_for, 0, channels, grain_for(plane), [&](int64_t first, int64_t last) {
         const int64_t c = planes.first_channel(slab);
-        if constexpr (Positions::kAll) {
-          if (planes_are_few) {
-            return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
-          }
-        }
+        if (planes_are_few) return sum_planes(g, begin + first * plane, last - first, slab, 0, c + first, of_channel + first);
         for (int64_t i = first; i < last; ++i) {
           of_channel[i] = sums_of(g, stats, planes.of_one_channel.all(begin + i * plane), c + i);
         }
@@ -255,7 +251,7 @@ struct PlanesBackward {
     const GradientTerms<A> terms = gradient_terms(stats, 1.0, one_channel, mean);
     const Vec<A> of_d = splat(terms.of_d), rest = splat(terms.rest);
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
-    const auto all = EveryPosition::Run{planes.slab_size};
+    const auto all = positions.of(planes.joined.all(begin)).run(0);
     const auto dx_at = [&](Vec<A> dy, Vec<A> d, Vec<A> scale) NK_LAMBDA { return fma(d, of_d, fma(dy, scale, rest)); };
     if (!activated.is_relu()) {
       map_run<T>(
@@ -368,21 +364,20 @@ struct PlanesBackward {
         for (int64_t i = first; i < first + count; ++i) sum_channels(g, i, one_after_the_other);
       }
     }
+    const auto kept = positions.of(planes.of_one_channel.all(first * plane)).run(0);
     for (int64_t i = first, c = first % channels; i < first + count; ++i, c = c + 1 < channels ? c + 1 : 0) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, i);
       if (!within_range_backward(stats)) {
         slab_exactly(i);
       } else if (dx != nullptr) {
-        dx_of_run(g, i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, channel_of_dx(stats, means(i, c), c));
+        dx_of_run(g, i * plane, {kFetchAhead, next_slabs}, plane, kept, channel_of_dx(stats, means(i, c), c));
       }
     }
   }
 
   template <class G>
   void slabs_of(const Gradient<G>& g, int64_t first, int64_t count, ParallelFor parallel_for) const {
-    if constexpr (Positions::kAll) {
-      if (planes.are_slabs()) return planes_of(g, first, count);
-    }
+    if (planes.are_slabs()) return planes_of(g, first, count);
     for (int64_t slab = first; wants_sums && slab < first + count; ++slab) sum_channels(g, slab, parallel_for);
     for (int64_t slab = first; slab < first + count; ++slab) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, slab);

@@ -27,7 +27,7 @@ struct PlanesForward {
   PlanesForward(const ChannelForward& a, const Positions& which_count)
       : args(a),
         positions(which_count),
-        planes(a.shape, Positions::kAll),
+        planes(a.shape, positions.runs_join()),
         x(static_cast<const T*>(a.x)),
         x_end(x + a.shape.size()),
         residual(static_cast<const T*>(a.residual)),
@@ -41,7 +41,7 @@ struct PlanesForward {
         own_stats(a.mean.data == nullptr),
         next_slabs(own_stats ? planes.next_batch(sizeof(T), 1) : 0),
         slabs_are_few(planes.joined.is_one_run() && are_few(1, planes.slab_size)),
-        past(past_caches<T>(a.shape.size())),
+        past(past_caches<T>(a.shape.size_in_all())),
         in_pieces(activated.is_curve() && !(activated.is_silu_at_once() && planes.at_once())) {}
 
   struct Term {
@@ -147,7 +147,7 @@ struct PlanesForward {
     const Vec<A> m0 = splat(stats.m0), dm = splat(stats.dm), rstd = splat(stats.rstd);
     const Vec<A> least = splat(least_of<A>(args.activation));
     map_run<T>(
-        y + begin, {kFetchAhead, 0}, planes.slab_size, EveryPosition::Run{planes.slab_size}, past,
+        y + begin, {kFetchAhead, 0}, planes.slab_size, positions.of(planes.joined.all(begin)).run(0), past,
         [&](Vec<A> v, Vec<A> wv, Vec<A> bv) NK_LAMBDA {
           const Vec<A> z = fma((v - m0) - dm, rstd * wv, bv);
           return larger(least, z);
@@ -191,12 +191,13 @@ struct PlanesForward {
     const int64_t channels = args.shape.n_channels, plane = args.shape.n_positions;
     for (int64_t i = first, c = first % channels; i < last; ++i, c = c + 1 < channels ? c + 1 : 0) {
       const SlabStats<A> stats = slab_stats<A>(args.stats, own_stats ? i : c);
+      const auto kept = positions.of({i * plane, 1, plane, 0, i / channels}).run(0);
       if (!within_range(stats)) {
         if (own_stats) normalize_exactly(i);
       } else if (in_pieces) {
-        curve_runs(i * plane, plane, plane, EveryPosition::Run{plane}, stats, c, 0);
+        curve_runs(i * plane, plane, plane, kept, stats, c, 0);
       } else {
-        normalize_run(i * plane, {kFetchAhead, next_slabs}, plane, EveryPosition::Run{plane}, channel(stats, c));
+        normalize_run(i * plane, {kFetchAhead, next_slabs}, plane, kept, channel(stats, c));
       }
     }
   }
@@ -211,13 +212,13 @@ struct PlanesForward {
     }
   }
 
-  // Up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
-  void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
+  // Of up to kBatch slabs, step by step: so one slab's long chain of additions and divisions need not wait for another's.
+  void find_stats(int64_t first, int64_t count, ParallelFor parallel_for) const {
     SlabSums<A> sums;
     for (int64_t i = 0; i < count; ++i) sums.shift[i] = samples.mean(x + planes.begin(first + i));
-    if (Positions::kAll && slabs_are_few) {
+    if (slabs_are_few) {
       sum_each_of_few<A>(
-          planes.begin(first), count, planes.slab_size, [&](int64_t i) NK_LAMBDA { return Term{x, x_end, splat(sums.shift[i])}; },
+          planes.begin(first), count, planes.slab_size, positions.of(planes.joined.all(planes.begin(first))).run(0), [&](int64_t i) NK_LAMBDA { return Term{x, x_end, splat(sums.shift[i])}; },
           [&](int64_t i, A s1, A s2) NK_LAMBDA { sums.put(i, s1, s2); });
     } else {
       for (int64_t i = 0; i < count; ++i) {
@@ -230,9 +231,11 @@ struct PlanesForward {
       const SlabStats<A> stats = finished.at(i);
       put_slab_stats(args.stats, first + i, finished.serve(i) ? stats : stats_again(first + i, stats.m0, parallel_for));
     }
-    if constexpr (Positions::kAll) {
-      if (planes.are_slabs()) return normalize_planes(first, first + count);
-    }
+  }
+
+  void some_slabs(int64_t first, int64_t count, ParallelFor parallel_for) const {
+    find_stats(first, count, parallel_for);
+    if (planes.are_slabs()) return normalize_planes(first, first + count);
     for (int64_t i = 0; i < count; ++i) normalize(first + i, parallel_for);
   }
 };
@@ -240,8 +243,6 @@ struct PlanesForward {
 template <class T, class Positions>
 static void planes_forward_of(const ChannelForward& a, const Positions& positions) {
   const PlanesForward<T, Positions> forward(a, positions);
-  if constexpr (Positions::kAll) {
-    if (!forward.own_stats) return forward.normalize_in_order();
-  }
+  if (!forward.own_stats) return forward.normalize_in_order();
   for_each_slab<T>(forward, forward.planes, a.parallel_for);
 }

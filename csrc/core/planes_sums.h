@@ -83,15 +83,15 @@ NK_INLINE Sums sum_over_few(const Runs& runs, const Positions& positions, const 
   return {double(sums.p), double(sums.q)};
 }
 
-// The sums of each of `count` planes that lie one behind the other and of which all values count, as sum_over_few() has them:
+// The sums of each of `count` planes that lie one behind the other and of which the same values count, as sum_over_few() has them:
 // to(i, s1, s2) of the term make(i), plane after plane. What they share is found once.
-template <class A, class Make, class To>
-NK_INLINE void sum_each_of_few(int64_t begin, int64_t count, int64_t length, const Make& make, const To& to) {
+template <class A, class Kept, class Make, class To>
+NK_INLINE void sum_each_of_few(int64_t begin, int64_t count, int64_t length, const Kept& kept, const Make& make, const To& to) {
   const FewTerms<A> few(length);
   for (int64_t i = 0; i < count; ++i) {
     Vec<A> a1 = zeros<A>(), a2 = a1, b1 = a1, b2 = a1;
     const int64_t run = begin + i * length;
-    few.add(run, run + (i + 1 < count ? length : kFetchAhead), EveryPosition::Run{length}, make(i), a1, a2, b1, b2);
+    few.add(run, run + (i + 1 < count ? length : kFetchAhead), kept, make(i), a1, a2, b1, b2);
     const Two<A> sums = sum(Pair<A>{a1 + b1, a2 + b2});
     to(i, sums.p, sums.q);
   }

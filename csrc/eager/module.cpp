@@ -180,12 +180,19 @@ PyObject* channel_norm(const ChannelCall& c) {
   return THPVariable_Wrap(std::move(y));
 }
 
-// Whether a mask keeps two positions or more.
-bool counts_twice(const at::Tensor& mask) {
-  const uint8_t* const bytes = static_cast<const uint8_t*>(mask.const_data_ptr());
-  int64_t count = 0;
-  for (int64_t i = 0; i < mask.numel() && count < 2; ++i) count += bytes[i] != 0;
-  return count >= 2;
+// Whether a mask leaves statistics two values or more, of the batch or, with so many values at a position, of each sample that is
+// not all padding; one is not.
+bool leaves_enough(const at::Tensor& mask, int64_t values_at_a_position, bool per_sample) {
+  const uint8_t* bytes = static_cast<const uint8_t*>(mask.const_data_ptr());
+  const int64_t samples = per_sample ? mask.size(0) : 1, positions = mask.numel() / samples;
+  bool any = false;
+  for (int64_t i = 0; i < samples; ++i, bytes += positions) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < positions && count < 2; ++j) count += bytes[j] != 0;
+    if (count * values_at_a_position == 1) return false;
+    any = any || count > 0;
+  }
+  return any;
 }
 
 at::Tensor input_of_channels(Arguments& in) {
@@ -223,7 +230,7 @@ PyObject* batch_norm(Arguments& in) {
   c.residual = in.tensor_or_none();
   c.mask = in.mask(c.x);
   if (!in.ok() || !c.usable()) Py_RETURN_NONE;
-  if (c.mask.defined() && !(c.updates && counts_twice(c.mask))) Py_RETURN_NONE;
+  if (c.mask.defined() && c.updates && !leaves_enough(c.mask, 1, false)) Py_RETURN_NONE;
   if (c.updates ? c.eps == 0.0 || c.x.numel() <= c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
   return channel_norm(c);
 }
@@ -236,8 +243,10 @@ PyObject* group_norm(Arguments& in) {
   read_affine(in, c);
   c.eps = in.eps();
   c.activation = in.activation();
+  c.mask = in.mask(c.x);
   if (!in.ok() || !c.usable() || c.n_groups < 1 || c.x.size(1) % c.n_groups != 0) Py_RETURN_NONE;
   if (c.x.numel() <= c.x.size(0) * c.n_groups) Py_RETURN_NONE;  // one value a group
+  if (c.mask.defined() && !leaves_enough(c.mask, c.x.size(1) / c.n_groups, true)) Py_RETURN_NONE;
   return channel_norm(c);
 }
 
@@ -246,7 +255,9 @@ PyObject* instance_norm(Arguments& in) {
   c.x = input_of_channels(in);
   if (!in.ok()) Py_RETURN_NONE;
   read_with_statistics(in, c);
+  c.mask = in.mask(c.x);
   if (!in.ok() || !c.usable()) Py_RETURN_NONE;
+  if (c.mask.defined() && c.updates && !leaves_enough(c.mask, 1, true)) Py_RETURN_NONE;
   if (c.updates ? c.x.numel() <= c.x.size(0) * c.x.size(1) : !c.mean.defined()) Py_RETURN_NONE;
   if (c.updates) c.n_groups = c.x.size(1);
   return channel_norm(c);
@@ -318,8 +329,8 @@ PyMethodDef methods[] = {
     method<add_rms_norm, 7>("add_rms_norm", "(x, residual, shape, w, eps, dropout_p, seed): (y, sum), or None."),
     method<batch_norm, 11>("batch_norm",
                            "(x, mean, var, w, b, training, momentum, eps, activation, residual, mask): y, or None."),
-    method<group_norm, 6>("group_norm", "(x, num_groups, w, b, eps, activation): y, or None."),
-    method<instance_norm, 8>("instance_norm", "(x, mean, var, w, b, use_input_stats, momentum, eps): y, or None."),
+    method<group_norm, 7>("group_norm", "(x, num_groups, w, b, eps, activation, mask): y, or None."),
+    method<instance_norm, 9>("instance_norm", "(x, mean, var, w, b, use_input_stats, momentum, eps, mask): y, or None."),
     method<layer_norm2d, 4>("layer_norm2d", "(x, w, b, eps): y, or None."),
     {"plain_floats", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_floats)), METH_FASTCALL,
      "(*tensors): whether beyond doubt nobody watches, and each is None or float32 in plain memory, with values."},

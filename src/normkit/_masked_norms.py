@@ -1,7 +1,6 @@
 """The norms of images and sequences where some positions are padding, for arguments that have been checked.
 
-In training a BatchNorm under a mask has kernels that pass over what does not count; weights, and what no kernel takes,
-go through the composite path. Statistics of a sample, and all graphs, do so too.
+A mask has kernels that pass over what does not count; weights, and all graphs, go through the composite path.
 """
 
 from __future__ import annotations
@@ -78,10 +77,14 @@ def apply_given(
     residual: Tensor | None = None,
     call: str = "batch_norm",
 ) -> Tensor:
-    """Each channel by the given statistics, which padding may be any value for: here it is the mean."""
+    """Each channel by the given statistics."""
     positions = positions_of(call, x, padding)
-    mean = given[0].detach().to(x.dtype).view(-1, *[1] * (x.dim() - 2))
-    x = torch.where(positions.kept, x, mean)
+    needs_composite = any(t.requires_grad for t in given)
+    if not needs_composite and _takes_kernel(x, positions.kept, w, b, given, activation, residual):
+        return channels.channel_norm(
+            x, 0, w, b, eps, activation, residual=residual, given=given, mask=positions.kept
+        )
+    x = composite.with_mean_as_padding(x, positions.kept, given[0].detach())
     if residual is not None:
         residual = _only(positions, residual)
     return _only(positions, _channel_norms.normalize_with(x, given, w, b, eps, activation, residual))
@@ -99,10 +102,12 @@ def normalize_groups(
     """Each group of channels of each sample over the positions of the sample that count."""
     positions = positions_of("group_norm", x, padding)
     check_values("group_norm", x, positions, "group", x.shape[1] // n_groups, keeps=False)
+    if positions.counts is None and _takes_kernel(x, positions.kept, w, b, None, activation):
+        return channels.channel_norm(x, n_groups, w, b, eps, activation, mask=positions.kept)
     return _only(positions, composite.group_norm(x, n_groups, w, b, eps, activation, positions.weights))
 
 
-def train_instances(
+def normalize_instances(
     x: Tensor,
     padding: Padding,
     running: MeanAndVar | None,
@@ -110,10 +115,35 @@ def train_instances(
     b: Tensor | None,
     momentum: float,
     eps: float,
-) -> Computed:
-    """Each channel of each sample over the positions of the sample that count."""
+) -> Tensor:
+    """Each channel of each sample over the positions of the sample that count; running statistics are updated in place."""
+    positions = positions_of_samples(x, padding, keeps=running is not None)
+    if positions.counts is None and _takes_kernel(x, positions.kept, w, b, running):
+        return channels.channel_norm(
+            x, x.shape[1], w, b, eps, running=running, momentum=momentum, mask=positions.kept
+        )
+    y, new = train_instances(x, positions, running, w, b, momentum, eps)
+    write(running, new)
+    return y
+
+
+def positions_of_samples(x: Tensor, padding: Padding, *, keeps: bool) -> Positions:
+    """As ``positions_of_batch``, for statistics of each channel of each sample."""
     positions = positions_of("instance_norm", x, padding)
-    check_values("instance_norm", x, positions, "channel of a sample", 1, keeps=running is not None)
+    check_values("instance_norm", x, positions, "channel of a sample", 1, keeps=keeps)
+    return positions
+
+
+def train_instances(
+    x: Tensor,
+    positions: Positions,
+    running: MeanAndVar | None,
+    w: Tensor | None,
+    b: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Computed:
+    """The same without side effects, through the composite path."""
     y, moments = composite.instance_norm(x, w, b, eps, positions.weights)
     return _only(positions, y), updated_statistics(running, moments, positions, (), momentum)
 
@@ -165,8 +195,8 @@ def _takes_kernel(
     w: Tensor | None,
     b: Tensor | None,
     running: MeanAndVar | None,
-    activation: Activation | None,
-    residual: Tensor | None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
 ) -> bool:
     """A graph does not know how many positions count; the kernels add a residual before relu or nothing."""
     return (

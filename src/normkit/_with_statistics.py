@@ -51,7 +51,8 @@ def instance_norm_with_statistics(
     eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, True, eps)
     running = running_mean, running_var
     if padding is not None:
-        y, new = _masked_norms.train_instances(input, padding, running, weight, bias, momentum, eps)
+        positions = _masked_norms.positions_of_samples(input, padding, keeps=True)
+        y, new = _masked_norms.train_instances(input, positions, running, weight, bias, momentum, eps)
         return y, *(new or running)
     y, moments = composite.instance_norm(input, weight, bias, eps)
     if moments is None:

@@ -91,6 +91,11 @@ def apply_statistics(
     return in_layout_of(x, finish(y, activation, residual).to(x.dtype))
 
 
+def with_mean_as_padding(x: Tensor, kept: Tensor | None, mean: Tensor) -> Tensor:
+    """x, and its channel's mean where [N, 1, *] is not kept: a value that harms no product, nor its derivatives."""
+    return x if kept is None else torch.where(kept, x, mean.to(x.dtype).view(-1, *[1] * (x.dim() - 2)))
+
+
 def affine(
     x_hat: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor, activation: Activation | None, residual: Tensor | None
 ) -> Tensor:

@@ -207,13 +207,13 @@ def instance_norm(
         tensor([[[-1.0000,  1.0000],
                  [ 0.0000,  0.0000]]])
     """
-    padding = padding_of(mask, weights, lengths)
-    if padding is None and not is_dynamo_compiling():
+    if weights is None and lengths is None and not is_dynamo_compiling():
         y: Tensor | None = eager.LIBRARY.instance_norm(
-            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, mask
         )
         if y is not None:
             return y
+    padding = padding_of(mask, weights, lengths)
     eps = _call_checks.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, eps)
     if _exporting() and padding is None:
         return torch.nn.functional.instance_norm(
@@ -222,9 +222,7 @@ def instance_norm(
     running = _pair(running_mean, running_var)
     if padding is not None:
         if use_input_stats:
-            y, new = _masked_norms.train_instances(input, padding, running, weight, bias, momentum, eps)
-            _masked_norms.write(running, new)
-            return y
+            return _masked_norms.normalize_instances(input, padding, running, weight, bias, momentum, eps)
         assert running is not None
         return _masked_norms.apply_given(input, padding, running, weight, bias, eps, call="instance_norm")
     if use_input_stats:
@@ -256,11 +254,11 @@ def group_norm(
         >>> group_norm(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), 2)
         tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
-    padding = padding_of(mask, weights, lengths)
-    if padding is None and out is None and not is_dynamo_compiling():
-        done: Tensor | None = eager.LIBRARY.group_norm(input, num_groups, weight, bias, eps, activation)
+    if out is None and weights is None and lengths is None and not is_dynamo_compiling():
+        done: Tensor | None = eager.LIBRARY.group_norm(input, num_groups, weight, bias, eps, activation, mask)
         if done is not None:
             return done
+    padding = padding_of(mask, weights, lengths)
     if (
         padding is None
         and activation in composite.ACTIVATIONS_OR_NONE

@@ -109,12 +109,11 @@ inline int check(const std::vector<const Kernels*>& all) {
       for (const Sizes s : {Sizes{2, 3, 1, false}, Sizes{3, 6, 5, true}, Sizes{34, 17, 1, false}, Sizes{5, 4, 49, true},
                             Sizes{2, 34, 33, false}, Sizes{1, 2, 17000, false}}) {
         for (int64_t n_groups : {int64_t(0), int64_t(1), s.n_channels % 2 ? int64_t(0) : s.n_channels / 2, s.n_channels}) {
-          for (int variant = 0; variant < 6; ++variant) {
+          for (int variant = 0; variant < 7; ++variant) {
             if (s.n_positions > 1000 && (variant == 2 || variant == 3)) continue;
-            const bool masked = variant >= 4;  // 5: with what is hard
-            if (masked && n_groups != 0) continue;
-            const bool given = variant == 2 && n_groups == 0;
-            const bool running = variant == 1 && (n_groups == 0 || n_groups == s.n_channels);
+            const bool masked = variant >= 4;  // 5: with what is hard; 6: in evaluation
+            const bool given = (variant == 2 || variant == 6) && n_groups == 0;
+            const bool running = (variant == 1 || variant == 4) && (n_groups == 0 || n_groups == s.n_channels);
             for (const Epilogue& e : epilogues) {
               if (!s.all_epilogues && &e != epilogues) break;
               const Case c{{layout, dtype, s.n_samples, s.n_channels, s.n_positions, n_groups},

@@ -42,6 +42,11 @@ CALLS: dict[str, Call] = {
     "batch_norm_masked_add_relu": lambda x, w, b: F.batch_norm(
         x, None, None, w, b, training=True, activation="relu", residual=x.cos(), mask=most(x)
     ),
+    "batch_norm_eval_masked": lambda x, w, b: F.batch_norm(
+        x, torch.zeros(4), torch.ones(4), w, b, activation="silu", mask=most(x)
+    ),
+    "group_norm_masked": lambda x, w, b: F.group_norm(x, 2, w, b, activation="gelu", mask=most(x)),
+    "instance_norm_masked": lambda x, w, b: F.instance_norm(x, None, None, w, b, mask=most(x)),
     "batch_norm_eval": lambda x, w, b: F.batch_norm(x, torch.zeros(4), torch.ones(4), w, b, activation="silu"),
     "group_norm": lambda x, w, b: F.group_norm(x, 2, w, b, activation="gelu"),
     "instance_norm": lambda x, w, b: F.instance_norm(x, None, None, w, b),

@@ -144,6 +144,61 @@ def test_every_number_of_threads(shape: tuple[int, ...], channels_last: bool) ->
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_in_evaluation(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, activation: Any) -> None:
+    """As without a mask where positions count, to the bit but for sums; and padding holds NaN."""
+    if channels_last and len(shape) != 4:
+        pytest.skip("has no such layout")
+    x, mask = case(shape, dtype, channels_last)
+    wide = torch.promote_types(dtype, torch.float32)
+    given = torch.randn(shape[1], dtype=wide), torch.rand(shape[1], dtype=wide) + 0.1
+    dy = torch.where(mask.unsqueeze(1), torch.randn(shape).to(dtype), torch.nan)
+    parameters = [torch.randn(shape[1]).to(dtype) for _ in range(2)]
+
+    def run(x: Tensor, dy: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        w, b = (p.clone().requires_grad_() for p in parameters)
+        y = batch_norm(x, *given, w, b, activation=activation, **options)
+        return y.detach(), *torch.autograd.grad(y, [x, w, b], dy)
+
+    y, dx, *sums = run(x, dy, mask=mask)
+    y_alone, dx_alone, *sums_alone = run(torch.where(mask.unsqueeze(1), x, 0), torch.where(mask.unsqueeze(1), dy, 0))
+    assert torch.equal(y, torch.where(mask.unsqueeze(1), y_alone, 0))
+    assert torch.equal(dx, torch.where(mask.unsqueeze(1), dx_alone, 0))
+    assert y.stride() == dx.stride() == x.stride()
+    for found, expected in zip(sums, sums_alone, strict=True):
+        assert_close(found, expected, dtype, 16 * float(mask.sum()) ** 0.5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_batch_of_padding_in_evaluation(channels_last: bool, residual: bool) -> None:
+    x, _ = case((5, 5, 4, 31), torch.float32, channels_last)
+    x, w = x.fill_(torch.nan).requires_grad_(), torch.ones(5, requires_grad=True)
+    mask = torch.zeros(5, 4, 31, dtype=torch.bool)
+    options = {"residual": torch.full_like(x, torch.nan).requires_grad_()} if residual else {}
+    y = batch_norm(x, torch.zeros(5), torch.ones(5), w, None, mask=mask, **options)
+    for gradient in torch.autograd.grad(y.sum(), [x, w, *options.values()]):
+        assert (gradient == 0).all()
+    assert (y == 0).all()
+
+
+def test_the_second_derivative_in_evaluation() -> None:
+    mask = torch.rand(4, 7) < 0.6
+    x, w, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 6, 7), (6,), (6,)))
+    given = torch.randn(6, dtype=torch.float64), torch.rand(6, dtype=torch.float64) + 0.5
+
+    def norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        x = torch.where(mask.unsqueeze(1), x, torch.inf)
+        return batch_norm(x, *given, w, b, activation="silu", mask=mask)
+
+    assert torch.autograd.gradcheck(norm, (x, w, b))
+    assert torch.autograd.gradgradcheck(norm, (x, w, b))
+
+
 class Wrapped(Tensor):
     """A tensor that has its values in another one, and none in memory of its own."""
 

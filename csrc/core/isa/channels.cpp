@@ -2,6 +2,7 @@
 
 namespace normkit::NK_ISA {
 
+#include "../channel_samples.h"
 #include "../channel_forward.h"
 #include "../channel_backward.h"
 

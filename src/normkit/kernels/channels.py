@@ -37,8 +37,7 @@ def channel_norm(
     """Normalize; ``choose.path_of`` has said "kernel", and x has elements.
 
     ``given`` statistics normalize in place of x's own; ``running`` ones are updated in place. A residual goes with the
-    activations None and relu. A mask [N, 1, *], True at two positions or more, goes with the batch's own statistics:
-    what it leaves out is 0.
+    activations None and relu. What a mask [N, 1, *] leaves out takes no part, and is 0.
     """
     x = dense(x)
     if mask is not None:
@@ -49,13 +48,13 @@ def channel_norm(
     into = None if running is None else (running[0].contiguous(), running[1].contiguous())
     done: Tensor | None
     mean, var = _dense_pair(given) or into or (None, None)
+    places = None if mask is None else mask.squeeze(1)
     if n_groups == 0:
-        places = None if mask is None else mask.squeeze(1)
         done = eager.LIBRARY.batch_norm(x, mean, var, w, b, given is None, momentum, eps, activation, residual, places)
     elif into is not None:
-        done = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps)
+        done = eager.LIBRARY.instance_norm(x, mean, var, w, b, True, momentum, eps, places)
     else:
-        done = eager.LIBRARY.group_norm(x, n_groups, w, b, eps, activation)
+        done = eager.LIBRARY.group_norm(x, n_groups, w, b, eps, activation, places)
     y: Tensor
     if done is not None:
         y = done
@@ -221,13 +220,15 @@ def hand_over(
         b = torch.zeros(x.shape[1], dtype=cpu.DTYPES[b_code])
 
     def forward(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+        weights = None if mask is None else mask.to(stats.dtype)
         if constant_stats:
-            return composite.apply_statistics(x, stats[:, 0] + stats[:, 1], stats[:, 3], w, b, eps, activation)
-        if mask is not None:
-            return torch.where(mask, composite.batch_norm(x, w, b, eps, activation, weights=mask.to(stats.dtype))[0], 0)
-        if n_groups == 0:
-            return composite.batch_norm(x, w, b, eps, activation)[0]
-        return composite.group_norm(x, n_groups, w, b, eps, activation)
+            mean, var = stats[:, 0] + stats[:, 1], stats[:, 3]
+            y = composite.apply_statistics(composite.with_mean_as_padding(x, mask, mean), mean, var, w, b, eps, activation)
+        elif n_groups == 0:
+            y = composite.batch_norm(x, w, b, eps, activation, weights=weights)[0]
+        else:
+            y = composite.group_norm(x, n_groups, w, b, eps, activation, weights)
+        return y if mask is None else torch.where(mask, y, 0)
 
     dx, dw, db = derivatives.through(forward, (x, w, b), (dy,), (need_dx, need_dw, need_db))
     return dx, d_residual, dw, db

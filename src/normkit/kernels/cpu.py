@@ -178,8 +178,7 @@ def channel_norm(
     A slab is a group of channels of one sample, or with ``n_groups=0`` a channel of the whole batch. ``given`` mean
     and variance normalize in place of x's own. ``running`` ones are updated. A residual lies in memory as x does, and
     goes with the activations None and relu. ``out`` (y, if given) lies so, too, and if x is contiguous may be x.
-    A contiguous bool ``mask`` [N, *], somewhere True, goes with n_groups=0 and no given statistics; where it is False,
-    y is 0, and in the backward dx.
+    Where a contiguous bool ``mask`` [N, *] is False x takes no part; y is 0 there, and in the backward dx.
     """
     dtype = x.dtype
     n, c, *rest = x.shape
