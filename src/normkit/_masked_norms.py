@@ -81,9 +81,7 @@ def apply_given(
     positions = positions_of(call, x, padding)
     needs_composite = any(t.requires_grad for t in given)
     if not needs_composite and _takes_kernel(x, positions.kept, w, b, given, activation, residual):
-        return channels.channel_norm(
-            x, 0, w, b, eps, activation, residual=residual, given=given, mask=positions.kept
-        )
+        return channels.channel_norm(x, 0, w, b, eps, activation, residual=residual, given=given, mask=positions.kept)
     x = composite.with_mean_as_padding(x, positions.kept, given[0].detach())
     if residual is not None:
         residual = _only(positions, residual)
@@ -116,12 +114,10 @@ def normalize_instances(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Each channel of each sample over the positions of the sample that count; running statistics are updated in place."""
+    """Each channel of each sample over the positions that count in it; running statistics are updated in place."""
     positions = positions_of_samples(x, padding, keeps=running is not None)
     if positions.counts is None and _takes_kernel(x, positions.kept, w, b, running):
-        return channels.channel_norm(
-            x, x.shape[1], w, b, eps, running=running, momentum=momentum, mask=positions.kept
-        )
+        return channels.channel_norm(x, x.shape[1], w, b, eps, running=running, momentum=momentum, mask=positions.kept)
     y, new = train_instances(x, positions, running, w, b, momentum, eps)
     write(running, new)
     return y

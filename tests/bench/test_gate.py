@@ -40,6 +40,15 @@ def by_reference(op: str, inputs: list[np.ndarray], values: dict[str, np.ndarray
         return reference.layer_norm(x, x.shape[-1], w, b)[0]
     if op in ("rms_norm", "add_rms_norm"):
         return reference.rms_norm(x, x.shape[-1], w, RMS_EPS)[0]
+    if op == "batch_norm_eval_masked":
+        y = reference.batch_norm_inference(x, values["running_mean"], values["running_var"], w, b)[0]
+        return np.where(scattered_mask(x.shape).numpy()[:, None], y, 0)
+    if op in ("group_norm_masked", "instance_norm_masked"):
+        y = np.zeros_like(x)
+        groups = n_groups(x.shape[1]) if op == "group_norm_masked" else x.shape[1]
+        for sample, of_sample, kept in zip(x, y, scattered_mask(x.shape).numpy(), strict=True):
+            of_sample[:, kept] = reference.group_norm(sample[None, :, kept], groups, w, b)[0][0]
+        return y
     if op == "batch_norm_eval":
         return reference.batch_norm_inference(x, values["running_mean"], values["running_var"], w, b)[0]
     if op == "batch_norm_masked":

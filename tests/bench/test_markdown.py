@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.example import BATCH_NORM, PROVENANCE, cell, record, recurrent
+from normkit.bench.cases import Cell
 from normkit.bench.markdown import every_cell, summary, update
 from normkit.bench.results import Record
 from normkit.errors import BenchError
@@ -56,6 +57,14 @@ def test_what_was_not_timed_is_listed_with_the_reason_and_bars_stay_text() -> No
     text = summary(record(), "")
     assert "| rms_norm 4x8 float32 fwd | skipped | no time \\| left |" in text
     assert row(text, "batch_norm 32x64x56x56 channels_last bfloat16 fwd+bwd")[1:] == ["red", "normkit: output 0 is off"]
+
+
+def test_the_mean_is_said_without_masks_too() -> None:
+    example = record()
+    masked = replace(example.cells[0], cell=Cell(replace(BATCH_NORM, op="group_norm_masked"), "fwd"))
+    text = summary(Record(PROVENANCE, (*example.cells, masked)), "")
+    assert "; 1.67 in all, and 1.25 over the 3 without a mask." in text
+    assert row(text, "**all without a mask**")[1:] == row(summary(example, ""), "**all**")[1:]
 
 
 def test_what_masks_cost_has_a_table_that_says_where_the_bar_is_missed() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from normkit.bench.cases import Workload
+from normkit.bench.cases import OPS, Workload
 from normkit.bench.contenders import Contender, Side, contender
 from normkit.bench.measure import measure
 from normkit.bench.memory import saved_bytes
@@ -106,8 +106,9 @@ def test_a_compiled_side_is_timed_and_its_graphs_are_dropped(monkeypatch: pytest
     assert resets == ["reset"]
 
 
-def test_what_has_a_mask_is_timed_beside_the_same_without() -> None:
-    masked = Workload("batch_norm_masked", (2, 3, 4, 4), "channels_last", "float32")
+@pytest.mark.parametrize("op", [op.name for op in OPS.values() if op.unmasked is not None])
+def test_what_has_a_mask_is_timed_beside_the_same_without(op: str) -> None:
+    masked = Workload(op, (2, 3, 4, 4), "channels_last", "float32")
     for result in measure(masked, SHORT, absent=NO_COMPILE):
         assert set(result.times) == {"torch", "normkit", UNMASKED, COPY}
 

@@ -1,4 +1,4 @@
-"""GroupNorm's and InstanceNorm's kernels under a mask, against each sample's own positions through the kernel without one."""
+"""GroupNorm's and InstanceNorm's kernels under a mask, against those without one on what counts of each sample."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_as_without_padding(shape: tuple[int, ...], dtype: torch.dtype, channels
     parameters = [torch.randn(shape[1]).to(dtype) for _ in range(2)]
     for n_groups in (1, 2, shape[1]):
         y, dx, *sums = results(x, dy, n_groups, parameters, activation=activation, mask=mask)
+        samples = zip(alone(x, mask), alone(dy, mask), strict=True)
         y_alone, dx_alone, *sums_alone = zip(
-            *[results(*one, n_groups, parameters, activation=activation) for one in zip(alone(x, mask), alone(dy, mask))],
-            strict=True,
+            *[results(*one, n_groups, parameters, activation=activation) for one in samples], strict=True
         )
         # Of two values of a channel next to nothing is left in dx: it is judged beside its largest term.
         terms = max(float((parameters[0].abs().max() / one.std().clamp(min=0.05)).float()) for one in alone(x, mask))

@@ -13,6 +13,7 @@ from normkit.bench.results import (
     below_par,
     costs_of_masks,
     geometric_mean,
+    without_masks,
 )
 from normkit.bench.runner import Options, Progress, run
 from normkit.bench.steps import measure_models
@@ -40,4 +41,5 @@ __all__ = [
     "measure_recurrent",
     "run",
     "thread_count",
+    "without_masks",
 ]

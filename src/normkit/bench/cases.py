@@ -48,6 +48,7 @@ class Op:
     streaming: Accesses  # where it does not
     has_residual: bool = False  # takes a second input
     has_kink: bool = False  # ends in a ReLU
+    unmasked: str | None = None  # the operation that this is under a mask, by which one position in eight is padding
 
     @property
     def n_dims(self) -> int:
@@ -67,13 +68,16 @@ OPS = {
         Op("add_layer_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("add_rms_norm", "row", *_ADD_PER_ROW, has_residual=True),
         Op("batch_norm", "channel", *_ONE_INPUT),
-        Op("batch_norm_masked", "channel", *_ONE_INPUT),  # one position in eight is padding
+        Op("batch_norm_masked", "channel", *_ONE_INPUT, unmasked="batch_norm"),
         Op("batch_norm_eval", "channel", *_PER_ROW),  # no statistic to compute
+        Op("batch_norm_eval_masked", "channel", *_PER_ROW, unmasked="batch_norm_eval"),
         Op("batch_norm_relu", "channel", *_ONE_INPUT, has_kink=True),
         Op("batch_norm_add_relu", "channel", *_ADD_RELU, has_residual=True, has_kink=True),
         Op("group_norm", "group", *_ONE_INPUT),
+        Op("group_norm_masked", "group", *_ONE_INPUT, unmasked="group_norm"),
         Op("group_norm_silu", "group", *_ONE_INPUT),
         Op("instance_norm", "instance", *_ONE_INPUT),
+        Op("instance_norm_masked", "instance", *_ONE_INPUT, unmasked="instance_norm"),
         Op("layer_norm2d", "pixel", *_PER_ROW),
     )
 }

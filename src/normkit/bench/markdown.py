@@ -17,6 +17,7 @@ from normkit.bench.results import (
     below_par,
     costs_of_masks,
     geometric_mean,
+    without_masks,
 )
 from normkit.errors import BenchError
 
@@ -118,6 +119,12 @@ def _by_operation(record: Record) -> str:
     names = list(dict.fromkeys(result.cell.workload.op for result in record.cells))
     rows = [_operation_row(f"`{name}`", [r for r in record.cells if r.cell.workload.op == name]) for name in names]
     rows.append(_operation_row("**all**", record.cells))
+    mean = f"{_ratio(geometric_mean(r.ratio for r in record.cells))} in all"
+    unmasked = without_masks(record.cells)
+    if 0 < len(unmasked) < len(record.cells):
+        rows.append(_operation_row("**all without a mask**", unmasked))
+        ratios = [r.ratio for r in unmasked if r.ratio is not None]
+        mean += f", and {_ratio(geometric_mean(ratios))} over the {len(ratios)} without a mask"
     n_compiled = sum("compile" in result.times for result in record.cells)
     n_timed = sum(result.status == "timed" for result in record.cells)
     return (
@@ -125,8 +132,7 @@ def _by_operation(record: Record) -> str:
         "layouts, and the least in brackets. Beside it: the speed of a copy that moves the same bytes, and "
         "the bytes kept for the backward, both as a mean; less than 1 is less memory than torch eager keeps.\n\n"
         + _table(head, rows)
-        + f"\n\n{n_timed} cells, {n_compiled} of them with `torch.compile`; "
-        + f"{_ratio(geometric_mean(r.ratio for r in record.cells))} in all."
+        + f"\n\n{n_timed} cells, {n_compiled} of them with `torch.compile`; {mean}."
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from normkit.bench.cases import MODES, Cell, Mode, Workload, floor_bytes
+from normkit.bench.cases import MODES, OPS, Cell, Mode, Workload, floor_bytes
 from normkit.bench.contenders import SIDES, Contender, Side, contender
 from normkit.bench.gate import check
 from normkit.bench.memory import saved_bytes
@@ -69,9 +69,10 @@ def _field(problem: Problem, absent: dict[str, str], build: Build) -> Field:
 
 def _unmasked(problem: Problem, masked: Contender | None, build: Build) -> Contender | None:
     """What a mask is added to, on the same tensors: where others lie in the caches may cost more than a mask."""
-    if problem.workload.op != "batch_norm_masked" or masked is None:
+    unmasked = OPS[problem.workload.op].unmasked
+    if unmasked is None or masked is None:
         return None
-    one = build("normkit", replace(problem, workload=replace(problem.workload, op="batch_norm")))
+    one = build("normkit", replace(problem, workload=replace(problem.workload, op=unmasked)))
     one.dys = masked.dys
     return one
 

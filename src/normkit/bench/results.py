@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from normkit.bench.cases import Cell, Mode, Sequences
+from normkit.bench.cases import OPS, Cell, Mode, Sequences
 from normkit.bench.timing import Timing
 
 Status = Literal["timed", "red", "skipped"]
@@ -171,6 +171,11 @@ def geometric_mean(ratios: Iterable[float | None]) -> float | None:
     """
     known = [ratio for ratio in ratios if ratio is not None]
     return math.exp(math.fsum(map(math.log, known)) / len(known)) if known else None
+
+
+def without_masks(cells: Iterable[CellResult]) -> list[CellResult]:
+    """The cells of what torch has: for a mask it has no layer, and what its users write is slow."""
+    return [r for r in cells if OPS[r.cell.workload.op].unmasked is None]
 
 
 def below_par(cells: Iterable[CellResult]) -> list[tuple[CellResult, float]]:

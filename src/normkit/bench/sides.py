@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,25 +69,44 @@ class ChannelsLastNorm(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
-class WrittenOut(nn.BatchNorm2d):
-    """BatchNorm under a mask, as its users write it in torch's operations."""
+class WrittenOut(nn.Module):
+    """A norm under a mask, as its users write it in torch's operations."""
 
     mask: Tensor
 
-    def __init__(self, num_features: int, mask: Tensor) -> None:
-        super().__init__(num_features)
+    def __init__(self, norm: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.norm = norm
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding, n = ~self.mask.unsqueeze(1), self.mask.sum()
-        mean = x.masked_fill(padding, 0).sum((0, 2, 3), keepdim=True) / n
-        d = (x - mean).masked_fill(padding, 0)
-        var = (d * d).sum((0, 2, 3), keepdim=True) / n
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.lerp_(mean.detach().flatten(), 0.1)
-            self.running_var.lerp_((var.detach() * n / (n - 1)).flatten(), 0.1)
-        scale, shift = (p.view(-1, 1, 1) for p in (self.weight, self.bias))
-        return (d * torch.rsqrt(var + self.eps) * scale + shift).masked_fill(padding, 0)
+        norm, padding = self.norm, ~self.mask.unsqueeze(1)
+        if isinstance(norm, nn.BatchNorm2d):
+            if not norm.training:
+                y: Tensor = norm(x)
+                return y.masked_fill(padding, 0)
+            mean, var, n = masked_moments(x, padding, (0, 2, 3))
+            if norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean.lerp_(mean.detach().flatten(), 0.1)
+                norm.running_var.lerp_((var.detach() * n / (n - 1)).flatten(), 0.1)
+            x_hat = (x - mean) * torch.rsqrt(var + norm.eps)
+        else:
+            assert isinstance(norm, nn.GroupNorm | nn.InstanceNorm2d)
+            groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else x.shape[1]
+            grouped = torch.unflatten(x, 1, (groups, -1))
+            mean, var, _ = masked_moments(grouped, padding.unsqueeze(1), (2, 3, 4))
+            x_hat = ((grouped - mean) * torch.rsqrt(var + norm.eps)).flatten(1, 2)
+        assert norm.weight is not None
+        scale, shift = (p.view(-1, 1, 1) for p in (norm.weight, norm.bias))
+        return (x_hat * scale + shift).masked_fill(padding, 0)
+
+
+def masked_moments(x: Tensor, padding: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance over the axes of what is no padding, and of how many values."""
+    n = (~padding).expand_as(x).sum(axes, keepdim=True)
+    mean = x.masked_fill(padding, 0).sum(axes, keepdim=True) / n
+    d = (x - mean).masked_fill(padding, 0)
+    return mean, (d * d).sum(axes, keepdim=True) / n, n
 
 
 class Masked(nn.Module):
@@ -118,20 +138,23 @@ class FusedResidual(nn.Module):
 
 def torch_side(workload: Workload) -> nn.Module:
     """The operation from ``torch.nn``'s parts, in the workload's dtype."""
-    c = workload.shape[1]
+    c, mask = workload.shape[1], partial(scattered_mask, workload.shape)
     make: dict[str, Callable[[], nn.Module]] = {
         "layer_norm": lambda: nn.LayerNorm(c),
         "rms_norm": lambda: nn.RMSNorm(c, RMS_EPS),
         "add_layer_norm": lambda: AddThenNorm(nn.LayerNorm(c)),
         "add_rms_norm": lambda: AddThenNorm(nn.RMSNorm(c, RMS_EPS)),
         "batch_norm": lambda: nn.BatchNorm2d(c),
-        "batch_norm_masked": lambda: WrittenOut(c, scattered_mask(workload.shape)),
+        "batch_norm_masked": lambda: WrittenOut(nn.BatchNorm2d(c), mask()),
         "batch_norm_eval": lambda: nn.BatchNorm2d(c).eval(),
+        "batch_norm_eval_masked": lambda: WrittenOut(nn.BatchNorm2d(c).eval(), mask()),
         "batch_norm_relu": lambda: NormThenAct(nn.BatchNorm2d(c), nn.ReLU(inplace=True)),
         "batch_norm_add_relu": lambda: NormAddAct(nn.BatchNorm2d(c), nn.ReLU(inplace=True)),
         "group_norm": lambda: nn.GroupNorm(n_groups(c), c),
+        "group_norm_masked": lambda: WrittenOut(nn.GroupNorm(n_groups(c), c), mask()),
         "group_norm_silu": lambda: NormThenAct(nn.GroupNorm(n_groups(c), c), nn.SiLU()),
         "instance_norm": lambda: nn.InstanceNorm2d(c, affine=True),
+        "instance_norm_masked": lambda: WrittenOut(nn.InstanceNorm2d(c, affine=True), mask()),
         "layer_norm2d": lambda: ChannelsLastNorm(nn.LayerNorm(c, LAYER_NORM2D_EPS)),
     }
     return make[workload.op]().to(dtype_of(workload))
@@ -139,20 +162,23 @@ def torch_side(workload: Workload) -> nn.Module:
 
 def normkit_side(workload: Workload) -> nn.Module:
     """The operation from ``normkit.nn``, fused where it can be, in the workload's dtype."""
-    c = workload.shape[1]
+    c, mask = workload.shape[1], partial(scattered_mask, workload.shape)
     make: dict[str, Callable[[], nn.Module]] = {
         "layer_norm": lambda: nk.LayerNorm(c),
         "rms_norm": lambda: nk.RMSNorm(c, RMS_EPS),
         "add_layer_norm": lambda: nk.AddLayerNorm(c),
         "add_rms_norm": lambda: nk.AddRMSNorm(c, RMS_EPS),
         "batch_norm": lambda: nk.BatchNorm2d(c),
-        "batch_norm_masked": lambda: Masked(nk.BatchNorm2d(c), scattered_mask(workload.shape)),
+        "batch_norm_masked": lambda: Masked(nk.BatchNorm2d(c), mask()),
         "batch_norm_eval": lambda: nk.BatchNorm2d(c).eval(),
+        "batch_norm_eval_masked": lambda: Masked(nk.BatchNorm2d(c).eval(), mask()),
         "batch_norm_relu": lambda: activated(nk.BatchNorm2d, (c,), "relu", nn.ReLU(inplace=True)),
         "batch_norm_add_relu": lambda: added_and_activated(nk.BatchNorm2d, (c,), "relu", nn.ReLU(inplace=True)),
         "group_norm": lambda: nk.GroupNorm(n_groups(c), c),
+        "group_norm_masked": lambda: Masked(nk.GroupNorm(n_groups(c), c), mask()),
         "group_norm_silu": lambda: activated(nk.GroupNorm, (n_groups(c), c), "silu", nn.SiLU()),
         "instance_norm": lambda: nk.InstanceNorm2d(c, affine=True),
+        "instance_norm_masked": lambda: Masked(nk.InstanceNorm2d(c, affine=True), mask()),
         "layer_norm2d": lambda: nk.LayerNorm2d(c, LAYER_NORM2D_EPS),
     }
     return make[workload.op]().to(dtype_of(workload))
@@ -193,7 +219,8 @@ def dtype_of(workload: Workload) -> torch.dtype:
 
 def is_trained(workload: Workload) -> bool:
     """Whether the operation updates running statistics."""
-    return OPS[workload.op].slab == "channel" and workload.op != "batch_norm_eval"
+    op = OPS[workload.op]
+    return op.slab == "channel" and "batch_norm_eval" not in (op.name, op.unmasked)
 
 
 def _takes(call: Callable[..., Any], name: str) -> bool:

@@ -223,7 +223,8 @@ def hand_over(
         weights = None if mask is None else mask.to(stats.dtype)
         if constant_stats:
             mean, var = stats[:, 0] + stats[:, 1], stats[:, 3]
-            y = composite.apply_statistics(composite.with_mean_as_padding(x, mask, mean), mean, var, w, b, eps, activation)
+            x = composite.with_mean_as_padding(x, mask, mean)
+            y = composite.apply_statistics(x, mean, var, w, b, eps, activation)
         elif n_groups == 0:
             y = composite.batch_norm(x, w, b, eps, activation, weights=weights)[0]
         else:
