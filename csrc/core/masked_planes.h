@@ -107,8 +107,8 @@ class KeptPlanes {
   int64_t samples_[kSamples];  // offsets in a slab
 };
 
-// work(positions) for those of a batch of T.
-template <class T, class Work>
+// work(positions) by the kind of positions that a mask has.
+template <class Work>
 static void with_kept_planes(const KeptPositions& kept, const ChannelShape& shape, const Work& work) {
   kept.throughout() ? work(KeptPlanes<KeptThroughout>(kept, shape)) : work(KeptPlanes<KeptWithEnds>(kept, shape));
 }

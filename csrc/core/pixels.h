@@ -57,7 +57,7 @@ struct Pixels {
   bool in_caches(int64_t item_bytes) const { return n_pixels * shape.n_channels * item_bytes <= int64_t(1) << 20; }
 
   static constexpr int64_t kColumns = 4096;
-  static constexpr int64_t kShort = 8 * kLanes;  // columns of a row that is worth folding
+  static constexpr int64_t kShort = 8 * kLanes;  // a row of fewer columns is worth folding
   static constexpr int64_t kTogether = 4;  // rows that are added up together
   ChannelShape shape;
   int64_t group;  // channels of a slab

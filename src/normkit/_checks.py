@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from normkit.errors import ArgumentError, DeviceError, DtypeError, NormkitError, ShapeError, SingleValueError
 
@@ -38,10 +39,10 @@ def of_call(call: str, error: NormkitError) -> NormkitError:
 def tensor(call: str, name: str, value: object) -> None:
     """The argument is a tensor of a dtype that can be normalized."""
     if not isinstance(value, Tensor):
-        raise DtypeError(
-            f"{call}: expected {name} to be a torch.Tensor, got {type(value).__name__}; "
-            f"convert it with torch.as_tensor."
-        )
+        advice = "convert it with torch.as_tensor"
+        if isinstance(value, PackedSequence):
+            advice = "give it to a norm of sequences, such as BatchNorm1d, or its data to this one"
+        raise DtypeError(f"{call}: expected {name} to be a torch.Tensor, got {type(value).__name__}; {advice}.")
     if value.dtype not in FLOATING:
         if value.dtype.is_complex:
             advice = "normalize the real and the imaginary part, or the magnitude"
@@ -168,7 +169,12 @@ def _nearest_divisors(n: int, wanted: int) -> str:
 
 
 def rank(call: str, x: Tensor, layouts: tuple[str, ...]) -> None:
-    """x has as many axes as one of the layouts names: "N, C, L" stands for three."""
+    """x has as many axes as one of the layouts names: "N, C, L" stands for three. What is nested lacks one."""
+    if x.is_nested:
+        raise ShapeError(
+            f"{call}: expected input of shape ({layouts[0]}), got a nested tensor; pad it with "
+            f"torch.nested.to_padded_tensor, and say what counts with mask= where the layer takes one."
+        )
     for layout in layouts:
         if x.dim() == layout.count(",") + 1:
             return
@@ -244,6 +250,8 @@ def parameter_dtype(call: str, name: str, value: Tensor | None, x: Tensor) -> No
 
 def residual(call: str, x: Tensor, value: Tensor) -> None:
     """The residual has the shape, dtype and device of the input that is added to it."""
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        raise DtypeError(f"{call}: expected residual to be of the input's dtype, got bool; give a mask by name: mask=.")
     tensor(call, "residual", value)
     if value.shape != x.shape:
         raise ShapeError(

@@ -148,8 +148,8 @@ def _weights(call: str, weights: Tensor, shape: tuple[int, ...], x: Tensor, dtyp
     wrong = given[~((weights >= 0) & weights.isfinite())]
     if len(wrong):
         raise ArgumentError(
-            f"{call}: expected weights of 0 or more, got {wrong[0].item():g} (and {len(wrong) - 1} others that are "
-            f"negative, infinite or NaN); give 0 where there is nothing."
+            f"{call}: expected weights of 0 or more, got {wrong[0].item():g}, one of {len(wrong)} that are negative, "
+            f"infinite or NaN; give 0 where there is nothing."
         )
     if not weights.detach().sum().isfinite():
         raise ArgumentError(

@@ -80,7 +80,8 @@ inline int check(const std::vector<const Kernels*>& all) {
   for (int places = 1; places < 16; ++places) {
     const bool ih = places & 1, hh = places & 2, sum = places & 4, of_c = places & 8;
     if (hh && sum) continue;
-    for (const Sizes s : {Sizes{1, 1, 1, 1}, Sizes{5, 3, 3, 7}, Sizes{16, 16, 70, 3}, Sizes{33, 33, 8, 4}}) {
+    for (const Sizes s : {Sizes{1, 1, 1, 1}, Sizes{5, 3, 3, 7}, Sizes{16, 16, 70, 3}, Sizes{33, 33, 8, 4},
+                          Sizes{65, 37, 70, 2}}) {
       for (int variant = 0; variant < 3; ++variant) {
         const Case c{ih, hh, sum, of_c, variant != 2, variant == 1, s.n_hidden, s.n_out, s.n_sequences, s.n_steps};
         const std::vector<Bytes> expected = run(*all[0], c, serial);

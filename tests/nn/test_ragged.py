@@ -73,6 +73,21 @@ def test_a_nested_tensor_is_its_padded_form(make: Any) -> None:
         torch.testing.assert_close(layer.get_buffer(name), value)
 
 
+STRIDED_IS_OLD = "ignore:The PyTorch API of nested tensors is in prototype"
+
+
+@pytest.mark.filterwarnings(STRIDED_IS_OLD)
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided], ids=str)
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, nn.InstanceNorm2d, nn.LayerNorm2d])
+def test_norms_of_images_say_what_to_do_with_ragged_ones(make: Any, layout: torch.layout) -> None:
+    layer = make(4)
+    images = torch.nested.nested_tensor([torch.randn(n, 4, 6) for n in LENGTHS], layout=layout).transpose(1, 2)
+    with pytest.raises(ShapeError, match=r"2d: expected input of shape \(N, C, H, W\), got a nested tensor; pad it"):
+        layer(images)
+    with pytest.raises(DtypeError, match=r"got PackedSequence; give it to a norm of sequences"):
+        layer(pack_sequence([torch.randn(3, 4)]))
+
+
 def test_a_residual_is_as_ragged_as_the_input() -> None:
     parts, others = sequences(), sequences()
     layer = nn.BatchNorm1d(4, activation="relu", dtype=torch.float64)
@@ -92,9 +107,15 @@ def test_ragged_input_knows_its_own_padding(make: Any) -> None:
             make()(x, lengths=LENGTHS)
 
 
+@pytest.mark.filterwarnings(STRIDED_IS_OLD)
 @every_norm
 def test_what_is_ragged_elsewhere_is_an_error(make: Any) -> None:
-    with pytest.raises(ShapeError, match=r"expected a nested tensor \[N, C, j\] .* \.transpose\(1, 2\)"):
+    with pytest.raises(ShapeError, match=r"expected a nested tensor \[N, C, j\], got .*; bring .* \.transpose\(1, 2\)"):
         make()(jagged(sequences()).transpose(1, 2))
+    images = torch.nested.nested_tensor([torch.randn(n, 4, 6) for n in LENGTHS], layout=torch.jagged)
+    with pytest.raises(ShapeError, match=r"expected a nested tensor \[N, C, j\], got .*; pad it with .* mask="):
+        make()(images.transpose(1, 2))
+    with pytest.raises(ShapeError, match=r"layout=torch.jagged, got one with layout=torch.strided; make it"):
+        make()(torch.nested.nested_tensor([s.T for s in sequences()]))
     with pytest.raises(ShapeError, match="expected a PackedSequence of data"):
         make()(pack_sequence([torch.randn(3, 4, 2)]))

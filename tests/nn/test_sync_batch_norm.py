@@ -180,7 +180,7 @@ def test_nothing_but_padding_on_every_rank_is_an_error_and_changes_nothing(found
             "SyncBatchNorm(2): expected a position that is not padding on some rank, got none on any"
         )
         assert rank["wrong mask"][0] == "ShapeError"
-        assert "expected weights of 0 or more, got nan (and 1 others" in str(rank["wrong weights"][1])
+        assert "expected weights of 0 or more, got nan, one of 2 that are" in str(rank["wrong weights"][1])
         assert rank["nothing"][1] == 1  # one batch was counted before those, and none since
 
 

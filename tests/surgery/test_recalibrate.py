@@ -126,6 +126,28 @@ def test_frozen_layers_and_layers_in_evaluation_are_left_alone() -> None:
     assert not model[3].training
 
 
+def test_statistics_of_samples_and_of_time_steps_are_left_and_said_to_be() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch, self.instance = nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True)
+            self.lstm = nn.BatchNormLSTM(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.lstm(self.instance(self.batch(x)).transpose(1, 2))[0]
+            return y
+
+    model = Model()
+    before = {name: t.clone() for name, t in model.named_buffers() if not name.startswith("batch.")}
+    report = recalibrate(model, [torch.randn(5, 3, 7) for _ in range(3)])
+    assert [r.name for r in report.layers] == ["batch"]
+    reasons = {x.name: x.reason for x in report.left}
+    assert reasons.pop("instance") == "statistics of single samples are not recalibrated"
+    assert set(reasons.values()) == {"statistics of time steps are not recalibrated"}
+    assert all(name.startswith("lstm.") for name in reasons)
+    assert all(torch.equal(t, model.get_buffer(name)) for name, t in before.items())
+
+
 def test_match_and_layers_that_no_batch_reaches() -> None:
     model = torch.nn.ModuleDict({"used": nn.BatchNorm1d(3), "spare": nn.BatchNorm1d(3), "other": nn.BatchNorm1d(3)})
     report = recalibrate(

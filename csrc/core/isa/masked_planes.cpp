@@ -11,14 +11,14 @@ namespace normkit::NK_ISA {
 void masked_planes_forward(const ChannelForward& a, const KeptPositions& kept) {
   by_dtype(a.shape.dtype, [&](auto zero) {
     using T = decltype(zero);
-    with_kept_planes<T>(kept, a.shape, [&](const auto& positions) { planes_forward_of<T>(a, positions); });
+    with_kept_planes(kept, a.shape, [&](const auto& positions) { planes_forward_of<T>(a, positions); });
   });
 }
 
 void masked_planes_backward(const ChannelBackward& a, const KeptPositions& kept, Sums* sums) {
   by_dtype(a.shape.dtype, [&](auto zero) {
     using T = decltype(zero);
-    with_kept_planes<T>(kept, a.shape, [&](const auto& positions) { planes_backward_of<T>(a, positions, sums); });
+    with_kept_planes(kept, a.shape, [&](const auto& positions) { planes_backward_of<T>(a, positions, sums); });
   });
 }
 

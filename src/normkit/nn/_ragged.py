@@ -57,11 +57,16 @@ def _check(call: str, x: Any, padding: Padding | None) -> None:
                 f"{call}: expected a PackedSequence of data (sum of lengths, C), got {x.data.dim()}-d "
                 f"{list(x.data.shape)}; pack sequences of vectors."
             )
-    elif x.layout != torch.jagged or x.dim() != 3 or isinstance(x.shape[1], torch.SymInt):
+    elif x.layout != torch.jagged:  # it does not know its shape
         raise ShapeError(
-            f"{call}: expected a nested tensor [N, C, j] with layout=torch.jagged, got {list(x.shape)} in "
-            f"{x.layout}; bring the ragged axis last with .transpose(1, 2)."
+            f"{call}: expected a nested tensor [N, C, j] with layout=torch.jagged, got one with layout={x.layout}; "
+            f"make it with torch.nested.nested_tensor(…, layout=torch.jagged)."
         )
+    elif x.dim() != 3 or isinstance(x.shape[1], torch.SymInt):
+        advice = "bring the ragged axis last with .transpose(1, 2)"
+        if x.dim() != 3:
+            advice = "pad it with torch.nested.to_padded_tensor, and say what counts with mask="
+        raise ShapeError(f"{call}: expected a nested tensor [N, C, j], got {list(x.shape)}; {advice}.")
 
 
 def rows_of(x: Any) -> Tensor:

@@ -127,7 +127,7 @@ def _disagreement(meeting: Meeting, sizes: list[float] | None, cause: Exception 
     reason = f" (the process group says: {cause})" if cause is not None else ""
     return RankError(
         f"{meeting.layer}: expected all {n} ranks in the {meeting.phase} pass, got: {got}; every rank must run every "
-        f"layer, one that has no data with an empty batch{reason}."
+        f"layer of the same model, one that has no data with an empty batch{reason}."
     )
 
 

@@ -119,8 +119,8 @@ class BatchNorm1d(_BatchNormLayer, torch.nn.BatchNorm1d):
         ShapeError: another rank or number of channels; one value per channel when training; a mask of another shape.
         ArgumentError: eps is negative, or 0 when training; momentum is not a number; another activation; weights
             that are negative, NaN or infinite, or add up to no more than 1; lengths beyond the input; nothing but
-            padding. In a compiled graph and under torch.func the values are not looked at: a batch of padding
-            gives 0 and leaves the running mean and variance alone.
+            padding when training. In a compiled graph and under torch.func the values are not looked at: a batch of
+            padding gives 0 and leaves the running mean and variance alone.
         DtypeError: the input is an integer or complex tensor, or its dtype does not fit the parameters'; a mask that
             is not bool.
         A call that raises leaves the running statistics as they were.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from normkit._padding import padding_of, positions_of
@@ -19,6 +19,7 @@ from normkit.errors import ArgumentError, DtypeError, RankError, StatisticsError
 from normkit.nn._policies import TORCH
 from normkit.nn._ragged import is_ragged, rows_of
 from normkit.nn._ranks import absent
+from normkit.nn._step_statistics import StepStatistics
 from normkit.pooling import Pooled, nothing, pool
 from normkit.surgery.classes import name_of
 from normkit.surgery.match import Match, matching
@@ -108,9 +109,13 @@ class _Pool:
 def _choose(model: torch.nn.Module, match: Match) -> tuple[Layers, list[Left]]:
     layers, left = {}, []
     for name, module in matching("recalibrate", model, match):
-        if not isinstance(module, _BatchNorm) or module.running_mean is None:
+        if isinstance(module, StepStatistics):
+            left.append(Left(name, name_of(module), "statistics of time steps are not recalibrated"))
+        elif not isinstance(module, _NormBase) or module.running_mean is None:
             continue
-        if getattr(module, "frozen_statistics", False):
+        elif not isinstance(module, _BatchNorm):
+            left.append(Left(name, name_of(module), "statistics of single samples are not recalibrated"))
+        elif getattr(module, "frozen_statistics", False):
             left.append(Left(name, name_of(module), "it is frozen"))
         elif model.training and not module.training:
             left.append(Left(name, name_of(module), "it is in evaluation, in a model in training"))
