@@ -137,8 +137,8 @@ void advise_huge_pages(void* data, int64_t bytes) {
 }
 
 void keep_freed_memory() {
-  constexpr size_t kLargestFollowed = size_t(32) << 20, kItsHeader = 65536;
-  void* volatile block = std::malloc(kLargestFollowed - kItsHeader);  // volatile: or both calls are left out
+  constexpr size_t kLargestFollowed = size_t(32) << 20, kMargin = 65536;
+  void* volatile block = std::malloc(kLargestFollowed - kMargin);  // volatile: or both calls are left out
   std::free(block);
 }
 

@@ -57,8 +57,8 @@ void advise_huge_pages(void* data, int64_t bytes);
 // NORMKIT_STREAM_BYTES, read at the first call, says another number (0: never). The values written are the same.
 int64_t stream_bytes();
 
-// Lets the C library keep up to 64 MiB of what is freed for what is allocated next, in the whole process: what glibc comes to by
-// itself once a block of 32 MiB was freed. Before, it keeps as little as twice the largest block, and a layer that frees more
+// Lets the C library keep up to 64 MiB of what is freed for what is allocated next, and 32 in the heap of each further thread, in the
+// whole process: what glibc comes to by itself once a block of 32 MiB was freed. Before, it keeps as little as twice the largest block, and a layer that frees more
 // between two calls finds fresh memory in each, page by page. Changes nothing where its limits were set by hand.
 void keep_freed_memory();
 

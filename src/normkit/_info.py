@@ -31,8 +31,17 @@ def info() -> str:
 
 
 def _memory(stream_bytes: int) -> list[str]:
-    kept = "the heap keeps up to 64 MiB" if cpu.KEEPS_FREED_MEMORY else "as the C library has it"
-    return [f"outputs: {_outputs(stream_bytes)}", f"freed memory: {kept} (NORMKIT_KEEP_FREED)"]
+    return [f"outputs: {_outputs(stream_bytes)}", f"freed memory: {_kept()}"]
+
+
+def _kept() -> str:
+    if not cpu.KEEPS_FREED_MEMORY:
+        return "as the C library has it (NORMKIT_KEEP_FREED)"
+    if cpu.HEAP_LIMITS:
+        return f"as {', '.join(cpu.HEAP_LIMITS)} has it"
+    if platform.libc_ver()[0] != "glibc":
+        return "as the C library has it"
+    return "the heap keeps up to 64 MiB, and that of each further thread 32 (NORMKIT_KEEP_FREED)"
 
 
 def _outputs(stream_bytes: int) -> str:

@@ -28,7 +28,7 @@ inline std::vector<Bytes> run(const Kernels& kernels, const Case& c, ParallelFor
 // How many cases every instruction set computed to the same bits; -1 if one differs.
 inline int check(const std::vector<const Kernels*>& all) {
   int cases = 0;
-  for (const auto& [rows, deep, cols] : {std::array<int64_t, 3>{1, 1, 1}, {3, 130, 17}, {9, 5, 48}, {70, 3, 33}, {259, 20, 100}, {8, 1100, 16}}) {
+  for (const auto& [rows, deep, cols] : {std::array<int64_t, 3>{1, 1, 1}, {3, 130, 17}, {9, 5, 48}, {70, 3, 33}, {259, 20, 100}, {8, 1100, 16}, {9, 1100, 520}}) {
     for (int variant = 0; variant < 4; ++variant) {
       const Case c{rows, deep, cols, variant % 2 == 1, variant / 2 == 1};
       const std::vector<Bytes> expected = run(*all[0], c, serial);

@@ -31,8 +31,9 @@ def assert_the_same_bits(script: str) -> None:
     assert "portable" in compared
 
 
-def run_under(script: str, **variables: str) -> list[str]:
-    """The words that a script prints in a process of its own, with these environment variables."""
-    env = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def run_under(script: str, **variables: str | None) -> list[str]:
+    """The words that a script prints in a process of its own, with these environment variables; None: without it."""
+    given = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = {name: value for name, value in given.items() if value is not None}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     return done.stdout.split()

@@ -17,7 +17,7 @@ import tolerances
 from normkit.kernels import choose, products
 
 U = 2.0**-24
-SIZES = [(64, 1, 1), (1, 3, 5), (50, 16, 64), (257, 33, 19), (1600, 128, 512)]
+SIZES = [(64, 1, 1), (1, 3, 5), (50, 16, 64), (257, 33, 19), (1600, 128, 512), (100, 700, 600)]
 pytestmark = pytest.mark.skipif(
     choose.path_of(torch.empty(0)) != "kernel", reason="the products go with the compiled kernels"
 )
@@ -183,6 +183,21 @@ def test_autocast_in_the_backward_changes_no_gradient(least: int, monkeypatch: p
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = products.sum_of_outer_products(a, a)
     assert torch.equal(found, products.sum_of_outer_products(a, a))
+
+
+def test_nor_a_gradient_that_is_differentiated_again() -> None:
+    x, w, _ = leaves(50, 16, 50)
+    y = products.linear(x, w)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(y, (x, w), torch.ones_like(y), create_graph=True)
+    for again, once in zip(found, torch.autograd.grad(y, (x, w), torch.ones_like(y)), strict=True):
+        torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-5)
+
+
+def test_matrices_that_do_not_fit_are_an_error() -> None:
+    x, w, _ = leaves(50, 16, 50)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        products.linear(x, w[:, :15])
 
 
 @pytest.mark.usefixtures("no_kernel")

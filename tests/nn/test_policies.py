@@ -171,7 +171,15 @@ def test_copies_repr_contexts_and_evaluation(options: dict[str, Any]) -> None:
     plain = nn.BatchNorm1d(4)
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer.eval()(x), plain.eval()(x))
-    assert synchronize(layer).left[0].reason == f"it has a policy that SyncBatchNorm has not, {name}={value!r}"
+    twin = copy.deepcopy(layer)
+    report = synchronize(layer)
+    if name == "virtual_batch_size":
+        assert report.left[0].reason == f"it has virtual batches, {name}={value}, which SyncBatchNorm has not"
+    else:
+        assert repr(layer).startswith("SyncBatchNorm")
+        assert repr(layer).endswith(f", {name}={value!r})")
+        assert torch.equal(layer(x), twin(x))
+        assert_same(statistics(layer), statistics(twin))
 
 
 @pytest.mark.parametrize("options", [o for o in OTHERS if o.get("nonfinite") != "raise"], ids=str)

@@ -210,6 +210,41 @@ def test_few_values(found: list[Any]) -> None:
         assert rank["nothing"][1] == 1
 
 
+def test_one_value_on_all_ranks_by_policy(found: list[Any]) -> None:
+    running = (5.0 - 3.0) / (1 + 1e-5) ** 0.5
+    for choice, value, slope in (("running", running, 1 / (1 + 1e-5) ** 0.5), ("skip", 0.0, 0.0)):
+        for i, rank in enumerate(found):
+            y, grad, mean, var, tracked = rank[f"single value, {choice}"]
+            assert y.shape == (1 if i == 1 else 0, 2)
+            torch.testing.assert_close(y, torch.full_like(y, value), **EXACT)
+            torch.testing.assert_close(
+                torch.zeros_like(y) if grad is None else grad, torch.full_like(y, slope), **EXACT
+            )
+            assert (mean == 3).all()
+            assert (var == 1).all()
+            assert tracked == 0
+
+
+def test_values_that_are_no_numbers_by_policy(found: list[Any]) -> None:
+    x = whole_batch(found)
+    for rank in found:
+        mean, var, tracked = rank["nonfinite, skip"]
+        assert (mean[0], var[0], tracked) == (0, 1, 1)
+        torch.testing.assert_close(mean[1], 0.1 * x[:, 1].mean(), **EXACT)
+        assert rank["nonfinite"][0] == "StatisticsError"
+        assert "SyncBatchNorm(2): expected finite input with nonfinite='raise'" in str(rank["nonfinite"][1])
+        mean, var, tracked = rank["nonfinite, raise"]
+        assert (mean == 0).all()
+        assert (var == 1).all()
+        assert tracked == 0
+
+
+def test_the_biased_variance_of_all_ranks(found: list[Any]) -> None:
+    x = whole_batch(found)
+    for rank in found:
+        torch.testing.assert_close(rank["biased"][1], x.movedim(1, -1).flatten(0, -2).var(0, correction=0), **EXACT)
+
+
 def test_recalibration_pools_the_ranks(found: list[Any]) -> None:
     if len(found) == 4:  # the second rank has no data there
         x = whole_batch(found)

@@ -134,6 +134,25 @@ def derivatives(rank: int, n: int) -> dict[str, list[Tensor]]:
         one(torch.ones(3, 2, dtype=torch.float64), weights=torch.tensor([1.0, torch.nan, -1.0]))
     except NormkitError as error:
         found["wrong weights"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+    for choice in ("running", "skip"):  # one value on all ranks together
+        layer = nn.SyncBatchNorm(2, dtype=torch.float64, single_value=choice)
+        layer.running_mean.fill_(3.0)
+        value = torch.full((1 if rank == 1 else 0, 2), 5.0, dtype=torch.float64, requires_grad=True)
+        y = layer(value)
+        y.sum().backward()
+        found[f"single value, {choice}"] = [y.detach(), value.grad, *layer.buffers()]
+    x = shards[rank].clone()
+    if rank == 0:
+        x.view(-1)[:1] = torch.nan  # in the first channel
+    for choice in ("skip", "raise"):
+        layer = nn.SyncBatchNorm(2, dtype=torch.float64, nonfinite=choice)
+        try:
+            layer(x)
+        except NormkitError as error:
+            found["nonfinite"] = [type(error).__name__, str(error)]  # type: ignore[list-item]
+        found[f"nonfinite, {choice}"] = list(layer.buffers())
+    layer = nn.SyncBatchNorm(2, dtype=torch.float64, momentum=1.0, running_variance="biased")
+    found["biased"] = [layer(shards[rank]).detach(), layer.running_var]
     nothing = one(torch.ones(0, 2, dtype=torch.float64))
     found["nothing"] = [nothing.detach(), one.num_batches_tracked]
     pooled = nn.BatchNorm2d(2, dtype=torch.float64)

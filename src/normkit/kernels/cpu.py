@@ -29,8 +29,13 @@ ACTIVATION_CODES: dict[Activation | None, int] = {None: 0, "relu": 1, "silu": 2,
 ACTIVATIONS = tuple(ACTIVATION_CODES)
 STATS_DTYPES = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPE_CODES}
 
-# Whether the process's heap keeps freed memory, as csrc/core/kernels.h has it.
-KEEPS_FREED_MEMORY = os.environ.get("NORMKIT_KEEP_FREED", "") != "0"
+# Whether the process's heap is told to keep freed memory, as csrc/core/kernels.h has it; and what keeps it from that.
+KEEPS_FREED_MEMORY = os.environ.get("NORMKIT_KEEP_FREED", "").lower() not in ("0", "off", "false", "no")
+HEAP_LIMITS = tuple(
+    name
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+    if name in os.environ
+) + (("GLIBC_TUNABLES",) if "malloc" in os.environ.get("GLIBC_TUNABLES", "") else ())
 
 
 def _load() -> tuple[Any, str]:

@@ -33,6 +33,8 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if (
         torch.compiler.is_compiling()
         or x.dim() != 2
+        or w.dim() != 2
+        or x.shape[1] != w.shape[1]
         or not _is_faster(x, w, x.numel() * w.shape[0])
         or choose.path_of(x, w, b) != "kernel"
     ):
@@ -62,7 +64,8 @@ class _Linear(KernelFunction):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x, w), readable = saved(ctx)
         if not readable or choose.wants_composite_backward(dy):
-            return tuple(through(F.linear, (x, w), (dy,), ctx.needs_input_grad))
+            with without_autocast(dy):
+                return tuple(through(F.linear, (x, w), (dy,), ctx.needs_input_grad))
         assert x is not None
         assert w is not None
         wants_dx, wants_dw = ctx.needs_input_grad

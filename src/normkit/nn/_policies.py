@@ -71,7 +71,7 @@ class Normalize(NamedTuple):
     given: Callable[[Tensor, slice, Tensor, Tensor], Tensor]
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     mean: Tensor
     var: Tensor
     n: int | Tensor
@@ -89,14 +89,14 @@ def step(layer: _BatchNorm, policy: StatisticsPolicy, x: Tensor, normalize: Norm
             y = torch.zeros_like(part)  # a virtual batch of nothing but padding
         elif values is None or values != 1 or policy.single_value == "raise":
             y, mean, var = normalize.own(part, rows)
-            found.append(_Batch(mean, _population(var, n) if policy.running_variance == "biased" else var, n))
+            found.append(Batch(mean, _population(var, n) if policy.running_variance == "biased" else var, n))
         else:
             y = _single(layer, policy, part, rows, kept, normalize)
         ys.append(y)
     if policy.nonfinite == "raise":
-        _check_finite(type(layer).__name__, found)
+        check_finite(type(layer).__name__, found)
     if update and found:
-        _update(layer, found, keep_finite=policy.nonfinite == "skip")
+        update_running(layer, found, keep_finite=policy.nonfinite == "skip")
     return ys[0] if len(ys) == 1 else torch.cat(ys)
 
 
@@ -128,7 +128,7 @@ def _single(
     return normalize.given(x.detach(), rows, mean, torch.ones_like(mean))
 
 
-def _check_finite(call: str, found: list[_Batch]) -> None:
+def check_finite(call: str, found: list[Batch]) -> None:
     for batch in found:
         bad = ~(batch.mean.isfinite() & batch.var.isfinite())
         if bool(bad.any()):
@@ -138,7 +138,7 @@ def _check_finite(call: str, found: list[_Batch]) -> None:
             )
 
 
-def _update(layer: _BatchNorm, found: list[_Batch], *, keep_finite: bool) -> None:
+def update_running(layer: _BatchNorm, found: list[Batch], *, keep_finite: bool) -> None:
     """The batches enter the running statistics one after another; with ``keep_finite``, only what is finite does."""
     mean, var, tracked = layer.running_mean, layer.running_var, layer.num_batches_tracked
     if mean is None or var is None:

@@ -119,15 +119,15 @@ def _remember(stages: Sequence[Stage]) -> None:
     found = [_batch(call) for call in calls]
     for call, batch in zip(calls, found, strict=True):
         if _policy(call.layer).nonfinite == "raise":
-            _policies._check_finite(type(call.layer).__name__, [batch])
+            _policies.check_finite(type(call.layer).__name__, [batch])
     for call, batch in zip(calls, found, strict=True):
         if step_of(call.layer) == "update" and call.layer.track_running_stats:
-            _policies._update(call.layer, [batch], keep_finite=_policy(call.layer).nonfinite == "skip")
+            _policies.update_running(call.layer, [batch], keep_finite=_policy(call.layer).nonfinite == "skip")
 
 
-def _batch(call: Call) -> _policies._Batch:
+def _batch(call: Call) -> _policies.Batch:
     variance = call.every.variance(_policy(call.layer).running_variance)
-    return _policies._Batch(call.every.mean, variance, int(call.every.n.max()))
+    return _policies.Batch(call.every.mean, variance, int(call.every.n.max()))
 
 
 def _policy(layer: _BatchNorm) -> StatisticsPolicy:

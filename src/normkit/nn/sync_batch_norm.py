@@ -15,12 +15,22 @@ from normkit import _checks, composite
 from normkit._padding import Padding, Positions, padding_of, positions_of
 from normkit.composite import Activation
 from normkit.errors import ArgumentError
-from normkit.nn._batch_norm_step import averaging_weight, batch_norm_step, check_input
+from normkit.functional import batch_norm
+from normkit.nn._batch_norm_step import batch_norm_step, check_input
+from normkit.nn._policies import (
+    TORCH,
+    Batch,
+    Nonfinite,
+    SingleValue,
+    StatisticsPolicy,
+    check_finite,
+    update_running,
+)
 from normkit.nn._ragged import is_ragged, through_rows
 from normkit.nn._ranks import KnownTotal, Meeting, exchange
 from normkit.nn._statistics import apply_keeping_float32, check_arguments, keep_in_float32, with_activation
 from normkit.nn._updates import step_of
-from normkit.pooling import Pooled, centred, merge_all
+from normkit.pooling import Pooled, Variance, centred, merge_all
 
 _LAYOUTS = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")
 
@@ -40,6 +50,7 @@ class SyncBatchNorm(_BatchNorm):
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype, bias, activation: as for BatchNorm1d.
+        single_value, nonfinite, running_variance: as for BatchNorm1d, of the values of all ranks together.
         process_group: whose ranks belong together; None takes the default group.
         timeout: how many seconds to wait for the other ranks; None takes the group's own, which NCCL enforces by
             ending the process. With a number, NCCL makes the host wait at every layer.
@@ -55,7 +66,8 @@ class SyncBatchNorm(_BatchNorm):
 
     Raises:
         RankError: a rank does not take part, is at another layer, or has another number of channels.
-        SingleValueError: all ranks together have one value per channel, when training.
+        SingleValueError: all ranks together have one value per channel, when training, and single_value is "raise".
+        StatisticsError: as BatchNorm1d, on every rank.
         ShapeError, DtypeError: as BatchNorm1d.
         ArgumentError: as BatchNorm1d; every rank has nothing but padding; weights require a gradient.
 
@@ -74,6 +86,7 @@ class SyncBatchNorm(_BatchNorm):
 
     activation: Activation | None = None
     frozen_statistics = False
+    policy = TORCH
 
     def __init__(
         self,
@@ -88,15 +101,23 @@ class SyncBatchNorm(_BatchNorm):
         *,
         bias: bool = True,
         activation: Activation | None = None,
+        single_value: SingleValue = "raise",
+        nonfinite: Nonfinite = "propagate",
+        running_variance: Variance = "unbiased",
         timeout: float | None = None,
         name: str = "",
     ) -> None:
         check_arguments("SyncBatchNorm", num_features, eps, momentum)
         _checks.activation("SyncBatchNorm", activation)
         _checks.timeout("SyncBatchNorm", timeout)
+        policy = StatisticsPolicy(single_value, nonfinite, running_variance).check(
+            "SyncBatchNorm", tracks=track_running_stats
+        )
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.process_group, self.timeout, self.name = process_group, timeout, name
         self.activation = activation
+        if policy != TORCH:
+            self.policy = policy
         keep_in_float32(self)
 
     def forward(
@@ -124,7 +145,7 @@ class SyncBatchNorm(_BatchNorm):
         return over_ranks(self, input, residual, group, padding)
 
     def extra_repr(self) -> str:
-        parts = with_activation(super().extra_repr(), self.activation)  # type: ignore[no-untyped-call]
+        parts = with_activation(super().extra_repr(), self.activation) + str(self.policy)  # type: ignore[no-untyped-call]
         return parts if self.timeout is None else f"{parts}, timeout={self.timeout}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SyncBatchNorm:
@@ -161,13 +182,34 @@ def _over_ranks(
         )
     if n == 0:
         return _finish(layer, c, x, residual, positions)
+    if n == 1 and layer.policy.single_value != "raise":
+        return _single(call, layer, x, residual, positions, every)
     _checks.values_over_ranks(call, n)
+    batch = Batch(every.mean, every.variance(layer.policy.running_variance), every.n)
+    if layer.policy.nonfinite == "raise":
+        check_finite(call, [batch])
     mean, var = _differentiable(own, every, meeting)
     shape = (-1, *[1] * (x.dim() - 2))
     shift, rstd = (t.to(c.dtype).view(shape) for t in (own.mean - mean, 1 / torch.sqrt(var + layer.eps)))
     y = _finish(layer, (c + shift) * rstd, x, residual, positions)
     if step_of(layer) == "update" and layer.track_running_stats:
-        _update(layer, every)
+        update_running(layer, [batch], keep_finite=layer.policy.nonfinite == "skip")
+    return y
+
+
+def _single(
+    call: str, layer: SyncBatchNorm, x: Tensor, residual: Tensor | None, positions: Positions | None, every: Pooled
+) -> Tensor:
+    """One value a channel on all ranks together, by the layer's policy; it does not enter the statistics."""
+    if layer.policy.single_value == "running" and layer.running_mean is not None and layer.running_var is not None:
+        mean, var = layer.running_mean, layer.running_var
+    else:  # by itself, from which only the bias is left
+        mean = every.mean.to(torch.promote_types(x.dtype, torch.float32))
+        x, var = x.detach(), torch.ones_like(mean)
+    y: Tensor = _checks.as_call(
+        call, batch_norm, x, mean, var, layer.weight, layer.bias, False, 0.0, layer.eps,
+        activation=layer.activation, residual=residual, mask=None if positions is None else positions.kept.squeeze(1),
+    )  # fmt: skip
     return y
 
 
@@ -201,14 +243,3 @@ def _differentiable(own: Pooled, every: Pooled, meeting: Meeting) -> tuple[Tenso
     sums = torch.stack([torch.zeros_like(constant), every.squares])
     deviation, squares = KnownTotal.apply(terms, sums, meeting) / every.n  # type: ignore[no-untyped-call]
     return constant + deviation, squares - deviation * deviation
-
-
-@torch.no_grad()
-def _update(layer: SyncBatchNorm, every: Pooled) -> None:
-    tracked = layer.num_batches_tracked
-    weight = float(averaging_weight(layer.momentum, tracked))
-    for running, batch in ((layer.running_mean, every.mean), (layer.running_var, every.variance("unbiased"))):
-        if running is not None:
-            running.copy_(running * (1 - weight) + batch * weight)
-    if tracked is not None:
-        tracked.add_(1)

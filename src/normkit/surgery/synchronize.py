@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import normkit.nn as nk
 from normkit import _checks
+from normkit.nn._policies import TORCH
 from normkit.surgery.classes import name_of
 from normkit.surgery.report import Left, Swapped
 
@@ -119,6 +120,7 @@ def _reason_to_leave(module: torch.nn.Module) -> str:
     if type(module) not in _FROM:
         own = "with its own forward" if "forward" in vars(type(module)) else "whose class would be lost"
         return f"it is a subclass {own}"
-    if "policy" in vars(module):
-        return f"it has a policy that SyncBatchNorm has not{vars(module)['policy']}"
+    size = getattr(module, "policy", TORCH).virtual_batch_size
+    if size is not None:
+        return f"it has virtual batches, virtual_batch_size={size}, which SyncBatchNorm has not"
     return "its forward was replaced on the module" if "forward" in vars(module) else ""
