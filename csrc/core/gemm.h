@@ -1,5 +1,5 @@
-// The product of a few rows with a matrix that stays for a whole time loop: laid out anew once, then read by panels of
-// 16 columns. Included by isa/*.cpp.
+// The product of rows with a matrix that is laid out anew once, then read by panels of 16 columns: a few rows of each step with one that
+// stays for a whole time loop, or all rows of a call (isa/product.cpp). Included by isa/*.cpp.
 // Scalar math: out[i][j] = sum over k of a[i][k] * b[k][j].
 // A lane adds up 128 products; those sums are added in order. A row's bits do not depend on the rows beside it.
 

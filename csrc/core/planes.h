@@ -138,9 +138,10 @@ class ShortPlanes {
       : plane_(planes.shape.n_positions),
         size_(planes.slabs_are_runs && planes.channels_per_slab > 1 && plane_ < kLanes ? planes.shape.n_channels * plane_ : 0),
         memory_(2 * size_ + 1) {
-    for (int64_t i = 0; i < size_; ++i) {
-      memory_.data()[i] = w.values()[i / plane_ * w.step()];
-      memory_.data()[size_ + i] = b.values()[i / plane_ * b.step()];
+    A *to_w = memory_.data(), *to_b = to_w + size_;
+    for (int64_t c = 0; to_w < memory_.data() + size_; ++c) {
+      const A wc = w.values()[c * w.step()], bc = b.values()[c * b.step()];
+      for (int64_t i = 0; i < plane_; ++i) *to_w++ = wc, *to_b++ = bc;
     }
   }
   bool are_there() const { return size_ != 0; }

@@ -170,6 +170,11 @@ def _check_place(call: str, name: str, value: Tensor, shape: tuple[int, ...], x:
             f"{call}: expected {name} on the input's device {x.device}, got {value.device}; "
             f"move one of them with .to(...)."
         )
+    if value.layout != torch.strided:
+        raise DtypeError(
+            f"{call}: expected {name} to be a dense tensor, got {str(value.layout).removeprefix('torch.')}; "
+            f"call .to_dense() on it."
+        )
 
 
 def _within(call: str, lengths: Tensor | Sequence[int], shape: tuple[int, ...], x: Tensor) -> Tensor:

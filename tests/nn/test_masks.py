@@ -304,6 +304,11 @@ WRONG = {
     "a mask of another shape": ({"mask": SMALL[:2]}, ShapeError, r"expected mask .* \[3, 4\].* got \[2, 4\]"),
     "a mask of more samples": ({"mask": torch.ones(5, 4) > 0}, ShapeError, r"expected mask .* \[3, 4\].* got \[5, 4\]"),
     "a mask with channels": ({"mask": SMALL[:, None]}, ShapeError, r"without the channel axis.* got \[3, 1, 4\]"),
+    "a sparse mask": (
+        {"mask": SMALL.to_sparse()},
+        DtypeError,
+        "expected mask to be a dense tensor, got sparse_coo; call",
+    ),
     "no tensor": ({"mask": [True]}, DtypeError, "expected mask .* got list"),
     "nothing but padding": ({"mask": SMALL & False}, ArgumentError, "not all padding, got none"),
     "nothing but zero weights": ({"weights": SMALL * 0.0}, ArgumentError, "not all padding, got none"),

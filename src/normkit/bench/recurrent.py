@@ -22,8 +22,8 @@ from normkit.bench.timing import Call, Plan, take_turns
 
 GATED = ("usual", "loop", "normkit")  # torch's layer does other maths: a yardstick, as the copy is elsewhere
 # Each of T steps rounds products of H terms, by u·√H of the largest value, and more in three norms of 4 roundings each,
-# five curves of 2 units each, and 6 products and sums. Where the recurrence neither damps nor amplifies, T of these add
-# up to u·√(T·(H + 38)); four times that is left to the worst of all values.
+# five curves of 2 units each, and 6 products and sums: an LSTM's, which has the most. Where the recurrence neither
+# damps nor amplifies, T of these add up to u·√(T·(H + 38)); four times that is left to the worst of all values.
 TOLERANCE = 4.0 * FLOAT32_ROUNDOFF
 BESIDE_PRODUCTS = 3 * 4 + 5 * 2**2 + 6
 # With norms' weights of 1 an LSTM of these sizes is chaotic: rounding doubles every few steps, and no two float32
