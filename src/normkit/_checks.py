@@ -41,7 +41,7 @@ def tensor(call: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         advice = "convert it with torch.as_tensor"
         if isinstance(value, PackedSequence):
-            advice = "give it to a norm of sequences, such as BatchNorm1d, or its data to this one"
+            advice = "give it to a layer of sequences, or its data to this one"
         raise DtypeError(f"{call}: expected {name} to be a torch.Tensor, got {type(value).__name__}; {advice}.")
     if value.dtype not in FLOATING:
         if value.dtype.is_complex:

@@ -84,7 +84,7 @@ def test_norms_of_images_say_what_to_do_with_ragged_ones(make: Any, layout: torc
     images = torch.nested.nested_tensor([torch.randn(n, 4, 6) for n in LENGTHS], layout=layout).transpose(1, 2)
     with pytest.raises(ShapeError, match=r"2d: expected input of shape \(N, C, H, W\), got a nested tensor; pad it"):
         layer(images)
-    with pytest.raises(DtypeError, match=r"got PackedSequence; give it to a norm of sequences"):
+    with pytest.raises(DtypeError, match=r"got PackedSequence; give it to a layer of sequences"):
         layer(pack_sequence([torch.randn(3, 4)]))
 
 
