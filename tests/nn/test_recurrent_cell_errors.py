@@ -38,7 +38,8 @@ STEPS: list[tuple[str, Any, type[Exception], str]] = [
         "packed",
         pack_padded_sequence(x, [5, 4, 2]),
         DtypeError,
-        "expected input to be a torch.Tensor, got PackedSequence; give it to a layer of sequences, or its data to this one.",
+        "expected input to be a torch.Tensor, got PackedSequence; give it to a layer of sequences, or its data to "
+        "this one.",
     ),
 ]
 
